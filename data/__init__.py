@@ -1,0 +1,1 @@
+"""The embedded world of drops: scenes with exact ground truth, clips, and loaders for them."""

@@ -1,0 +1,1 @@
+"""Learning: the one package that knows accelerate, diffusers, peft and trl."""
