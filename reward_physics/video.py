@@ -1,0 +1,139 @@
+"""Video: a batch of clips with the one pixel range of this toolkit, their frame rate, and what is known of the scene.
+
+Axes: B clips, T frames, C colours (3), H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from reward_physics.camera import Camera
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Video:
+    """A batch of clips of one size.
+
+    Args:
+        frames_BTCHW: colours in [0, 1], floating point, three channels. Values are not clamped here.
+        fps_B: frames a second of each clip, > 0. `Video.make` also takes one number. There is no default: an
+            acceleration is metres times fps squared.
+        camera: pinhole camera of each clip (or one for all), or None when unknown; then there are no metres.
+        first_mask_BHW: 1 on the object in the first frame and 0 elsewhere, or None when unknown.
+
+    Raises:
+        ValueError: wrong shape or type, frame rate not positive, camera of another size.
+    """
+
+    frames_BTCHW: Tensor
+    fps_B: Tensor
+    camera: Camera | None = None
+    first_mask_BHW: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        frames = self.frames_BTCHW
+        if frames.ndim != 5 or frames.shape[2] != 3:
+            raise ValueError(f"frames must have shape (B, T, 3, H, W), got {tuple(frames.shape)}: move the axes first")
+        if not frames.is_floating_point():
+            raise ValueError(f"frames must be floating point in [0, 1], got {frames.dtype}: divide bytes by 255")
+        batch, _, _, height, width = frames.shape
+        if self.fps_B.shape != (batch,):
+            raise ValueError(f"fps must have one number a clip, shape ({batch},), got {tuple(self.fps_B.shape)}")
+        bad = ~(torch.isfinite(self.fps_B) & (self.fps_B > 0))
+        if bad.any():
+            raise ValueError(f"fps must be > 0, got {self.fps_B[bad][0].item():g}: give the clip's frames a second")
+        mask = self.first_mask_BHW
+        if mask is not None and mask.shape != (batch, height, width):
+            raise ValueError(
+                f"first mask must have shape {(batch, height, width)} like the frames, got {tuple(mask.shape)}"
+            )
+        camera = self.camera
+        if camera is not None:
+            if (camera.height_px, camera.width_px) != (height, width):
+                raise ValueError(
+                    f"camera is for {camera.height_px} x {camera.width_px} px but the frames have {height} x {width}: "
+                    "use camera.resized(height, width)"
+                )
+            object.__setattr__(self, "camera", camera.expanded(batch))
+
+    @classmethod
+    def make(
+        cls,
+        frames_BTCHW: Tensor,
+        fps: float | Tensor,
+        *,
+        camera: Camera | None = None,
+        first_mask_BHW: Tensor | None = None,
+    ) -> Video:
+        """A Video from frames in [0, 1] and one frame rate for all clips or one for each."""
+        fps_B = torch.as_tensor(fps, dtype=torch.float32, device=frames_BTCHW.device)
+        if fps_B.ndim == 0:
+            fps_B = fps_B.expand(frames_BTCHW.shape[0])
+        return cls(frames_BTCHW=frames_BTCHW, fps_B=fps_B, camera=camera, first_mask_BHW=first_mask_BHW)
+
+    @classmethod
+    def from_model_range(
+        cls,
+        frames_BCTHW: Tensor,
+        fps: float | Tensor,
+        *,
+        camera: Camera | None = None,
+        first_mask_BHW: Tensor | None = None,
+    ) -> Video:
+        """A Video from a decoder's output: [-1, 1], axes (B, C, T, H, W). The only way into [0, 1]."""
+        frames = frames_BCTHW.movedim(1, 2) * 0.5 + 0.5
+        return cls.make(frames, fps, camera=camera, first_mask_BHW=first_mask_BHW)
+
+    def to_model_range(self) -> Tensor:
+        """The frames as an encoder takes them: [-1, 1], axes (B, C, T, H, W)."""
+        return self.frames_BTCHW.movedim(2, 1) * 2.0 - 1.0
+
+    @property
+    def batch_size(self) -> int:
+        return self.frames_BTCHW.shape[0]
+
+    @property
+    def num_frames(self) -> int:
+        return self.frames_BTCHW.shape[1]
+
+    @property
+    def height_px(self) -> int:
+        return self.frames_BTCHW.shape[3]
+
+    @property
+    def width_px(self) -> int:
+        return self.frames_BTCHW.shape[4]
+
+    @property
+    def times_BT(self) -> Tensor:
+        """Time of every frame in seconds from the first, float64."""
+        frame = torch.arange(self.num_frames, dtype=torch.float64, device=self.fps_B.device)
+        return frame / self.fps_B.double()[:, None]
+
+    def detached(self) -> Video:
+        """The same clips cut from the graph that made them."""
+        return dataclasses.replace(self, frames_BTCHW=self.frames_BTCHW.detach())
+
+    def with_frames(self, frames_BTCHW: Tensor) -> Video:
+        """Other frames of the same scenes: frame rate, camera and first mask stay."""
+        return dataclasses.replace(self, frames_BTCHW=frames_BTCHW)
+
+    def to(self, device: torch.device | str) -> Video:
+        return Video(
+            frames_BTCHW=self.frames_BTCHW.to(device),
+            fps_B=self.fps_B.to(device),
+            camera=None if self.camera is None else self.camera.to(device),
+            first_mask_BHW=None if self.first_mask_BHW is None else self.first_mask_BHW.to(device),
+        )
+
+    def __getitem__(self, clips: slice | Tensor | list[int]) -> Video:
+        """Some of the clips, as a Video: `video[2:4]`, `video[[0, 3]]`."""
+        return Video(
+            frames_BTCHW=self.frames_BTCHW[clips],
+            fps_B=self.fps_B[clips],
+            camera=None if self.camera is None else self.camera[clips],
+            first_mask_BHW=None if self.first_mask_BHW is None else self.first_mask_BHW[clips],
+        )
