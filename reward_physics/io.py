@@ -1,0 +1,194 @@
+"""Reading and writing clips with PyAV: mp4, gif, folders of frames.
+
+Axes: B clips, T frames, C channels (RGB), H W pixels. Pixels are numbers in [0, 1]. A file appears under its name only
+when it is whole.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import uuid
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from reward_physics.video import Video
+
+VIDEO_SUFFIXES = (".mp4", ".gif")
+FRAME_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def to_uint8(frames: Tensor) -> Tensor:
+    """Pixels in [0, 1] to the nearest of 256 levels; values outside are clamped."""
+    return (frames.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def upscale_factor(height_px: int, width_px: int, *, min_side_px: int) -> int:
+    """The smallest whole factor that brings the shorter side to `min_side_px`."""
+    return max(1, math.ceil(min_side_px / min(height_px, width_px)))
+
+
+def enlarge(frames: Tensor, factor: int) -> Tensor:
+    """Nearest-neighbour enlargement of the last two axes by a whole factor: pixels stay visible as they are."""
+    return frames.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
+
+def write_video(path: str | Path, frames_TCHW: Tensor, *, fps: float, min_side_px: int = 256) -> Path:
+    """Write one clip as .mp4 (H.264, yuv420p: plays everywhere) or .gif.
+
+    Args:
+        frames_TCHW: RGB in [0, 1].
+        fps: > 0; a gif keeps it to a hundredth of a second a frame.
+        min_side_px: smaller clips are enlarged by a whole factor, nearest neighbour, so that people can look at them;
+            0 keeps the size.
+    Returns:
+        The path.
+    Raises:
+        ValueError: another suffix, fps <= 0, not T x 3 x H x W.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise ValueError(f"a video file must end in {' or '.join(VIDEO_SUFFIXES)}, got {path.name}")
+    if not fps > 0:
+        raise ValueError(f"fps must be > 0, got {fps}: say at how many frames a second the clip plays")
+    frames_THWC = _prepared(frames_TCHW, min_side_px)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    try:
+        (_write_gif if path.suffix.lower() == ".gif" else _write_mp4)(partial, frames_THWC, fps)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def write_frames(folder: str | Path, frames_TCHW: Tensor, *, min_side_px: int = 0) -> Path:
+    """Write one clip as 0000.png, 0001.png, ... in a new folder; ValueError where the folder exists."""
+    from PIL import Image
+
+    folder = Path(folder)
+    if folder.exists():
+        raise ValueError(f"the frame folder {folder} exists: remove it or choose another name")
+    frames_THWC = _prepared(frames_TCHW, min_side_px, even=False)
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    partial.mkdir(parents=True)
+    try:
+        for index, frame_HWC in enumerate(frames_THWC):
+            Image.fromarray(frame_HWC).save(partial / f"{index:04d}.png")
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def read_video(path: str | Path, *, fps: float | None = None) -> Video:
+    """Read one clip (B = 1).
+
+    Args:
+        path: a video file that FFmpeg reads, or a folder of .png/.jpg frames in the order of their names.
+        fps: frames a second. A folder needs it; a file states its own, and a number given here overrides that.
+    Raises:
+        ValueError: missing, unreadable, empty; frames of unequal spacing or size; no fps.
+    """
+    path = Path(path)
+    if fps is not None and not fps > 0:
+        raise ValueError(f"fps must be > 0, got {fps}: say at how many frames a second {path.name} plays")
+    if not path.exists():
+        raise ValueError(f"no clip at {path}: give a video file or a folder of frames")
+    if path.is_dir():
+        if fps is None:
+            raise ValueError(f"the frames in {path} have no clock: give fps")
+        frames_THWC, rate = _read_frames(path), fps
+    else:
+        frames_THWC, rate = _read_file(path, fps)
+    frames_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float() / 255
+    return Video(frames_BTCHW=frames_TCHW[None], fps_B=torch.tensor([rate], dtype=torch.float32))
+
+
+def _prepared(frames_TCHW: Tensor, min_side_px: int, *, even: bool = True) -> np.ndarray:
+    """uint8 [T, H, W, 3], enlarged, and padded by its own border to even sides (yuv420p halves the colour)."""
+    if frames_TCHW.ndim != 4 or frames_TCHW.shape[1] != 3 or not len(frames_TCHW):
+        raise ValueError(f"a clip to write must be T x 3 x H x W with T > 0, got {tuple(frames_TCHW.shape)}")
+    height, width = frames_TCHW.shape[-2:]
+    big = enlarge(to_uint8(frames_TCHW), upscale_factor(height, width, min_side_px=min_side_px)).cpu()
+    if even:
+        for axis in (-2, -1):
+            if big.shape[axis] % 2:
+                big = torch.cat([big, big.narrow(axis, big.shape[axis] - 1, 1)], axis)
+    return np.ascontiguousarray(big.permute(0, 2, 3, 1).numpy())
+
+
+def _write_mp4(path: Path, frames_THWC: np.ndarray, fps: float) -> None:
+    rate = Fraction(fps).limit_denominator(1001)
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = cast(Any, container.add_stream("libx264", rate=rate, options={"crf": "16", "preset": "medium"}))
+        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame_HWC in frames_THWC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_gif(path: Path, frames_THWC: np.ndarray, fps: float) -> None:
+    from PIL import Image
+
+    first, *rest = [Image.fromarray(frame_HWC) for frame_HWC in frames_THWC]
+    first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+
+
+def _read_frames(folder: Path) -> np.ndarray:
+    from PIL import Image
+
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in FRAME_SUFFIXES)
+    if not files:
+        raise ValueError(f"no frames in {folder}: expected files ending in {', '.join(FRAME_SUFFIXES)}")
+    frames = []
+    for file in files:
+        try:
+            frames.append(np.asarray(Image.open(file).convert("RGB")))
+        except OSError as error:
+            raise ValueError(f"cannot read the frame {file}: {error}") from error
+        if frames[-1].shape != frames[0].shape:
+            raise ValueError(
+                f"all frames of a clip must have one size: {file.name} differs from {files[0].name} in {folder}"
+            )
+    return np.stack(frames)
+
+
+def _read_file(path: Path, fps: float | None) -> tuple[np.ndarray, float]:
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"no video stream in {path}")
+            stream = container.streams.video[0]
+            declared = stream.average_rate or stream.guessed_rate
+            decoded = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]
+    except av.FFmpegError as error:
+        raise ValueError(f"cannot read {path} as a video: {error}") from error
+    if not decoded:
+        raise ValueError(f"no frames in {path}")
+    times_s, frames = zip(*decoded, strict=True)
+    if fps is None:
+        if not declared:
+            raise ValueError(f"{path} does not state its frame rate: give fps")
+        fps = float(declared)
+        _check_even_spacing(path, times_s)
+    return np.stack(frames), fps
+
+
+def _check_even_spacing(path: Path, times_s: tuple[float | None, ...]) -> None:
+    if len(times_s) < 3 or None in times_s:
+        return
+    steps = np.diff(np.asarray(times_s, dtype=float))
+    if steps.max() - steps.min() > 0.25 * np.median(steps):
+        raise ValueError(
+            f"the frames of {path} are {steps.min():.4f} to {steps.max():.4f} s apart: "
+            "convert it to a constant frame rate, or give fps to say what one frame stands for"
+        )
