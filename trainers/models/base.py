@@ -1,0 +1,177 @@
+"""What the trainers ask of a video model; one adapter a model family implements it over stock diffusers components.
+
+Axes: B clips, T frames, C colours or channels, H rows, W columns, L text tokens, N latent tokens, D features,
+S sampling steps. Latents are whatever shape the family's transformer takes; only the adapter looks inside them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Condition:
+    """All that a batch of clips is generated from, apart from the noise.
+
+    Args:
+        num_frames, height_px, width_px: size of the clips.
+        fps_B: frames a second of each clip.
+        prompt_BLD, prompt_mask_BL: text features and which of them are text.
+        negative_BLD, negative_mask_BL: the same of the negative prompt; needed where guidance_scale > 1.
+        guidance_scale: classifier-free guidance; 1 turns it off and halves the cost.
+        first_latents: latents of the conditioning first frame, or None for text-to-video.
+    """
+
+    num_frames: int
+    height_px: int
+    width_px: int
+    fps_B: Tensor
+    prompt_BLD: Tensor
+    prompt_mask_BL: Tensor
+    negative_BLD: Tensor | None = None
+    negative_mask_BL: Tensor | None = None
+    guidance_scale: float = 1.0
+    first_latents: Tensor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        return self.prompt_BLD.shape[0]
+
+    def __getitem__(self, clips: slice | Sequence[int] | Tensor) -> Condition:
+        """Some of the clips, as a Condition: `condition[0:2]`, `condition[[0, 0, 1]]`."""
+        picked = {
+            field.name: value[clips]
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **picked)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The noise levels of one rollout: step i goes from sigmas[i] to sigmas[i + 1]; the last is 0 (clean).
+
+    Args:
+        sigmas: S + 1 falling noise levels in [0, 1], on the CPU.
+        timesteps_S: what the transformer is told at each step.
+    """
+
+    sigmas: Tensor
+    timesteps_S: Tensor
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.timesteps_S)
+
+
+class VideoModel(Protocol):
+    """A family's adapter. Sampling through it without grad equals the stock pipeline's output on the same seed."""
+
+    transformer: nn.Module  # the bare network that carries the LoRA
+    denoiser: nn.Module  # what `predict` calls: the same network, or its DDP / DeepSpeed wrapper
+    lora_targets: list[str]
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def check_size(self, num_frames: int, height_px: int, width_px: int) -> None:
+        """Raise ValueError naming the nearest valid size."""
+        ...
+
+    def encode_prompt(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]: ...
+
+    def encode_clip(self, frames_BTCHW: Tensor, generators: Generators = None) -> Tensor:
+        """Latents of clips in [0, 1]: the posterior's mode, or a sample where generators are given."""
+        ...
+
+    def condition(
+        self,
+        prompts: Sequence[str],
+        *,
+        fps: float | Tensor,
+        num_frames: int,
+        height_px: int,
+        width_px: int,
+        first_frames_BCHW: Tensor | None = None,
+        guidance_scale: float = 1.0,
+        negative_prompt: str = "",
+        generators: Generators = None,
+    ) -> Condition: ...
+
+    def initial_latents(self, condition: Condition, generators: Generators) -> Tensor: ...
+
+    def schedule(self, num_steps: int, condition: Condition) -> Schedule:
+        """A rollout's own noise levels and scheduler state."""
+        ...
+
+    def predict(self, latents: Tensor, sigma_B: Tensor, condition: Condition, *, adapter_scale: float = 1.0) -> Tensor:
+        """The network's prediction in the family's own parametrisation."""
+        ...
+
+    def step(self, latents: Tensor, prediction: Tensor, schedule: Schedule, index: int, condition: Condition) -> Tensor:
+        """One scheduler step, differentiable, the conditioning frame left pinned."""
+        ...
+
+    def predicted_clean(self, latents: Tensor, prediction: Tensor, sigma_B: Tensor) -> Tensor: ...
+
+    def add_noise(self, clean: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor: ...
+
+    def training_target(self, clean: Tensor, noise: Tensor) -> Tensor: ...
+
+    def pin(self, latents: Tensor, condition: Condition) -> Tensor:
+        """The latents with the conditioning frame put back, clean."""
+        ...
+
+    def free_mask(self, condition: Condition) -> Tensor:
+        """1 on latents that the model denoises and 0 on the conditioning frame, broadcastable to the latents."""
+        ...
+
+    def decode(self, latents: Tensor, condition: Condition) -> Tensor:
+        """frames_BTCHW around [0, 1], not clamped; with grad where grad is enabled."""
+        ...
+
+    def add_lora(self, *, r: int, alpha: float, dropout: float = 0.0, targets: Sequence[str] | None = None) -> None: ...
+
+    def load_lora(self, path: str | Path, *, trainable: bool = False) -> None: ...
+
+    def save_lora(self, folder: str | Path) -> None:
+        """Write the LoRA so that the stock pipeline's `load_lora_weights` takes it."""
+        ...
+
+
+@contextlib.contextmanager
+def lora_scaled(module: nn.Module, scale: float) -> Iterator[None]:
+    """Multiply the LoRA's contribution by `scale` inside the block; 0 turns the adapter off.
+
+    diffusers' `disable_adapters` would turn `requires_grad` off on the LoRA weights as well, and a later backward
+    would give them no gradient without a word. The scale leaves the graph and the flags alone.
+    """
+    if scale == 1.0:
+        yield
+        return
+    from peft.tuners.lora import LoraLayer
+
+    layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+    saved = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer in layers:
+            for name in layer.scaling:
+                layer.scaling[name] *= scale
+        yield
+    finally:
+        for layer, scaling in zip(layers, saved, strict=True):
+            layer.scaling.update(scaling)
+
+
+def lora_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The LoRA weights of a network by name, in a fixed order."""
+    return {name: weight for name, weight in module.named_parameters() if "lora_" in name}
