@@ -1,0 +1,146 @@
+"""Clips as rows of a `datasets` table: the typed columns, loading a split, and batches of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from data.drops import Geometry, Motion, camera_matrices
+from data.scenes import Scene
+from reward_physics.camera import Camera
+from reward_physics.video import Video
+
+SHIPPED = Path(__file__).resolve().parent / "drops" / "clips"
+"""Folder of the splits that come with the project, one sub-folder a split."""
+
+MAX_OBJECTS = 2
+
+
+def features(frames: int, height: int, width: int) -> datasets.Features:
+    """The typed columns of a clip of `frames` images of `height` x `width` pixels."""
+    value, array = datasets.Value, datasets.Array3D
+    return datasets.Features(
+        {
+            "id": value("string"),
+            "split": value("string"),
+            "seed": value("int64"),
+            "caption": value("string"),
+            "kind": value("string"),
+            "shape": value("string"),
+            "at_rest": value("bool"),
+            "fps": value("float32"),
+            "g_m_s2": value("float32"),
+            "radius_m": value("float32"),
+            "height_m": value("float32"),
+            "impact_times_s": datasets.List(value("float32")),
+            "frames": datasets.Array4D((frames, height, width, 3), "uint8"),
+            "depth_m": array((frames, height, width), "float32"),
+            "mask": array((frames, height, width), "uint8"),
+            "flow_px": datasets.Array4D((frames - 1, height, width, 2), "float32"),
+            "poses": array((frames, MAX_OBJECTS, 7), "float32"),
+            "intrinsics": datasets.Array2D((3, 3), "float32"),
+            "world_from_camera": datasets.Array2D((4, 4), "float32"),
+            "scene": value("string"),
+        }
+    )
+
+
+def make_row(scene: Scene, split: str, motion: Motion, geometry: Geometry, frames_THW3: np.ndarray) -> dict[str, Any]:
+    """One clip as a row; depth is kept to a tenth of a millimetre and flow to 1/1024 px, so that files stay small."""
+    intrinsics, pose = camera_matrices(scene)
+    poses = np.zeros((scene.frames, MAX_OBJECTS, 7), np.float32)
+    poses[:, : len(scene.bodies)] = motion.poses_TN7
+    return {
+        "id": f"{split}-{scene.seed}",
+        "split": split,
+        "seed": scene.seed,
+        "caption": scene.caption,
+        "kind": scene.kind,
+        "shape": scene.bodies[0].shape,
+        "at_rest": scene.at_rest,
+        "fps": scene.fps,
+        "g_m_s2": scene.g_m_s2,
+        "radius_m": scene.bodies[0].size_m,
+        "height_m": scene.release_height_m,
+        "impact_times_s": list(motion.impact_times_s[0]),
+        "frames": frames_THW3,
+        "depth_m": geometry.depth_THW.round(4).astype(np.float32),
+        "mask": geometry.mask_THW,
+        "flow_px": (np.round(geometry.flow_SHW2 * 1024) / 1024).astype(np.float32),
+        "poses": poses,
+        "intrinsics": intrinsics.astype(np.float32),
+        "world_from_camera": pose.astype(np.float32),
+        "scene": scene.to_json(),
+    }
+
+
+def load_split(split: str, root: str | Path | None = None, columns: list[str] | None = None) -> datasets.Dataset:
+    """Load every Parquet file of `root/split` (the shipped clips by default), in the order of their names.
+
+    Raises: ValueError where the folder holds no Parquet file or a file cannot be read.
+    """
+    folder = Path(root or SHIPPED) / split
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        known = ", ".join(sorted(path.name for path in folder.parent.glob("*/"))) or "none"
+        raise ValueError(
+            f"split {split!r}: expected Parquet files in {folder}, found none (splits there: {known}): "
+            f"name another split or write it with `python -m data.write --split {split}`"
+        )
+    tables = []
+    for file in files:
+        try:
+            tables.append(pq.read_table(file, columns=columns))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{file}: expected a Parquet file of clips, could not read it ({error})") from error
+    return datasets.Dataset(pa.concat_tables(tables).replace_schema_metadata(tables[0].schema.metadata))
+
+
+def collate(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Stack rows: frames_BTCHW in [0, 1], depth_BTHW (m), mask_BTHW, flow_BSHW2 (px), poses_BTN7 and the scalars."""
+    rows = list(rows)
+
+    def stack(name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.as_tensor(np.stack([np.asarray(row[name]) for row in rows]), dtype=dtype)
+
+    batch: dict[str, Any] = {name: [row[name] for row in rows] for name in ("id", "caption", "kind", "shape", "scene")}
+    batch["frames_BTCHW"] = stack("frames").permute(0, 1, 4, 2, 3).contiguous() / 255
+    batch["depth_BTHW"] = stack("depth_m")
+    batch["mask_BTHW"] = stack("mask", torch.uint8)
+    batch["flow_BSHW2"] = stack("flow_px")
+    batch["poses_BTN7"] = stack("poses")
+    batch["intrinsics_B33"] = stack("intrinsics")
+    batch["world_from_camera_B44"] = stack("world_from_camera")
+    for name in ("fps", "g_m_s2", "radius_m", "height_m", "at_rest", "seed"):
+        dtype = {"at_rest": torch.bool, "seed": torch.int64}.get(name, torch.float32)
+        batch[f"{name}_B"] = stack(name, dtype)
+    batch["impact_times_s"] = [list(row["impact_times_s"]) for row in rows]
+    return batch
+
+
+def to_camera(batch: Mapping[str, Any]) -> Camera:
+    """The cameras of a collated batch."""
+    height, width = batch["frames_BTCHW"].shape[-2:]
+    return Camera(
+        intrinsics_B33=batch["intrinsics_B33"],
+        world_from_camera_B44=batch["world_from_camera_B44"],
+        height_px=height,
+        width_px=width,
+    )
+
+
+def to_video(batch: Mapping[str, Any]) -> Video:
+    """A collated batch as a `Video` with its camera, frame rate and the first object's mask in the first frame."""
+    return Video(
+        frames_BTCHW=batch["frames_BTCHW"],
+        fps_B=batch["fps_B"],
+        camera=to_camera(batch),
+        first_mask_BHW=(batch["mask_BTHW"][:, 0] == 1).float(),
+    )

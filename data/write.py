@@ -1,0 +1,105 @@
+"""Simulate and render any number of clips of a split to Parquet: `python -m data.write --split train --clips 4000`.
+
+Clips are written in shards; a shard that exists is kept, so a stopped command goes on where it stopped. A larger
+`--clips` with the same `--shard_size` adds shards to those that exist.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data.scenes import SPLIT_SEEDS, SPLITS, draw_scene
+
+
+def clip(task: tuple[str, int, int, int]) -> dict[str, Any]:
+    """Row `index` of `split`: `task` is (split, index, frames, pixels a side)."""
+    from data.drops import geometry, render, simulate
+    from data.rows import make_row
+
+    split, index, frames, side_px = task
+    scene = draw_scene(
+        SPLIT_SEEDS[split] + index, SPLITS[split], frames=frames, height_px=side_px, width_px=side_px
+    )
+    motion = simulate(scene)
+    return make_row(scene, split, motion, geometry(scene, motion), render(scene, motion))
+
+
+def write_shard(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write rows to a temporary file beside `path`, then rename it."""
+    import datasets
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from data.rows import features
+
+    frames, height, width, _ = rows[0]["frames"].shape
+    columns = {
+        name: np.stack([row[name] for row in rows]) if isinstance(value, np.ndarray) else [row[name] for row in rows]
+        for name, value in rows[0].items()
+    }
+    dataset = datasets.Dataset.from_dict(columns, features=features(frames, height, width))
+    temporary = path.with_suffix(".partial")
+    pq.write_table(dataset.data.table, temporary, compression="zstd", compression_level=5)
+    os.replace(temporary, path)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and write the shards that are missing."""
+    options = parse(arguments)
+    folder = Path(options.output_dir) / options.split
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(options.first, options.first + options.clips, options.shard_size)
+    missing = [start for start in starts if not shard_path(folder, start).exists()]
+    skipped = options.clips - sum(_shard_length(options, start) for start in missing)
+    context = multiprocessing.get_context("spawn")
+    with (
+        context.Pool(options.workers, maxtasksperchild=200) as pool,
+        tqdm(total=options.clips, initial=skipped, unit="clip", desc=options.split) as progress,
+    ):
+        for start in missing:
+            tasks = [
+                (options.split, start + i, options.frames, options.side_px)
+                for i in range(_shard_length(options, start))
+            ]
+            rows = []
+            for row in pool.imap(clip, tasks):
+                rows.append(row)
+                progress.update()
+            write_shard(rows, shard_path(folder, start))
+
+
+def shard_path(folder: Path, start: int) -> Path:
+    """Where the shard whose first clip has index `start` is kept."""
+    return folder / f"clips-{start:07d}.parquet"
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m data.write", description=__doc__)
+    add = parser.add_argument
+    add("--split", choices=sorted(SPLITS), required=True, help="which distribution of scenes to draw from")
+    add("--clips", type=int, required=True, help="how many clips")
+    add("--output_dir", default="data/rendered", help="clips go to OUTPUT_DIR/SPLIT/*.parquet (default: %(default)s)")
+    add("--first", type=int, default=0, help="index of the first clip within the split (default: %(default)s)")
+    add("--shard_size", type=int, default=100, help="clips a file (default: %(default)s)")
+    add("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    add("--frames", type=int, default=17, help="frames a clip (default: %(default)s)")
+    add("--side_px", type=int, default=64, help="height and width in pixels (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    for name in ("clips", "shard_size", "workers", "frames", "side_px"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    return options
+
+
+def _shard_length(options: argparse.Namespace, start: int) -> int:
+    return min(options.shard_size, options.first + options.clips - start)
+
+
+if __name__ == "__main__":
+    main()
