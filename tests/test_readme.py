@@ -1,0 +1,96 @@
+"""Every command of the README runs, and its example files are what it says they are.
+
+A command runs in a scratch folder that sees the checkout through links, so that what it writes stays there. Python and
+YAML blocks whose first line is a comment with a file name are written beside it first.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+MINUTES = 5
+
+SHORTER = {
+    # Makes the environment and trains for minutes: .ci/run has a stage for it.
+    "make demo": "make --dry-run demo",
+    # Hours: build everything, print the plan and stop.
+    "accelerate launch trainers/oro.py --config configs/oro_drops.yaml": (
+        "accelerate launch trainers/oro.py --config configs/oro_drops.yaml --dry_run"
+    ),
+    # The environment is the one that runs this test.
+    ". .venv/bin/activate": "true",
+}
+"""Commands of the README that take too long for a test, and what runs in their place."""
+
+SLOW: set[str] = set()
+"""Commands, as written in the README, that run only among the slow tests."""
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of the README in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """The shell commands of the README, continued lines joined, comments left out."""
+    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    return list(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip() and line.lstrip()[0] != "#"))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A scratch folder with links to what is in the checkout, and the README's example files."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in sorted({line.split("/")[0] for line in tracked.splitlines()}):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for block in [*blocks("python"), *blocks("yaml")]:
+        if name := re.match(r"# (\w+\.(?:py|yaml))\n", block):
+            (tmp_path / name[1]).write_text(block)
+    return tmp_path
+
+
+@pytest.mark.timeout(60 * MINUTES + 30)
+@pytest.mark.parametrize(
+    "command", [pytest.param(line, marks=[pytest.mark.slow] if line in SLOW else []) for line in commands()]
+)
+def test_command_runs(command: str, checkout: Path) -> None:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    run = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", SHORTER.get(command, command)],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60 * MINUTES,
+    )
+    assert run.returncode == 0, f"`{command}` ended with {run.returncode}:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
+
+
+def test_the_two_commands_stand_in_the_readme() -> None:
+    assert commands()[0] == "make demo"
+    assert "accelerate launch trainers/oro.py --config configs/oro_drops.yaml" in commands()
+
+
+def test_exceptions_are_commands_of_the_readme() -> None:
+    """A command that changed in the README must not keep an exception made for the old one."""
+    assert {*SHORTER, *SLOW} <= set(commands())
+
+
+def test_own_reward_is_ten_lines() -> None:
+    (example,) = [block for block in blocks("python") if block.startswith("# my_rewards.py")]
+    assert len([line for line in example.splitlines()[1:] if line.strip()]) <= 10
+
+
+def test_linked_files_exist() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
