@@ -1,0 +1,200 @@
+"""Which frames are one free flight: a track cut at release and impacts, and the sub-frame time of the impact.
+
+The track is cut by dynamic programming: over all partitions of the frames into flights (a parabola through at least
+four frames), rests (a point for at least two) and skipped frames, the least of
+
+    sum over segments (RSS / sigma^2 + P log(2 T)) + skip * (number of skipped frames)
+
+with RSS the residual of the segment's own parabola (P = 6 parameters) or point (P = 2): the Bayesian information
+criterion. The first flight that moves vertically is the one that is measured. All of it is detached.
+
+Axes: B clips, T frames, D coordinates (the last of them vertical, up).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+_SHORTEST_FLIGHT, _SHORTEST_REST = 4, 2
+_SKIP = 12.0
+_VISIBLE_MOTION_SIGMAS = 6.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arc:
+    """One free flight a clip.
+
+    Args:
+        weights_BT: 1 on the frames of the flight, 0 elsewhere.
+        impact_time_B: time (s) at which the flight ends in the next segment, NaN without one.
+        sigma_B: the position noise that the track itself shows, in the units of the positions.
+        reasons: None, or why a clip has no flight.
+    """
+
+    weights_BT: Tensor
+    impact_time_B: Tensor
+    sigma_B: Tensor
+    reasons: list[str | None]
+
+
+@torch.no_grad()
+def find_arc(
+    *,
+    time_BT: Tensor,
+    position_BTD: Tensor,
+    weight_BT: Tensor,
+    sigma_floor_B: Tensor,
+    min_frames: int = 5,
+    reasons: list[str | None] | None = None,
+) -> Arc:
+    """Find the first free flight of every clip.
+
+    Args:
+        time_BT: s.
+        position_BTD: positions in metres (or pixels), the last coordinate up.
+        weight_BT: how far each frame is to be trusted, in [0, 1]; frames under 0.1 are missing.
+        sigma_floor_B: noise that no track can fall under, in the units of the positions.
+        min_frames: a flight shorter than this is no flight.
+        reasons: reasons known beforehand.
+    """
+    time, position = time_BT.double(), position_BTD.detach().double()
+    seen = (weight_BT.detach() > 0.1).double()
+    reasons = list(reasons) if reasons is not None else [None] * time.shape[0]
+    flight_rss_BTT, rest_rss_BTT, count_BTT = _segment_residuals(time, position, seen)
+    sigma_B = _noise(flight_rss_BTT, count_BTT, sigma_floor_B.detach().double())
+    variance, nats = sigma_B.square()[:, None, None], math.log(2 * time.shape[1])
+    flight_cost = torch.where(count_BTT >= _SHORTEST_FLIGHT, flight_rss_BTT / variance + 6 * nats, torch.inf)
+    rest_cost = torch.where(count_BTT >= _SHORTEST_REST, rest_rss_BTT / variance + 2 * nats, torch.inf)
+    weights, impacts = torch.zeros_like(time), torch.full_like(time[:, 0], torch.nan)
+    cuts = _best_partition(torch.minimum(flight_cost, rest_cost), seen)
+    for clip, segments in enumerate(cuts):
+        if reasons[clip] is not None:
+            continue
+        chosen = _choose(segments, time[clip], position[clip], seen[clip], float(sigma_B[clip]), min_frames)
+        if chosen is None:
+            frames = int(max((seen[clip, i : k + 1].sum() for i, k in segments), default=0))
+            reasons[clip] = f"too few frames in free flight: {frames}, needs {min_frames}"
+            continue
+        first, last = segments[chosen]
+        weights[clip, first : last + 1] = seen[clip, first : last + 1]
+        after = segments[chosen + 1] if chosen + 1 < len(segments) else None
+        if after is not None and after[0] - last <= 3:
+            impacts[clip] = _meeting_time(time[clip], position[clip, :, -1], seen[clip], (first, last), after)
+            # The frame at the cut belongs to the contact when the impact came before it.
+            late = (time[clip] >= impacts[clip] - 1e-3) & (weights[clip] > 0)
+            if late.any() and weights[clip].sum() - late.sum() >= min_frames:
+                weights[clip, late] = 0
+    return Arc(
+        weights_BT=weights, impact_time_B=impacts, sigma_B=sigma_B.to(position_BTD.dtype), reasons=reasons
+    )
+
+
+def _segment_residuals(time: Tensor, position: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For every i <= k the RSS of frames i..k about their parabola and about their mean, and their number, each
+    (B, T, T), from running sums."""
+    frames = time.shape[1]
+    spread = (time[:, -1:] - time[:, :1]).clamp(min=1e-9)
+    tau = (time - time.mean(1, keepdim=True)) / spread
+    centred = position - (position * weight[..., None]).sum(1, keepdim=True) / weight.sum(1).clamp(min=1)[:, None, None]
+    centred = torch.where(weight[..., None] > 0, centred, torch.zeros_like(centred))
+
+    def sums(x: Tensor) -> Tensor:
+        running = torch.nn.functional.pad((x * weight[..., None]).cumsum(1), (0, 0, 1, 0))
+        return running[:, None, 1:] - running[:, :-1, None]
+
+    powers = tau[..., None] ** torch.arange(5, device=tau.device)
+    moment = sums(powers)
+    data = torch.stack([sums(centred * powers[..., j : j + 1]) for j in range(3)], dim=-2)
+    squares = sums(centred.square()).sum(-1)
+    index = torch.arange(3, device=tau.device)
+    normal = moment[..., index[:, None] + index]
+    count = moment[..., 0] * torch.ones(frames, frames, device=tau.device, dtype=tau.dtype).triu()
+    enough = (count >= 3)[..., None, None]
+    normal = torch.where(enough, normal, torch.eye(3, dtype=tau.dtype, device=tau.device))
+    solved = torch.linalg.solve(normal, torch.where(enough, data, torch.zeros_like(data)))
+    rss = (squares - (data * solved).sum((-1, -2))).clamp(min=0)
+    about_mean = (squares - data[..., 0, :].square().sum(-1) / count.clamp(min=1)).clamp(min=0)
+    return torch.where(enough[..., 0, 0], rss, torch.zeros_like(rss)), about_mean, count
+
+
+def _noise(rss: Tensor, count: Tensor, floor: Tensor) -> Tensor:
+    """Noise of a coordinate from parabolas through six frames: a low quantile, since windows that hold an impact are
+    large. 0.66 is the 0.3 quantile of a chi-squared with 6 degrees of freedom, a degree."""
+    frames = rss.shape[1]
+    width = min(6, frames)
+    i = torch.arange(frames - width + 1, device=rss.device)
+    window, full = rss[:, i, i + width - 1], count[:, i, i + width - 1] >= width
+    degrees = max(2 * width - 6, 1)
+    values = torch.where(full, window / degrees, torch.nan)
+    low = torch.nanquantile(values, 0.3, dim=1) / 0.66
+    return torch.maximum(torch.nan_to_num(low, nan=0.0).sqrt(), floor)
+
+
+def _best_partition(cost: Tensor, seen: Tensor) -> list[list[tuple[int, int]]]:
+    """Segments (first, last) of the cheapest partition of every clip."""
+    batch, frames = seen.shape
+    best = torch.zeros(batch, frames + 1, dtype=cost.dtype, device=cost.device)
+    start = torch.full((batch, frames + 1), -1, dtype=torch.long, device=cost.device)
+    for k in range(frames):
+        skipped = best[:, k] + _SKIP * seen[:, k]
+        joined, first = (best[:, : k + 1] + cost[:, : k + 1, k]).min(1)
+        best[:, k + 1] = torch.minimum(skipped, joined)
+        start[:, k + 1] = torch.where(joined < skipped, first, -1)
+    partitions = []
+    for row in start.tolist():
+        k, segments = frames, []
+        while k > 0:
+            if row[k] < 0:
+                k -= 1
+            else:
+                segments.append((row[k], k - 1))
+                k = row[k]
+        partitions.append(segments[::-1])
+    return partitions
+
+
+def _choose(segments, time: Tensor, position: Tensor, seen: Tensor, sigma: float, min_frames: int) -> int | None:
+    """The first segment that moves vertically; else the first that moves; else the longest (an object at rest)."""
+    long_enough = [n for n, (i, k) in enumerate(segments) if seen[i : k + 1].sum() >= min_frames]
+    needed = _VISIBLE_MOTION_SIGMAS * sigma
+
+    def path(n: int) -> Tensor:
+        i, k = segments[n]
+        inside = position[i : k + 1][seen[i : k + 1] > 0]
+        return inside.amax(0) - inside.amin(0)
+
+    for n in long_enough:
+        if path(n)[-1] > needed:
+            return n
+    for n in long_enough:
+        if path(n).norm() > needed:
+            return n
+    return max(long_enough, key=lambda n: segments[n][1] - segments[n][0], default=None)
+
+
+def _meeting_time(time: Tensor, height: Tensor, seen: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
+    """Where the parabolas of two neighbouring segments cross, within a frame of the gap between them; NaN if nowhere."""
+    origin, step = time[before[1]], time[1] - time[0]
+
+    def parabola(segment: tuple[int, int]) -> Tensor:
+        i, k = segment
+        inside = seen[i : k + 1] > 0
+        tau = (time[i : k + 1] - origin)[inside]
+        design = torch.stack((tau.square(), tau, torch.ones_like(tau)), dim=-1)
+        return torch.linalg.lstsq(design, height[i : k + 1][inside, None], driver="gelsd").solution[:, 0]
+
+    a, b, c = (parabola(before) - parabola(after)).tolist()
+    gap = float(time[after[0]] - origin)
+    if abs(a) < 1e-9:
+        roots = [-c / b] if abs(b) > 1e-9 else []
+    else:
+        square = b * b - 4 * a * c
+        roots = [(-b + sign * math.sqrt(square)) / (2 * a) for sign in (-1, 1)] if square >= 0 else []
+    near = [r for r in roots if -float(step) <= r <= gap + float(step)]
+    if not near:
+        return time.new_tensor(float("nan"))
+    return origin + min(near, key=lambda r: abs(r - gap / 2))
