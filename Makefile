@@ -38,7 +38,7 @@ test-slow: $(STAMP) ## the slow tests
 lint: $(STAMP) ## style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
 format: $(STAMP) ## mend what ruff can mend
