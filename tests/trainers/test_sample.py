@@ -1,0 +1,126 @@
+import pytest
+import torch
+from PIL import Image
+
+from trainers.clips import read_clip, read_samples
+from trainers.models import load_video_model
+from trainers.models.tiny import tiny_ltx
+from trainers.sample import (
+    Request,
+    SampleConfig,
+    batches,
+    generate,
+    model_settings,
+    request_for_row,
+    rows_of_split,
+    run,
+)
+
+SIZE = {"num_frames": 9, "height": 32, "width": 32, "num_inference_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tiny")
+    tiny_ltx(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def image_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "first.png"
+    Image.new("RGB", (80, 40), (200, 40, 40)).save(path)
+    return str(path)
+
+
+def config(model_path, output_dir, **changes) -> SampleConfig:
+    return SampleConfig(
+        **{"model": model_path, "output_dir": str(output_dir), "prompt": "a ball", "fps": 16, **SIZE, **changes}
+    )
+
+
+def test_clips_come_with_prompts_and_seeds(model_path, image_path, tmp_path):
+    run(config(model_path, tmp_path / "x", image=image_path, seeds=[3, 4]))
+    samples = read_samples(tmp_path / "x")
+    assert [(s.prompt, s.seed, s.fps) for s in samples.values()] == [("a ball", 3, 16.0), ("a ball", 4, 16.0)]
+    one, two = (read_clip(tmp_path / "x", name) for name in samples)
+    assert one.shape == (9, 3, 32, 32)
+    assert (one - two).abs().max() > 0.02
+    assert all((tmp_path / "x" / "clips" / f"{name}.mp4").exists() for name in samples)
+
+
+def test_a_stopped_run_goes_on_and_makes_the_same_clips(model_path, tmp_path):
+    run(config(model_path, tmp_path / "whole", seeds=[0, 1, 2]))
+    run(config(model_path, tmp_path / "parts", seeds=[0]))
+    first = (tmp_path / "parts" / "clips" / "clip-0.npz").stat().st_mtime_ns
+    run(config(model_path, tmp_path / "parts", seeds=[0, 1, 2], batch_size=1))
+    assert (tmp_path / "parts" / "clips" / "clip-0.npz").stat().st_mtime_ns == first
+    for name in read_samples(tmp_path / "whole"):
+        torch.testing.assert_close(
+            read_clip(tmp_path / "whole", name), read_clip(tmp_path / "parts", name), atol=1.01 / 255, rtol=0
+        )
+
+
+def test_a_lora_changes_the_clips_and_counts_as_another_setting(model_path, tmp_path):
+    run(config(model_path, tmp_path / "x"))
+    before = read_clip(tmp_path / "x", "clip-0")
+    model = load_video_model(model_path)
+    model.add_lora(r=2, alpha=2)
+    for name, weight in model.transformer.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(0))
+    model.save_lora(tmp_path / "lora")
+    with_lora = config(model_path, tmp_path / "x", lora=str(tmp_path / "lora"))
+    with pytest.raises(ValueError, match="another lora"):
+        run(with_lora)
+    run(config(model_path, tmp_path / "x", lora=str(tmp_path / "lora"), overwrite=True))
+    assert (read_clip(tmp_path / "x", "clip-0") - before).abs().max() > 0.02
+
+
+def test_a_first_frame_is_kept(model_path, image_path, tmp_path):
+    model = load_video_model(model_path)
+    settings = model_settings(model_path, None, num_inference_steps=2, guidance_scale=1.0)
+    row = {
+        "id": "heldout-7", "seed": 7, "caption": "a ball", "fps": 16.0,
+        "frames": torch.randint(256, (9, 32, 32, 3), generator=torch.Generator().manual_seed(0)).numpy(),
+    }  # fmt: skip
+    request = request_for_row(row, seed=1)
+    assert request.size == (9, 32, 32, True)
+    assert request_for_row(row, seed=2).sample.seed != request.sample.seed
+    assert generate(model, [request], settings).shape == (1, 9, 3, 32, 32)
+
+
+def test_batches_never_mix_sizes():
+    def request(frames):
+        from trainers.clips import Sample
+
+        return Request(sample=Sample(name="a", prompt="", seed=0, fps=1), num_frames=frames, height_px=32, width_px=32)
+
+    sizes = [[r.num_frames for r in batch] for batch in batches([request(n) for n in (9, 9, 9, 5, 9)], 2)]
+    assert sizes == [[9, 9], [9], [5], [9]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": None}, "give split, or prompt"),
+        ({"fps": None}, "give fps"),
+        ({"image": "absent.png"}, "cannot read the picture absent.png"),
+        ({"lora": "absent"}, "no LoRA at absent"),
+        ({"split": "heldout"}, "leave out image and prompt"),
+        ({"height": 33}, "multiple of 32"),
+        ({"split": "heldot", "prompt": None}, "heldot"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(model_path, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(config(model_path, tmp_path / "x", **changes))
+    assert not (tmp_path / "x").exists()
+
+
+def test_rows_of_a_split_start_from_rest_where_asked():
+    rows = rows_of_split("heldout", scenes=5, at_rest=True)
+    assert len(rows) == 5
+    assert all(row["at_rest"] for row in rows)
+    with pytest.raises(ValueError, match="lower scenes"):
+        rows_of_split("heldout", scenes=100_000, at_rest=True)

@@ -1,0 +1,153 @@
+"""A folder of generated clips that remembers how each was made and goes on where it stopped.
+
+settings.json    what made them: model, LoRA, steps; a folder never mixes two settings
+samples.jsonl    one line a clip: name, prompt, seed, fps, scene
+clips/NAME.npz   the pixels as they are measured (uint8, lossless)
+clips/NAME.mp4   the same to look at
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reward_physics.io import to_uint8, write_video
+
+_HASHED_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One generated clip."""
+
+    name: str
+    prompt: str
+    seed: int
+    """Seed of the noise."""
+    fps: float
+    scene: str = ""
+    """Id of the scene whose first frame it starts from, or the path of the picture; empty for text alone."""
+
+
+class ClipFolder:
+    """Clips under one folder, all made with the same settings.
+
+    Args:
+        folder: made where missing.
+        settings: what the clips are made with; JSON values.
+        overwrite: throw away clips made with other settings; otherwise they are an error.
+    Raises:
+        ValueError: the folder holds clips made with other settings, or something that is not ours.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        self.folder = Path(folder)
+        self.settings = dict(json.loads(json.dumps(settings)))
+        record = self.folder / "settings.json"
+        if record.exists():
+            before = json.loads(record.read_text())
+            if before != self.settings:
+                changed = ", ".join(sorted(k for k in before | self.settings if before.get(k) != self.settings.get(k)))
+                if not overwrite:
+                    raise ValueError(
+                        f"{self.folder} holds clips made with another {changed}: choose another output_dir or overwrite"
+                    )
+                self._clear()
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise ValueError(f"{self.folder} exists and holds something other than clips: choose another output_dir")
+        (self.folder / "clips").mkdir(parents=True, exist_ok=True)
+        write_text(record, json.dumps(self.settings, indent=2) + "\n")
+
+    @property
+    def samples(self) -> dict[str, Sample]:
+        """The finished clips by name, in the order they were made."""
+        return read_samples(self.folder)
+
+    def write(self, sample: Sample, frames_TCHW: Tensor) -> None:
+        """Add one clip: its pixels in [0, 1], a video to look at, its line in samples.jsonl last."""
+        frames_THWC = to_uint8(frames_TCHW).permute(0, 2, 3, 1).cpu().numpy()
+        path = self.folder / "clips" / f"{sample.name}.npz"
+        partial = path.with_name(f".{sample.name}.{uuid.uuid4().hex[:8]}.npz")
+        np.savez_compressed(partial, frames=frames_THWC, fps=sample.fps)
+        os.replace(partial, path)
+        write_video(path.with_suffix(".mp4"), frames_TCHW, fps=sample.fps)
+        with (self.folder / "samples.jsonl").open("a") as lines:
+            lines.write(json.dumps(asdict(sample)) + "\n")
+
+    def read(self, name: str) -> Tensor:
+        """The pixels of one clip, frames_TCHW in [0, 1]."""
+        return read_clip(self.folder, name)
+
+    def _clear(self) -> None:
+        shutil.rmtree(self.folder / "clips", ignore_errors=True)
+        for name in ("settings.json", "samples.jsonl"):
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def read_samples(folder: str | Path) -> dict[str, Sample]:
+    """The finished clips of a folder by name; a half-written last line is left out."""
+    lines = Path(folder) / "samples.jsonl"
+    samples: dict[str, Sample] = {}
+    for line in lines.read_text().splitlines() if lines.exists() else []:
+        try:
+            sample = Sample(**json.loads(line))
+        except (json.JSONDecodeError, TypeError):
+            continue
+        if (Path(folder) / "clips" / f"{sample.name}.npz").exists():
+            samples[sample.name] = sample
+    return samples
+
+
+def read_clip(folder: str | Path, name: str) -> Tensor:
+    """The pixels of one clip of a folder, frames_TCHW in [0, 1]."""
+    path = Path(folder) / "clips" / f"{name}.npz"
+    try:
+        with np.load(path) as arrays:
+            frames_THWC = arrays["frames"]
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"cannot read the clip {path} ({error}): remove it and run again") from error
+    return torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float() / 255
+
+
+def fingerprint(path: str | Path) -> str:
+    """A short hash of the weights and configs under a file or folder, so that other weights in the same place are seen.
+
+    Of a large file only the size and the first and last MiB are hashed.
+    """
+    path = Path(path)
+    if not path.exists():
+        return "hub"
+    files = (
+        sorted(file for file in path.rglob("*") if file.suffix in (".safetensors", ".json"))
+        if path.is_dir()
+        else [path]
+    )
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(path) if path.is_dir() else file.name}:{size}:".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(_HASHED_BYTES))
+            stream.seek(max(0, size - _HASHED_BYTES))
+            digest.update(stream.read(_HASHED_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    partial.write_text(text)
+    os.replace(partial, path)

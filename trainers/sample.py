@@ -1,0 +1,237 @@
+"""A model, or a LoRA on it, to a folder of clips with their prompts and seeds.
+
+    python -m trainers.sample --model data/drops/model --split heldout --scenes 8 --output_dir samples/base
+    python -m trainers.sample --model data/drops/model --lora runs/x/lora --image ball.png --prompt "a red ball ..." \
+        --fps 16 --seeds 0 1 2 --output_dir samples/ball
+
+The noise of a clip comes from a generator of its own, so it does not depend on the batch it is made in.
+Axes: B clips, T frames, C colours, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from torch import Tensor
+from tqdm import tqdm
+
+from trainers.clips import ClipFolder, Sample, fingerprint
+from trainers.models import load_video_model
+from trainers.rollout import sample as sample_clips
+
+if TYPE_CHECKING:
+    from trainers.models import VideoModel
+
+
+@pydantic_dataclass(kw_only=True)
+class SampleConfig:
+    """Generate clips from a video model."""
+
+    model: str = "data/drops/model"
+    """Pipeline folder or hub name."""
+    lora: str | None = None
+    """LoRA file or folder, as `load_lora_weights` takes it."""
+    output_dir: str = "samples"
+    """Folder for the clips; a run that was stopped goes on where it was."""
+    split: str | None = None
+    """Start from the first frames and captions of this split of drops."""
+    scenes: int = Field(default=16, ge=1)
+    """How many scenes of the split."""
+    at_rest: bool = False
+    """Only scenes that start from rest."""
+    image: str | None = None
+    """Start from this picture instead, with `prompt`."""
+    prompt: str | None = None
+    """Text of the clips that do not come from a split."""
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    """Seeds of the noise; every scene is made with each."""
+    fps: float | None = Field(default=None, gt=0)
+    """Frames a second; needed without a split."""
+    num_frames: int = Field(default=17, ge=1)
+    """Frames of a clip without a split."""
+    height: int = Field(default=64, ge=1)
+    """Height in pixels without a split."""
+    width: int = Field(default=64, ge=1)
+    """Width in pixels without a split."""
+    num_inference_steps: int = Field(default=8, ge=1)
+    """Denoising steps: as many as the LoRA was trained with."""
+    guidance_scale: float = Field(default=1.0, ge=1)
+    """Classifier-free guidance; 1 turns it off."""
+    batch_size: int = Field(default=8, ge=1)
+    """Clips made at a time."""
+    overwrite: bool = False
+    """Throw away clips in `output_dir` that were made with other settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A clip to be made."""
+
+    sample: Sample
+    num_frames: int
+    height_px: int
+    width_px: int
+    first_CHW: Tensor | None = None
+    """First frame in [0, 1], or None for text alone."""
+
+    @property
+    def size(self) -> tuple[int, int, int, bool]:
+        return self.num_frames, self.height_px, self.width_px, self.first_CHW is not None
+
+
+def request_for_row(row: Mapping[str, Any], seed: int) -> Request:
+    """The clip of one scene of drops: its first frame and caption, and noise that depends on scene and seed."""
+    frames_THWC = np.asarray(row["frames"], dtype=np.uint8)
+    num_frames, height, width, _ = frames_THWC.shape
+    sample = Sample(
+        name=f"{row['id']}-{seed}",
+        prompt=row["caption"],
+        seed=(int(row["seed"]) * 1_000_003 + seed) % 2**63,
+        fps=float(row["fps"]),
+        scene=row["id"],
+    )
+    first_CHW = torch.from_numpy(frames_THWC[0].copy()).permute(2, 0, 1).float() / 255
+    return Request(sample=sample, num_frames=num_frames, height_px=height, width_px=width, first_CHW=first_CHW)
+
+
+def model_settings(
+    model: str,
+    lora: str | None,
+    *,
+    num_inference_steps: int,
+    guidance_scale: float,
+    adapter_sigma_range: tuple[float, float] = (0.0, 1.0),
+) -> dict[str, Any]:
+    """What decides the pixels of a clip besides its own prompt, first frame and seed."""
+    return {
+        "model": str(model),
+        "model_fingerprint": fingerprint(model),
+        "lora": lora,
+        "lora_fingerprint": fingerprint(lora) if lora else None,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "adapter_sigma_range": list(adapter_sigma_range),
+    }
+
+
+def batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:
+    """Neighbouring requests of one size, at most `batch_size` at a time."""
+    for _, group in groupby(requests, key=lambda request: request.size):
+        same = list(group)
+        for start in range(0, len(same), batch_size):
+            yield same[start : start + batch_size]
+
+
+def generate(model: VideoModel, requests: Sequence[Request], settings: Mapping[str, Any]) -> Tensor:
+    """Clips of one size, frames_BTCHW in [0, 1]; equal to the stock pipeline's on the same generators."""
+    first = requests[0]
+    generators = [torch.Generator().manual_seed(request.sample.seed) for request in requests]
+    firsts = [request.first_CHW for request in requests if request.first_CHW is not None]
+    condition = model.condition(
+        [request.sample.prompt for request in requests],
+        fps=torch.tensor([request.sample.fps for request in requests]),
+        num_frames=first.num_frames,
+        height_px=first.height_px,
+        width_px=first.width_px,
+        first_frames_BCHW=torch.stack(firsts) if firsts else None,
+        guidance_scale=settings["guidance_scale"],
+        generators=generators,
+    )
+    return sample_clips(
+        model,
+        condition,
+        generators,
+        num_steps=settings["num_inference_steps"],
+        adapter_sigma_range=settings["adapter_sigma_range"],
+    )
+
+
+def fill(model: VideoModel, requests: Sequence[Request], folder: ClipFolder, *, batch_size: int, label: str) -> None:
+    """Make the clips that the folder lacks, with a progress bar."""
+    done = folder.samples
+    missing = [request for request in requests if done.get(request.sample.name) != request.sample]
+    with tqdm(total=len(requests), initial=len(requests) - len(missing), desc=label, unit="clip") as bar:
+        for batch in batches(missing, batch_size):
+            for request, frames_TCHW in zip(batch, generate(model, batch, folder.settings), strict=True):
+                folder.write(request.sample, frames_TCHW)
+                bar.update()
+
+
+def load_model(model: str, lora: str | None) -> VideoModel:
+    """The model, with the LoRA on it where one is named."""
+    if lora is not None and not Path(lora).exists():
+        raise ValueError(f"no LoRA at {lora}: give the file or folder that training wrote")
+    loaded = load_video_model(model)
+    if lora is not None:
+        loaded.load_lora(lora)
+    return loaded
+
+
+def rows_of_split(split: str, *, scenes: int, at_rest: bool, root: str | Path | None = None) -> list[dict[str, Any]]:
+    """The first `scenes` rows of a split, or the first that start from rest."""
+    from data.rows import load_split
+
+    table = load_split(split, root)
+    flags = table["at_rest"]
+    chosen = [index for index in range(len(table)) if not at_rest or flags[index]]
+    if len(chosen) < scenes:
+        kind = "scenes at rest" if at_rest else "scenes"
+        raise ValueError(f"split {split} has {len(chosen)} {kind}, {scenes} were asked for: lower scenes or write more")
+    return [table[index] for index in chosen[:scenes]]
+
+
+def requests_of(config: SampleConfig) -> list[Request]:
+    """Every clip that the settings ask for, scene by scene, seed by seed."""
+    if config.split is not None:
+        if config.image or config.prompt:
+            raise ValueError("a split brings its own first frames and captions: leave out image and prompt")
+        rows = rows_of_split(config.split, scenes=config.scenes, at_rest=config.at_rest)
+        return [request_for_row(row, seed) for row in rows for seed in config.seeds]
+    if config.prompt is None:
+        raise ValueError("nothing to make clips of: give split, or prompt (with or without image)")
+    if config.fps is None:
+        raise ValueError("without a split the frame rate is not known: give fps")
+    first = None if config.image is None else _read_image(config.image, config.height, config.width)
+    samples = [
+        Sample(name=f"clip-{seed}", prompt=config.prompt, seed=seed, fps=config.fps, scene=config.image or "")
+        for seed in config.seeds
+    ]
+    size = {"num_frames": config.num_frames, "height_px": config.height, "width_px": config.width}
+    return [Request(sample=sample, first_CHW=first, **size) for sample in samples]
+
+
+def _read_image(path: str, height_px: int, width_px: int) -> Tensor:
+    """A picture in [0, 1], its middle cut to the clip's shape and resized."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        picture = Image.open(path).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise ValueError(f"cannot read the picture {path}: {error}") from error
+    fitted = ImageOps.fit(picture, (width_px, height_px), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1).float() / 255
+
+
+def run(config: SampleConfig) -> ClipFolder:
+    """Make the clips and return their folder."""
+    requests = requests_of(config)
+    settings = model_settings(
+        config.model,
+        config.lora,
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=config.guidance_scale,
+    )
+    model = load_model(config.model, config.lora)
+    for size in {request.size[:3] for request in requests}:
+        model.check_size(*size)
+    folder = ClipFolder(config.output_dir, settings, overwrite=config.overwrite)
+    fill(model, requests, folder, batch_size=config.batch_size, label="sampling")
+    return folder
