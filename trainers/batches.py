@@ -1,0 +1,129 @@
+"""Scenes to generate clips for: rows of a split in an order that a step number alone decides.
+
+Clip number n of a run is the same scene with the same noise whatever the batch size, the number of processes or the
+step at which the run was resumed. Axes: B clips, T frames, C colours, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import rows as data_rows
+from reward_physics.video import Video
+from trainers.config import DataConfig, suggestion
+from trainers.models.base import Condition, VideoModel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some scenes: the data's own clips, their captions and the columns that rewards may ask for."""
+
+    video: Video
+    captions: list[str]
+    ids: list[str]
+    columns: dict[str, Any]
+    numbers: list[int]
+
+
+def clip_generators(seed: int, numbers: list[int], stream: int = 0) -> list[torch.Generator]:
+    """One source of noise a clip, decided by the run's seed, the clip's number and the purpose alone."""
+    mixed = [np.random.SeedSequence([seed, number, stream]).generate_state(1, np.uint64)[0] for number in numbers]
+    return [torch.Generator().manual_seed(int(one)) for one in mixed]
+
+
+class Scenes:
+    """The rows of a split that a config keeps, shuffled anew each epoch.
+
+    Raises:
+        ValueError: no such split, or no row is left.
+    """
+
+    def __init__(self, config: DataConfig, split: str, *, seed: int = 0, shuffle: bool = True) -> None:
+        root = None if config.dataset == "drops" else Path(config.dataset)
+        if root is not None and not root.is_dir():
+            raise ValueError(f"dataset must be `drops` or a folder of splits, but {config.dataset} does not exist")
+        table = data_rows.load_split(split, root)
+        kept = range(len(table))
+        if config.kinds is not None:
+            kinds = table["kind"][:]
+            for kind in config.kinds:
+                if kind not in kinds:
+                    raise ValueError(f"split {split} has no scene of kind {kind}{suggestion(kind, sorted(set(kinds)))}")
+            kept = [i for i in kept if kinds[i] in config.kinds]
+        if config.at_rest:
+            rest = table["at_rest"][:]
+            kept = [i for i in kept if rest[i]]
+        if not kept:
+            raise ValueError(f"split {split} has no scene left: loosen kinds or at_rest")
+        self.config, self.seed, self.shuffle = config, seed, shuffle
+        self.table = table.select(list(kept)).with_format("numpy")
+        self._orders: dict[int, list[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def row_index(self, number: int) -> int:
+        """The row of clip number `number`, counted from the start of the run."""
+        epoch, place = divmod(number, len(self))
+        if not self.shuffle:
+            return place
+        if epoch not in self._orders:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self._orders = {epoch: torch.randperm(len(self), generator=generator).tolist()} | {
+                other: order for other, order in self._orders.items() if other == epoch - 1
+            }
+        return self._orders[epoch][place]
+
+    def batch(self, numbers: list[int]) -> Batch:
+        """The scenes of these clip numbers, resized to the configured size."""
+        columns = data_rows.collate([self.table[self.row_index(number)] for number in numbers])
+        if self.config.fps is not None:
+            columns["fps_B"] = torch.full((len(numbers),), float(self.config.fps))
+        video = resized(data_rows.to_video(columns), self.config.height, self.config.width)
+        if self.config.num_frames is not None:
+            video = video.with_frames(video.frames_BTCHW[:, : self.config.num_frames])
+        captions, ids = columns.pop("caption"), columns.pop("id")
+        del columns["frames_BTCHW"]
+        return Batch(video=video, captions=captions, ids=ids, columns=columns, numbers=numbers)
+
+
+def resized(video: Video, height: int | None, width: int | None) -> Video:
+    """The video at another size, camera and first mask with it."""
+    height, width = height or video.height_px, width or video.width_px
+    if (height, width) == (video.height_px, video.width_px):
+        return video
+    shape = video.frames_BTCHW.shape
+    interpolate = torch.nn.functional.interpolate
+    frames = interpolate(video.frames_BTCHW.flatten(0, 1), size=(height, width), mode="bilinear", antialias=True)
+    mask = video.first_mask_BHW
+    return Video(
+        frames_BTCHW=frames.unflatten(0, shape[:2]).clamp(0, 1),
+        fps_B=video.fps_B,
+        camera=None if video.camera is None else video.camera.resized(height, width),
+        first_mask_BHW=None if mask is None else interpolate(mask[:, None], size=(height, width))[:, 0],
+    )
+
+
+def condition_on(
+    model: VideoModel, batch: Batch, config: Any, generators: list[torch.Generator], *, num_frames: int | None = None
+) -> Condition:
+    """What the model generates the batch's clips from: captions, frame rates and, where asked for, first frames."""
+    video = batch.video
+    first: Tensor | None = video.frames_BTCHW[:, 0].to(model.device) if config.image_conditioning else None
+    return model.condition(
+        batch.captions,
+        fps=video.fps_B.to(model.device),
+        num_frames=num_frames or config.num_frames or video.num_frames,
+        height_px=video.height_px,
+        width_px=video.width_px,
+        first_frames_BCHW=first,
+        guidance_scale=config.guidance_scale,
+        negative_prompt=config.negative_prompt,
+        generators=generators,
+    )

@@ -1,0 +1,262 @@
+"""Everything that a step depends on, written to a temporary name and renamed: a checkpoint is whole or absent."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+MANIFEST = "checkpoint.json"
+CARRIED_ON = {  # settings that may change on resume without another meaning of the steps before
+    *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "max_steps", "logging_steps", "save_steps"),
+    *("save_total_limit", "eval_steps", "eval_scenes", "eval_recipe", "eval_split", "report_to", "run_name"),
+    *("push_to_hub", "hub_model_id", "dry_run", "disable_tqdm", "gradient_checkpointing"),
+    *("decode_checkpointing", "decode_chunk_size"),
+}
+
+
+def get_rng() -> dict[str, Any]:
+    """The state of Python's, numpy's and torch's global generators, as plain values."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002  libraries draw from it
+    return {
+        "python": list(random.getstate()[1]),
+        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng(state: dict[str, Any]) -> None:
+    """Go on where `get_rng` was called."""
+    random.setstate((3, tuple(state["python"]), None))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainState:
+    """What a run carries from step to step.
+
+    Args:
+        weights: the LoRA by name.
+        optimizer, scheduler: with state_dict and load_state_dict.
+        ema: moving average by name, empty where there is none.
+        step: optimizer steps done.
+        clips: clips generated so far over all processes; decides the next scenes and their noise.
+    """
+
+    weights: dict[str, nn.Parameter]
+    optimizer: Any
+    scheduler: Any
+    ema: dict[str, Tensor]
+    step: int = 0
+    clips: int = 0
+
+
+def checkpoints(output_dir: str | Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if (path / MANIFEST).is_file()]
+    return sorted((path for path in found if re.fullmatch(r"checkpoint-\d+", path.name)), key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.split("-")[1])
+
+
+def save_checkpoint(
+    output_dir: str | Path,
+    state: TrainState,
+    *,
+    config: dict[str, Any],
+    save_lora: Any,
+    recipe: str | Path | None = None,
+    keep: int = 2,
+    process: int = 0,
+    num_processes: int = 1,
+    barrier: Any = lambda: None,
+) -> Path:
+    """Write checkpoint-N, N the step, and remove the oldest beyond `keep`. Every process calls this.
+
+    Args:
+        config: settings as plain values, kept to compare on resume.
+        save_lora: called with a folder, writes the LoRA in the stock format.
+        recipe: the reward recipe's file, copied.
+        barrier: waits for the other processes.
+    """
+    final = Path(output_dir) / f"checkpoint-{state.step}"
+    temporary = Path(output_dir) / f".writing-{final.name}"
+    if process == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    barrier()
+    torch.save(get_rng(), temporary / f"rng_{process}.pt")
+    if process == 0:
+        save_lora(temporary)
+        body = {
+            "weights": {name: weight.detach().cpu() for name, weight in state.weights.items()},
+            "optimizer": state.optimizer.state_dict(),
+            "scheduler": state.scheduler.state_dict(),
+            "ema": state.ema,
+        }
+        torch.save(body, temporary / "training_state.pt")
+        if recipe is not None:
+            shutil.copyfile(recipe, temporary / "recipe.yaml")
+    barrier()
+    if process == 0:
+        hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+        manifest = {"step": state.step, "clips": state.clips, "num_processes": num_processes}
+        manifest |= {"config": config, "sha256": hashes}
+        _write_synced(temporary / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True))
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        for old in checkpoints(output_dir)[:-keep]:
+            shutil.rmtree(old)
+    barrier()
+    return final
+
+
+def load_checkpoint(
+    path: str | Path, state: TrainState, *, config: dict[str, Any], process: int = 0, num_processes: int = 1
+) -> list[str]:
+    """Fill `state` and the global generators from a checkpoint.
+
+    Returns:
+        Settings that differ from those of the checkpoint and change what the coming steps mean.
+
+    Raises:
+        ValueError: no checkpoint there, a damaged file, or another LoRA.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    for name, expected in manifest["sha256"].items():
+        if not (path / name).is_file() or _sha256(path / name) != expected:
+            raise ValueError(f"checkpoint {path} is damaged: {name} is not what was written: resume from an older one")
+    body = torch.load(path / "training_state.pt", weights_only=True)
+    shapes = {name: tuple(weight.shape) for name, weight in state.weights.items()}
+    if {name: tuple(weight.shape) for name, weight in body["weights"].items()} != shapes:
+        raise ValueError(
+            f"checkpoint {path} holds another LoRA: keep model, lora_r and lora_target_modules as they were"
+        )
+    with torch.no_grad():
+        for name, weight in state.weights.items():
+            weight.copy_(body["weights"][name])
+    state.optimizer.load_state_dict(body["optimizer"])
+    state.scheduler.load_state_dict(body["scheduler"])
+    for name in state.ema:
+        state.ema[name] = body["ema"].get(name, body["weights"][name]).clone()
+    state.step, state.clips = manifest["step"], manifest["clips"]
+    if manifest["num_processes"] == num_processes:
+        set_rng(torch.load(path / f"rng_{process}.pt", weights_only=True))
+    before = manifest["config"]
+    names = sorted((before.keys() | config.keys()) - CARRIED_ON)
+    return [
+        f"{name}: {before.get(name)} -> {config.get(name)}" for name in names if before.get(name) != config.get(name)
+    ]
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads((path / MANIFEST).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"resume_from_checkpoint must be `auto` or a checkpoint folder, but {path} holds no readable {MANIFEST}"
+        ) from error
+
+
+def find_resume(output_dir: str | Path, asked: str | None) -> Path | None:
+    """The checkpoint to resume from: None where none was asked for, or `auto` found none."""
+    if asked is None:
+        return None
+    if asked != "auto":
+        read_manifest(Path(asked))
+        return Path(asked)
+    found = checkpoints(output_dir)
+    return found[-1] if found else None
+
+
+def update_ema(ema: dict[str, Tensor], weights: dict[str, nn.Parameter], decay: float, step: int) -> None:
+    """ema <- d ema + (1 - d) weights with d = min(decay, (1 + step) / (10 + step)): a young average forgets faster."""
+    decay = min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for name, average in ema.items():
+            average.lerp_(weights[name].to(average), 1 - decay)
+
+
+class averaged:
+    """Inside the block the LoRA holds its moving average, where there is one."""
+
+    def __init__(self, state: TrainState) -> None:
+        self.state, self.saved = state, {}
+
+    def __enter__(self) -> None:
+        with torch.no_grad():
+            for name, average in self.state.ema.items():
+                self.saved[name] = self.state.weights[name].detach().clone()
+                self.state.weights[name].copy_(average)
+
+    def __exit__(self, *_: object) -> None:
+        with torch.no_grad():
+            for name, value in self.saved.items():
+                self.state.weights[name].copy_(value)
+
+
+def prepare_output_dir(output_dir: str | Path, *, overwrite: bool, resume: bool) -> None:
+    """Make the run's folder.
+
+    Raises:
+        ValueError: it holds something and neither overwriting nor resuming was asked for, or it is no run's folder.
+    """
+    folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir {folder} is a file: choose another output_dir")
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        if not overwrite:
+            raise ValueError(
+                f"output_dir {folder} exists and is not empty: set overwrite_output_dir, resume_from_checkpoint: auto, "
+                "or another output_dir"
+            )
+        if not (folder / "config.yaml").is_file():
+            raise ValueError(
+                f"output_dir {folder} was not written by a trainer, so it is not overwritten: empty it yourself"
+            )
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def check_disk(output_dir: str | Path, needed_bytes: int) -> None:
+    """Raise ValueError where the disk under `output_dir` has less room than the run will write."""
+    folder = Path(output_dir).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise ValueError(
+            f"too little disk for output_dir {output_dir}: the run writes about {needed_bytes / 1e6:.0f} MB and "
+            f"{free / 1e6:.0f} MB are free: free some, or lower save_total_limit"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

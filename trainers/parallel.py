@@ -1,0 +1,44 @@
+"""Several processes: what is wrapped, and how gradients meet."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
+
+from trainers.models.base import VideoModel, lora_parameters
+
+
+def make_accelerator(gradient_accumulation_steps: int = 1) -> Accelerator:
+    """An Accelerator; without a GPU the processes talk through gloo."""
+    handlers = [] if torch.cuda.is_available() else [InitProcessGroupKwargs(backend="gloo")]
+    return Accelerator(kwargs_handlers=handlers, gradient_accumulation_steps=gradient_accumulation_steps)  # pyright: ignore[reportArgumentType]
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    return accelerator.distributed_type == DistributedType.DEEPSPEED
+
+
+def wrap(accelerator: Accelerator, model: VideoModel, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Let all processes start from the same LoRA; under DeepSpeed, sample through its engine.
+
+    DDP is not used: its reducer expects one forward a backward, and a rollout has many, evaluated again in backward.
+    `average_gradients` does its work in one call: a LoRA's gradient is small.
+    """
+    if is_sharded(accelerator):
+        model.denoiser, optimizer = accelerator.prepare(model.transformer, optimizer)
+    elif accelerator.num_processes > 1:
+        for weight in lora_parameters(model.transformer).values():
+            torch.distributed.broadcast(weight.data, src=0)
+    return optimizer
+
+
+def average_gradients(accelerator: Accelerator, weights: list[torch.nn.Parameter]) -> None:
+    """Give every process the mean gradient over all of them; DeepSpeed does so by itself."""
+    if accelerator.num_processes == 1 or is_sharded(accelerator):
+        return
+    flat = torch.cat([(torch.zeros_like(one) if one.grad is None else one.grad).flatten() for one in weights])
+    torch.distributed.all_reduce(flat)
+    flat /= accelerator.num_processes
+    for weight, piece in zip(weights, flat.split([one.numel() for one in weights]), strict=True):
+        weight.grad = piece.view_as(weight).clone()

@@ -1,0 +1,158 @@
+"""From generated pixels to rewards, their gradient at the pixels, and figures gathered over the processes.
+
+Axes: B clips, T frames, C colours, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from reward_physics.video import Video
+
+
+class Judge(Protocol):
+    """What a recipe does: `rewards.recipe.Recipe`."""
+
+    def judge(self, video: Video, columns: dict[str, Any], grad: bool) -> Any:
+        """total_B, terms (NaN where not measurable), measurable_B, reasons and the observation."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Rewards of a batch of clips.
+
+    Args:
+        reward_B: the recipe's total, unmeasurable clips priced.
+        terms: each reward by name, NaN where it could not be measured.
+        measurable_B: 1 where every trained reward was measured.
+        reasons: why not, a clip.
+        pixel_grad_BTCHW: d reward_b / d frames_b, or None where none was asked for.
+        pixel_grad_norm_B: its norm, before it was limited.
+        dropped_B: 1 where the gradient was not finite and is left out.
+    """
+
+    reward_B: Tensor
+    terms: dict[str, Tensor]
+    measurable_B: Tensor
+    reasons: list[str | None]
+    pixel_grad_BTCHW: Tensor | None = None
+    pixel_grad_norm_B: Tensor | None = None
+    dropped_B: Tensor | None = None
+
+
+def _detach(result: Any) -> dict[str, Any]:
+    return {
+        "reward_B": result.total_B.detach().float(),
+        "terms": {name: value.detach().float() for name, value in result.terms.items()},
+        "measurable_B": result.measurable_B.detach().float(),
+        "reasons": list(result.reasons),
+    }
+
+
+def score(recipe: Judge, video: Video, columns: dict[str, Any]) -> tuple[Scored, Any]:
+    """Rewards without gradient, and the observation they were read from."""
+    with torch.no_grad():
+        result = recipe.judge(video.detached(), columns, False)
+    return Scored(**_detach(result)), result.observation
+
+
+def score_with_gradient(
+    recipe: Judge, video: Video, columns: dict[str, Any], *, max_ratio: float = float("inf"), skip_first: bool = False
+) -> Scored:
+    """Rewards and their gradient at the pixels; the estimators' graph is freed before this returns.
+
+    Args:
+        max_ratio: a clip whose gradient is longer than this many times the batch's median is scaled down to it.
+        skip_first: the first frame is given, not generated: its pixels get no gradient.
+
+    Raises:
+        ValueError: a reward that is not finite or has no gradient.
+    """
+    leaf = video.frames_BTCHW.detach().requires_grad_()
+    with torch.enable_grad():
+        result = recipe.judge(video.with_frames(leaf), columns, True)
+    total_B = result.total_B
+    check_finite(result)
+    if not total_B.requires_grad:
+        raise ValueError(
+            "the recipe's reward has no gradient at the pixels: use differentiable rewards, or visibility_weight > 0"
+        )
+    (gradient,) = torch.autograd.grad(total_B.sum(), leaf, allow_unused=True)
+    gradient = torch.zeros_like(leaf) if gradient is None else gradient
+    if skip_first:
+        gradient[:, 0] = 0
+    finite_B = gradient.isfinite().flatten(1).all(1)
+    gradient = torch.where(finite_B.view(-1, 1, 1, 1, 1), gradient, 0)
+    norm_B = gradient.flatten(1).norm(dim=1)
+    limited = gradient * _limit(norm_B, max_ratio).view(-1, 1, 1, 1, 1)
+    return Scored(**_detach(result), pixel_grad_BTCHW=limited, pixel_grad_norm_B=norm_B, dropped_B=(~finite_B).float())
+
+
+def _limit(norm_B: Tensor, max_ratio: float) -> Tensor:
+    """Factors that bring each norm down to at most `max_ratio` times the median of those that are not zero."""
+    alive = norm_B[norm_B > 0]
+    if len(alive) == 0:
+        return torch.ones_like(norm_B)
+    bound = max_ratio * alive.median()
+    return torch.where(norm_B > bound, bound / norm_B.clamp(min=torch.finfo(norm_B.dtype).tiny), 1.0)
+
+
+def check_finite(result: Any) -> None:
+    """Raise ValueError where a total or a measured term is infinite, or a total is NaN."""
+    for name, value_B in [*result.terms.items(), ("total", result.total_B)]:
+        bad = value_B.isinf() if name != "total" else ~value_B.isfinite()
+        if bad.any():
+            clip = int(bad.nonzero()[0])
+            raise ValueError(
+                f"reward {name} must be finite, or NaN where it cannot be measured, got {value_B[clip].item()} for "
+                f"clip {clip} of the batch: mend the reward"
+            )
+
+
+def check_recipe(recipe: Judge, video: Video, columns: dict[str, Any], *, num_frames: int) -> None:
+    """Score true clips once, with gradient, before the first step: shape, finiteness, differentiability.
+
+    Raises:
+        ValueError: the reward cannot be used for training, with the reason.
+    """
+    scored = score_with_gradient(recipe, video, columns)
+    if scored.reward_B.shape != (video.batch_size,):
+        raise ValueError(
+            f"a reward must return one score a clip, shape ({video.batch_size},), got {tuple(scored.reward_B.shape)}"
+        )
+    assert scored.dropped_B is not None
+    if scored.dropped_B.all() and num_frames > 1:
+        raise ValueError(
+            "the reward's gradient at the pixels is not finite on true clips: guard its roots and divisions"
+        )
+
+
+def reward_metrics(accelerator: Accelerator, scored: Scored) -> dict[str, float]:
+    """Figures over the clips of all processes; a term's mean and spread are over the clips that could be measured."""
+
+    def gathered(value_B: Tensor) -> Tensor:
+        return accelerator.gather(value_B.contiguous()).float()  # pyright: ignore[reportAttributeAccessIssue]
+
+    reward_B = gathered(scored.reward_B)
+    metrics = {
+        "reward": reward_B.mean().item(),
+        "reward_std": reward_B.std(correction=0).item(),
+        "measurable": gathered(scored.measurable_B).mean().item(),
+    }
+    for name, value_B in scored.terms.items():
+        value_B = gathered(value_B)
+        value_B = value_B[value_B.isfinite()]
+        if len(value_B):
+            metrics[f"rewards/{name}/mean"] = value_B.mean().item()
+            metrics[f"rewards/{name}/std"] = value_B.std(correction=0).item()
+    if scored.pixel_grad_norm_B is not None and scored.dropped_B is not None:
+        norm_B = gathered(scored.pixel_grad_norm_B)
+        metrics |= {"pixel_grad_norm": norm_B.median().item(), "pixel_grad_norm_max": norm_B.max().item()}
+        metrics["dropped_gradients"] = gathered(scored.dropped_B).sum().item()
+    return metrics

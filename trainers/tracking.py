@@ -1,0 +1,195 @@
+"""Where a run's figures, videos and plots go: a metrics file always, and trackers by name.
+
+accelerate's own trackers log no videos, so each is spoken to through its own API.
+Axes: T frames, C colours, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+class Tracker(Protocol):
+    def metrics(self, values: dict[str, float], step: int) -> None: ...
+    def video(self, name: str, frames_TCHW: Tensor, fps: float, step: int) -> None: ...
+    def image(self, name: str, path: Path, step: int) -> None: ...
+    def close(self) -> None: ...
+
+
+def encode_gif(frames_TCHW: Tensor, fps: float) -> bytes:
+    """An endless GIF of a clip in [0, 1]."""
+    frames = (frames_TCHW.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    images = [Image.fromarray(frame) for frame in frames]
+    buffer = io.BytesIO()
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=max(20, round(1000 / fps)), loop=0)
+    return buffer.getvalue()
+
+
+class MetricsFile:
+    """metrics.jsonl: one line a log. A resumed run drops the lines of steps that it does again."""
+
+    def __init__(self, folder: Path, resumed_step: int = 0) -> None:
+        self.path = folder / "metrics.jsonl"
+        old = read_metrics(self.path) if self.path.exists() else []
+        kept = [line for line in old if line["step"] <= resumed_step] if resumed_step else []
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def video(self, name: str, frames_TCHW: Tensor, fps: float, step: int) -> None:
+        """Videos lie in eval/ beside this file."""
+
+    def image(self, name: str, path: Path, step: int) -> None:
+        """Plots lie in eval/ beside this file."""
+
+    def close(self) -> None:
+        """Every line is on disk already."""
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a last line cut short by a crash is left out."""
+    lines = []
+    for line in Path(path).read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class TensorBoard:
+    def __init__(self, folder: Path, run_name: str, config: dict[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.writer.add_text("config", "```\n" + json.dumps(config, indent=2, default=str) + "\n```")
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def video(self, name: str, frames_TCHW: Tensor, fps: float, step: int) -> None:
+        # SummaryWriter.add_video asks for moviepy; TensorBoard itself plays a GIF that is logged as an image.
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        height, width = frames_TCHW.shape[-2:]
+        picture = Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=encode_gif(frames_TCHW, fps)
+        )
+        summary = Summary(value=[Summary.Value(tag=name, image=picture)])
+        self.writer._get_file_writer().add_summary(summary, step)
+
+    def image(self, name: str, path: Path, step: int) -> None:
+        import numpy as np
+
+        self.writer.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Wandb:
+    """Weights & Biases, or trackio, which speaks the same language."""
+
+    def __init__(self, library: str, run_name: str, config: dict[str, Any]) -> None:
+        import importlib
+
+        try:
+            self.api = importlib.import_module(library)
+        except ImportError as error:
+            raise ValueError(f"report_to names {library}, which is not installed: pip install {library}") from error
+        self.api.init(project="reward-physics", name=run_name, config=config)
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        self.api.log(values, step=step)
+
+    def video(self, name: str, frames_TCHW: Tensor, fps: float, step: int) -> None:
+        frames = (frames_TCHW.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        self.api.log({name: self.api.Video(frames, fps=round(fps), format="mp4")}, step=step)
+
+    def image(self, name: str, path: Path, step: int) -> None:
+        self.api.log({name: self.api.Image(str(path))}, step=step)
+
+    def close(self) -> None:
+        self.api.finish()
+
+
+class Trackers:
+    """All trackers of a run. One that fails is dropped with a warning: a tracker never stops a run."""
+
+    def __init__(self, trackers: list[Tracker]) -> None:
+        self.trackers = trackers
+
+    def _each(self, call: Callable[[Tracker], None]) -> None:
+        for tracker in list(self.trackers):
+            try:
+                call(tracker)
+            except Exception as error:
+                print(f"warning: tracker {type(tracker).__name__} dropped: {error}", file=sys.stderr)
+                self.trackers.remove(tracker)
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        self._each(lambda tracker: tracker.metrics(values, step))
+
+    def video(self, name: str, frames_TCHW: Tensor, fps: float, step: int) -> None:
+        self._each(lambda tracker: tracker.video(name, frames_TCHW, fps, step))
+
+    def image(self, name: str, path: Path, step: int) -> None:
+        self._each(lambda tracker: tracker.image(name, path, step))
+
+    def close(self) -> None:
+        self._each(lambda tracker: tracker.close())
+
+
+def open_trackers(
+    names: list[str], folder: str | Path, run_name: str | None, config: dict[str, Any], *, resumed_step: int = 0
+) -> Trackers:
+    """Start the named trackers beside the metrics file.
+
+    Raises:
+        ValueError: a tracker that is not installed.
+    """
+    folder = Path(folder)
+    run_name = run_name or folder.name
+    trackers: list[Tracker] = [MetricsFile(folder, resumed_step)]
+    for name in names:
+        if name == "tensorboard":
+            trackers.append(TensorBoard(folder, run_name, config))
+        elif name in ("wandb", "trackio"):
+            trackers.append(Wandb(name, run_name, config))
+        elif name != "none":
+            raise ValueError(f"report_to must name tensorboard, trackio, wandb or none, got {name}")
+    return Trackers(trackers)
+
+
+def draw_reward_curve(metrics: list[dict[str, Any]], path: str | Path) -> None:
+    """Reward and measurable share over the steps, with held-out reward where it was evaluated."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, style in (("reward", "-"), ("eval/reward", "o-")):
+        points = [(line["step"], line[name]) for line in metrics if name in line]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=name, markersize=4)
+    axes.set_xlabel("step")
+    axes.set_ylabel("reward")
+    share = [(line["step"], line["measurable"]) for line in metrics if "measurable" in line]
+    if share:
+        other = axes.twinx()
+        other.plot(*zip(*share, strict=True), color="0.7", label="measurable")
+        other.set_ylim(0, 1.05)
+        other.set_ylabel("measurable share")
+    axes.legend(loc="lower right")
+    figure.savefig(str(path), dpi=120)
