@@ -8,67 +8,47 @@ The noise of a clip comes from a generator of its own, so it does not depend on 
 Axes: B clips, T frames, C colours, H W pixels.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: TrlParser reads the types of the fields.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from pydantic import Field
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 from tqdm import tqdm
 
 from trainers.clips import ClipFolder, Sample, fingerprint
-from trainers.models import load_video_model
+from trainers.config import Positive, Rate, check_range, exit_with_one_line, option, parse_config, strict
+from trainers.models import VideoModel, load_video_model
 from trainers.rollout import sample as sample_clips
 
-if TYPE_CHECKING:
-    from trainers.models import VideoModel
 
-
-@pydantic_dataclass(kw_only=True)
+@strict
 class SampleConfig:
     """Generate clips from a video model."""
 
-    model: str = "data/drops/model"
-    """Pipeline folder or hub name."""
-    lora: str | None = None
-    """LoRA file or folder, as `load_lora_weights` takes it."""
-    output_dir: str = "samples"
-    """Folder for the clips; a run that was stopped goes on where it was."""
-    split: str | None = None
-    """Start from the first frames and captions of this split of drops."""
-    scenes: int = Field(default=16, ge=1)
-    """How many scenes of the split."""
-    at_rest: bool = False
-    """Only scenes that start from rest."""
-    image: str | None = None
-    """Start from this picture instead, with `prompt`."""
-    prompt: str | None = None
-    """Text of the clips that do not come from a split."""
-    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
-    """Seeds of the noise; every scene is made with each."""
-    fps: float | None = Field(default=None, gt=0)
-    """Frames a second; needed without a split."""
-    num_frames: int = Field(default=17, ge=1)
-    """Frames of a clip without a split."""
-    height: int = Field(default=64, ge=1)
-    """Height in pixels without a split."""
-    width: int = Field(default=64, ge=1)
-    """Width in pixels without a split."""
-    num_inference_steps: int = Field(default=8, ge=1)
-    """Denoising steps: as many as the LoRA was trained with."""
-    guidance_scale: float = Field(default=1.0, ge=1)
-    """Classifier-free guidance; 1 turns it off."""
-    batch_size: int = Field(default=8, ge=1)
-    """Clips made at a time."""
-    overwrite: bool = False
-    """Throw away clips in `output_dir` that were made with other settings."""
+    model: str = option("data/drops/model", "diffusers pipeline: a folder or a hub name")
+    lora: str | None = option(None, "LoRA file or folder in the stock format")
+    output_dir: str = option("samples", "folder for the clips; a run that was stopped goes on where it was")
+    split: str | None = option(None, "start from the first frames and captions of this split of drops")
+    scenes: Positive = option(16, "scenes of the split, from its beginning")
+    at_rest: bool = option(False, "keep only scenes whose object is at rest in the first frame")
+    image: str | None = option(None, "start from this picture instead, with prompt")
+    prompt: str | None = option(None, "text of clips that do not come from a split")
+    seeds: list[int] = option([0], "seeds of the noise; every scene is made with each")
+    fps: Rate | None = option(None, "frames a second; needed without a split")
+    num_frames: Positive = option(17, "frames of a clip, without a split")
+    height: Positive = option(64, "rows in px, without a split")
+    width: Positive = option(64, "columns in px, without a split")
+    num_inference_steps: Positive = option(8, "denoising steps, as many as the LoRA was trained with")
+    guidance_scale: Annotated[float, Field(ge=1)] = option(1.0, "classifier-free guidance; 1 is none")
+    adapter_sigma_range: list[float] = option([0.0, 1.0], "noise levels at which the LoRA is active, as in training")
+    batch_size: Positive = option(8, "clips made at a time")
+    overwrite: bool = option(False, "throw away clips in output_dir that were made with other settings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +73,10 @@ def request_for_row(row: Mapping[str, Any], seed: int) -> Request:
     num_frames, height, width, _ = frames_THWC.shape
     sample = Sample(
         name=f"{row['id']}-{seed}",
-        prompt=row["caption"],
+        prompt=str(row["caption"]),
         seed=(int(row["seed"]) * 1_000_003 + seed) % 2**63,
         fps=float(row["fps"]),
-        scene=row["id"],
+        scene=str(row["id"]),
     )
     first_CHW = torch.from_numpy(frames_THWC[0].copy()).permute(2, 0, 1).float() / 255
     return Request(sample=sample, num_frames=num_frames, height_px=height, width_px=width, first_CHW=first_CHW)
@@ -108,7 +88,7 @@ def model_settings(
     *,
     num_inference_steps: int,
     guidance_scale: float,
-    adapter_sigma_range: tuple[float, float] = (0.0, 1.0),
+    adapter_sigma_range: Sequence[float] = (0.0, 1.0),
 ) -> dict[str, Any]:
     """What decides the pixels of a clip besides its own prompt, first frame and seed."""
     return {
@@ -175,12 +155,19 @@ def load_model(model: str, lora: str | None) -> VideoModel:
     return loaded
 
 
+COLUMNS = [
+    "id", "seed", "caption", "kind", "at_rest", "fps", "g_m_s2", "impact_times_s", "frames", "mask", "poses",
+    "intrinsics", "world_from_camera", "scene",
+]  # fmt: skip
+"""What sampling and evaluation read of a row; depth and flow stay on the disk."""
+
+
 def rows_of_split(split: str, *, scenes: int, at_rest: bool, root: str | Path | None = None) -> list[dict[str, Any]]:
     """The first `scenes` rows of a split, or the first that start from rest."""
     from data.rows import load_split
 
-    table = load_split(split, root)
-    flags = table["at_rest"]
+    table = load_split(split, root, columns=COLUMNS).with_format("numpy")
+    flags = table["at_rest"][:]
     chosen = [index for index in range(len(table)) if not at_rest or flags[index]]
     if len(chosen) < scenes:
         kind = "scenes at rest" if at_rest else "scenes"
@@ -222,12 +209,14 @@ def _read_image(path: str, height_px: int, width_px: int) -> Tensor:
 
 def run(config: SampleConfig) -> ClipFolder:
     """Make the clips and return their folder."""
+    check_range("adapter_sigma_range", config.adapter_sigma_range)
     requests = requests_of(config)
     settings = model_settings(
         config.model,
         config.lora,
         num_inference_steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,
+        adapter_sigma_range=config.adapter_sigma_range,
     )
     model = load_model(config.model, config.lora)
     for size in {request.size[:3] for request in requests}:
@@ -235,3 +224,13 @@ def run(config: SampleConfig) -> ClipFolder:
     folder = ClipFolder(config.output_dir, settings, overwrite=config.overwrite)
     fill(model, requests, folder, batch_size=config.batch_size, label="sampling")
     return folder
+
+
+def main() -> None:
+    """The command."""
+    folder = run(parse_config(SampleConfig))
+    print(f"{len(folder.samples)} clips in {folder.folder}")
+
+
+if __name__ == "__main__":
+    exit_with_one_line(main)
