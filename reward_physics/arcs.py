@@ -88,9 +88,7 @@ def find_arc(
             late = (time[clip] >= impacts[clip] - 1e-3) & (weights[clip] > 0)
             if late.any() and weights[clip].sum() - late.sum() >= min_frames:
                 weights[clip, late] = 0
-    return Arc(
-        weights_BT=weights, impact_time_B=impacts, sigma_B=sigma_B.to(position_BTD.dtype), reasons=reasons
-    )
+    return Arc(weights_BT=weights, impact_time_B=impacts, sigma_B=sigma_B.to(position_BTD.dtype), reasons=reasons)
 
 
 def _segment_residuals(time: Tensor, position: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,7 +174,9 @@ def _choose(segments, time: Tensor, position: Tensor, seen: Tensor, sigma: float
     return max(long_enough, key=lambda n: segments[n][1] - segments[n][0], default=None)
 
 
-def _meeting_time(time: Tensor, height: Tensor, seen: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
+def _meeting_time(
+    time: Tensor, height: Tensor, seen: Tensor, before: tuple[int, int], after: tuple[int, int]
+) -> Tensor:
     """Where the parabolas of two neighbouring segments cross, within a frame of the gap between them; NaN if nowhere."""
     origin, step = time[before[1]], time[1] - time[0]
 

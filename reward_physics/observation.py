@@ -1,0 +1,276 @@
+"""Observation: a Video and everything measured on it, lazily and once.
+
+Its grad mode is fixed when it is made: a measurement first read under `torch.no_grad()` still carries the gradient of an
+Observation made with `grad=True`, and one made with `grad=False` never does. It is not to be built inside a checkpointed
+region.
+
+Axes: B clips, T frames, S pairs of frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from reward_physics import masks
+from reward_physics.arcs import Arc, find_arc
+from reward_physics.kinematics import MIN_FRAMES, ArcFit, fit_arc
+from reward_physics.tracks import (
+    ImageTrack,
+    Line,
+    Track,
+    fit_distance,
+    horizontal_distance,
+    track_in_image,
+    track_in_world,
+)
+from reward_physics.video import Video
+
+if TYPE_CHECKING:
+    from reward_physics.camera import Camera
+    from reward_physics.depth import Depth
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Instruments:
+    """What an Observation measures with.
+
+    Args:
+        flow: frames_BTCHW, stride -> flow_BSHW2 (a FlowEstimator), or None: positions only.
+        depth: frames_BTCHW -> Depth (a DepthEstimator), or None: nothing in metres.
+        mask: `segmenter` (the depth estimator's mask), `propagated` or `appearance`.
+        flow_stride: frames between the two images of a flow, >= 1.
+        depth_gradient: let the gradient reach the pixels through depth too. Off by default: an object that seems farther
+            seems to fall faster, which is no better fall.
+        depth_bias: relative standard deviation of the depth estimator's error for a whole clip; widens the intervals.
+        line_of_sight_speed_m_s: prior standard deviation of the speed towards or away from the camera.
+        centroid_noise_px: noise that a mask's centroid is expected to have.
+        flow_noise_px: noise that the object's mean flow is expected to have.
+        min_frames: shortest free flight that is measured.
+    """
+
+    flow: Callable[..., Tensor] | None = None
+    depth: Callable[[Tensor], Any] | None = None
+    mask: str = "segmenter"
+    flow_stride: int = 1
+    depth_gradient: bool = False
+    depth_bias: float = 0.02
+    line_of_sight_speed_m_s: float = 0.2
+    centroid_noise_px: float = 0.1
+    flow_noise_px: float = 0.2
+    min_frames: int = MIN_FRAMES
+
+    def __post_init__(self) -> None:
+        if self.mask not in masks.NAMES:
+            raise ValueError(f"instruments.mask must be one of {', '.join(masks.NAMES)}, got {self.mask!r}")
+        if self.flow_stride < 1:
+            raise ValueError(f"instruments.flow_stride must be >= 1, got {self.flow_stride}")
+        if self.mask == "segmenter" and self.depth is None:
+            raise ValueError(
+                "instruments.mask segmenter needs a depth estimator with a mask: name one, or take appearance"
+            )
+        if self.mask == "propagated" and (self.flow is None or self.flow_stride != 1):
+            raise ValueError("instruments.mask propagated needs a flow estimator with flow_stride 1")
+
+
+def _once(measure: Callable[[Observation], Any]) -> functools.cached_property:
+    """A measurement computed at its first reading, in the Observation's own grad mode."""
+
+    @functools.wraps(measure)
+    def in_own_grad_mode(self: Observation) -> Any:
+        with torch.inference_mode(False), torch.set_grad_enabled(self.grad):
+            return measure(self)
+
+    return functools.cached_property(in_own_grad_mode)
+
+
+class Observation:
+    """Everything measured on a batch of clips.
+
+    Args:
+        video: the clips.
+        instruments: estimators and settings.
+        grad: whether measurements are differentiable to the pixels; fixed here.
+
+    Raises:
+        ValueError: `grad=True` with frames that carry no gradient or were made under `torch.inference_mode()`; a mask
+            method whose first mask is missing.
+    """
+
+    def __init__(self, video: Video, instruments: Instruments, *, grad: bool) -> None:
+        frames = video.frames_BTCHW
+        if grad and frames.is_inference():
+            raise ValueError(
+                "frames were made under torch.inference_mode() and can carry no gradient: use torch.no_grad()"
+            )
+        if grad and not frames.requires_grad:
+            raise ValueError("grad=True needs frames that require a gradient: call frames.requires_grad_() first")
+        if instruments.mask != "segmenter" and video.first_mask_BHW is None:
+            raise ValueError(
+                f"mask {instruments.mask!r} needs the object's mask in the first frame: give first_mask_BHW"
+            )
+        if video.num_frames <= instruments.flow_stride:
+            raise ValueError(
+                f"a clip of {video.num_frames} frames has no pair {instruments.flow_stride} frames apart: lower flow_stride"
+            )
+        self.video = video if grad else video.detached()
+        self.instruments = instruments
+        self.grad = grad
+
+    @property
+    def batch_size(self) -> int:
+        return self.video.batch_size
+
+    @_once
+    def flow_BSHW2(self) -> Tensor | None:
+        """Flow over `flow_stride` frames, px; None without a flow estimator."""
+        flow = self.instruments.flow
+        return None if flow is None else flow(self.video.frames_BTCHW, stride=self.instruments.flow_stride)
+
+    @_once
+    def depth(self) -> Depth | None:
+        """Depth and mask logits by the depth estimator; None without one."""
+        estimate = self.instruments.depth
+        return None if estimate is None else estimate(self.video.frames_BTCHW)
+
+    @_once
+    def mask_BTHW(self) -> Tensor:
+        """Soft object mask in [0, 1], by the method that the instruments name."""
+        if self.instruments.mask == "segmenter":
+            if self.depth.mask_logits_BTHW is None:
+                raise ValueError("mask segmenter: the depth estimator gives no mask: choose appearance or propagated")
+            return masks.segmenter(self.depth.mask_logits_BTHW)
+        first_mask = self.video.first_mask_BHW
+        assert first_mask is not None
+        if self.instruments.mask == "propagated":
+            return masks.propagated(first_mask, self.flow_BSHW2)
+        return masks.by_appearance(self.video.frames_BTCHW, first_mask)
+
+    @_once
+    def image_track(self) -> ImageTrack:
+        """The object in pixels."""
+        metric = self.depth is not None and self.depth.metric
+        depth = self.depth.depth_BTHW if metric else None
+        if depth is not None and not self.instruments.depth_gradient:
+            depth = depth.detach()
+        return track_in_image(
+            self.mask_BTHW,
+            first_mask_BHW=self.video.first_mask_BHW,
+            flow_BSHW2=self.flow_BSHW2,
+            stride=self.instruments.flow_stride,
+            depth_BTHW=depth,
+            camera=self.video.camera,
+        )
+
+    @property
+    def no_metres(self) -> str | None:
+        """Why nothing can be said in metres, or None. Costs no measurement."""
+        if self.video.camera is None:
+            return "the camera is unknown"
+        if self.instruments.depth is None:
+            return "there is no depth estimator"
+        if getattr(self.instruments.depth, "metric", True) is False:
+            return "the depth estimator gives relative depth"
+        return None
+
+    def camera_for_metres(self) -> Camera:
+        """The camera, or a ValueError that says why metres are refused."""
+        why = self.no_metres
+        if why is not None:
+            raise ValueError(
+                f"metres per second squared are refused: {why}. Give a camera and metric depth, or use a unit-free reward"
+            )
+        assert self.video.camera is not None
+        return self.video.camera
+
+    @_once
+    def arc(self) -> Arc:
+        """The first free flight of every clip; detached."""
+        with torch.no_grad():
+            camera, image, times = self.camera_for_metres(), self.image_track, self.video.times_BT
+            line = self._line(image.weight_BT)
+            track = track_in_world(image, camera, line, times, self.instruments.flow_stride)
+            right = camera.world_from_camera_B44[:, None, :3, 0].to(track.position_BT3)
+            lateral = (track.position_BT3 * right).sum(-1)
+            return find_arc(
+                time_BT=times,
+                position_BTD=torch.stack((lateral, track.position_BT3[..., 2]), dim=-1),
+                weight_BT=image.weight_BT,
+                sigma_floor_B=self.instruments.centroid_noise_px * track.metres_per_px_BT.median(dim=1).values,
+                min_frames=self.instruments.min_frames,
+                reasons=self._unseen(),
+            )
+
+    @_once
+    def track(self) -> Track:
+        """The object in metres, its distance fitted once over the free flight."""
+        camera = self.camera_for_metres()
+        flying = self.arc.weights_BT.sum(1, keepdim=True) > 0
+        line = self._line(torch.where(flying, self.arc.weights_BT, self.image_track.weight_BT))
+        return track_in_world(self.image_track, camera, line, self.video.times_BT, self.instruments.flow_stride)
+
+    @_once
+    def fit(self) -> ArcFit:
+        """Constant acceleration fitted to the free flight, with its covariance and the reason where there is none."""
+        track, arc = self.track, self.arc
+        weight = arc.weights_BT * track.weight_BT.to(arc.weights_BT)
+        metres_per_px = (weight * track.metres_per_px_BT).sum(1) / weight.sum(1).clamp(min=1e-6)
+        metres_per_px = torch.where(metres_per_px > 0, metres_per_px, torch.ones_like(metres_per_px))
+        fit = fit_arc(
+            time_BT=track.time_BT,
+            position_BTD=track.position_BT3,
+            weight_BT=weight,
+            sigma_position_B=arc.sigma_B,
+            displacement_BSD=track.displacement_BS3,
+            sigma_displacement_B=self.instruments.flow_noise_px * metres_per_px,
+            stride=self.instruments.flow_stride,
+            min_frames=self.instruments.min_frames,
+            reasons=arc.reasons,
+        )
+        return fit.with_scale_error(track.scale_sd_B)
+
+    @_once
+    def visibility_B(self) -> Tensor:
+        """How much of the object is seen over the clip, in [0, 1], differentiable: mean over frames of 1.25 v / (v + 0.25)
+        with v the share of the object's usual area, so that the last sliver of an object counts most."""
+        seen = self.image_track.visible_BT
+        return (1.25 * seen / (seen + 0.25)).mean(dim=1)
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why each clip cannot be measured in metres, None where it can."""
+        return self.fit.reasons
+
+    def _line(self, weight_BT: Tensor) -> Line:
+        camera, image = self.camera_for_metres(), self.image_track
+        if image.centre_depth_BT is None:
+            raise ValueError("metres per second squared are refused: the depth estimator gave relative depth")
+        # Where the pixel lies within the arc's parabola is the position's business: distance takes it detached.
+        distance = horizontal_distance(camera, image.centroid_BT2.detach(), image.centre_depth_BT)
+        return fit_distance(
+            distance,
+            self.video.times_BT,
+            weight_BT,
+            speed_sd_m_s=self.instruments.line_of_sight_speed_m_s,
+            bias_sd=self.instruments.depth_bias,
+        )
+
+    def _unseen(self) -> list[str | None]:
+        image, reasons = self.image_track, []
+        enough = (image.weight_BT > 0.1).sum(1) >= self.instruments.min_frames
+        seen = (image.visible_BT.detach() > 0.5).sum(1) >= self.instruments.min_frames
+        camera = self.camera_for_metres()
+        axis_is_level = camera.world_from_camera_B44[:, 2, 2].abs() < 0.9
+        for clip in range(self.batch_size):
+            if not axis_is_level[clip]:
+                reasons.append("camera looks along the fall: steeper than 64 degrees")
+            elif enough[clip]:
+                reasons.append(None)
+            else:
+                reasons.append("object leaves the picture" if seen[clip] else "object not visible in enough frames")
+        return reasons

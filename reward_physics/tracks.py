@@ -1,0 +1,388 @@
+"""From masks, flow and depth to the object's track, first in pixels (ImageTrack), then in metres (Track).
+
+A detached window follows the object from frame to frame, so that far spurious mask pixels do not pull it; inside the
+window the centroid, the area and the mean flow are differentiable.
+
+Axes: B clips, T frames, S pairs of frames (S = T - stride), H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reward_physics.camera import Camera
+from reward_physics.masks import eroded
+
+_EDGE_PX = 1.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageTrack:
+    """The object in the image.
+
+    Args:
+        centroid_BT2: mask-weighted centroid (u, v), px.
+        area_BT: soft mask area inside the window, px^2.
+        visible_BT: area over the object's usual area, clamped to [0, 1]; differentiable.
+        weight_BT: trust in each frame's centroid in [0, 1], detached: seen, whole, not cut by the image's border.
+        flow_BS2: robust mean flow over the object from frame s to s + stride, px; None without flow.
+        surface_depth_BT: mean z-depth of the visible surface, m; None without depth.
+        centre_depth_BT: the same moved to the object's centre; None without depth or camera.
+        radius_px_BT: radius of the disc of the same area, px, detached.
+        window_BTHW: where the object was looked for, detached.
+    """
+
+    centroid_BT2: Tensor
+    area_BT: Tensor
+    visible_BT: Tensor
+    weight_BT: Tensor
+    flow_BS2: Tensor | None
+    surface_depth_BT: Tensor | None
+    centre_depth_BT: Tensor | None
+    radius_px_BT: Tensor
+    window_BTHW: Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Track:
+    """The object in the world: metres, seconds, z up.
+
+    Args:
+        position_BT3: the object's centre, m.
+        displacement_BS3: its displacement by flow from frame s to s + stride, m; None without flow.
+        time_BT: s.
+        weight_BT: trust in [0, 1], detached.
+        distance_BT: horizontal distance from the camera that the positions were placed at, m.
+        metres_per_px_BT: size of a pixel at the object, m, detached.
+        scale_sd_B: relative standard error of that distance, detached.
+        image: the track in pixels it was made from.
+    """
+
+    position_BT3: Tensor
+    displacement_BS3: Tensor | None
+    time_BT: Tensor
+    weight_BT: Tensor
+    distance_BT: Tensor
+    metres_per_px_BT: Tensor
+    scale_sd_B: Tensor
+    image: ImageTrack
+
+    @property
+    def centroid_BT2(self) -> Tensor:
+        return self.image.centroid_BT2
+
+    @property
+    def depth_BT(self) -> Tensor | None:
+        return self.image.centre_depth_BT
+
+    @property
+    def visible_BT(self) -> Tensor:
+        return self.image.visible_BT
+
+    @property
+    def area_BT(self) -> Tensor:
+        return self.image.area_BT
+
+
+def track_in_image(
+    mask_BTHW: Tensor,
+    *,
+    first_mask_BHW: Tensor | None = None,
+    flow_BSHW2: Tensor | None = None,
+    stride: int = 1,
+    depth_BTHW: Tensor | None = None,
+    camera: Camera | None = None,
+) -> ImageTrack:
+    """Follow one object through soft masks.
+
+    Args:
+        mask_BTHW: soft masks in [0, 1].
+        first_mask_BHW: the object in the first frame; without it the heaviest blob of the first mask.
+        flow_BSHW2: flow over `stride` frames, px.
+        stride: frames between the two ends of the flow.
+        depth_BTHW: metric z-depth, m.
+        camera: needed to move depth from the surface to the centre.
+    """
+    uv_HW2 = _pixel_centres(mask_BTHW)
+    window = follow(mask_BTHW.detach(), first_mask_BHW, None if flow_BSHW2 is None else flow_BSHW2.detach(), stride)
+    inside = mask_BTHW * window
+    area = inside.sum((2, 3))
+    centre = (window[..., None] * uv_HW2).sum((2, 3)) / window.sum((2, 3)).clamp(min=1e-6)[..., None]
+    # An empty mask leaves the window's own centre: no division by zero, no gradient.
+    centroid = ((inside[..., None] * uv_HW2).sum((2, 3)) + 1e-4 * centre) / (area + 1e-4)[..., None]
+    usual_B = _usual_area(area.detach(), first_mask_BHW)
+    visible = (area / usual_B[:, None]).clamp(0, 1)
+    weight = _trust(inside.detach(), area.detach(), usual_B)
+    flow = None if flow_BSHW2 is None else _object_flow(flow_BSHW2, inside.detach()[:, : flow_BSHW2.shape[1]])
+    radius = (area.detach().clamp(min=1e-6) / math.pi).sqrt()
+    surface = centre_depth = None
+    if depth_BTHW is not None:
+        surface, kept = _object_depth(depth_BTHW, inside.detach())
+        if camera is not None:
+            centre_depth = surface_to_centre(surface, radius, kept, camera.focal_px_B[:, None].to(surface))
+    return ImageTrack(
+        centroid_BT2=centroid,
+        area_BT=area,
+        visible_BT=visible,
+        weight_BT=weight,
+        flow_BS2=flow,
+        surface_depth_BT=surface,
+        centre_depth_BT=centre_depth,
+        radius_px_BT=radius,
+        window_BTHW=window,
+    )
+
+
+@torch.no_grad()
+def follow(mask_BTHW: Tensor, first_mask_BHW: Tensor | None, flow_BSHW2: Tensor | None, stride: int) -> Tensor:
+    """Detached windows (B, T, H, W) around the object: flat over it, then falling to zero.
+
+    Each frame starts where flow (or the last step) carries the object and settles by mean shift, first in a wide window,
+    then in one of the object's size. Where the window holds almost nothing, the heaviest blob of the frame is taken.
+    """
+    batch, frames, height, width = mask_BTHW.shape
+    uv = _pixel_centres(mask_BTHW)
+    start_mask = mask_BTHW[:, 0] if first_mask_BHW is None else first_mask_BHW.to(mask_BTHW)
+    if first_mask_BHW is None:
+        start_mask = start_mask * _disc(_heaviest(start_mask), uv, torch.full_like(start_mask[:, 0, 0], 0.2 * height))
+    centre, radius, usual = _blob(start_mask, uv)
+    windows = [_disc(centre, uv, radius)]
+    speed = torch.zeros_like(centre)
+    for t in range(1, frames):
+        if flow_BSHW2 is not None:
+            pair = min(max(t - 1, 0), flow_BSHW2.shape[1] - 1)
+            grip = mask_BTHW[:, t - 1] * windows[-1]
+            held = grip.sum((1, 2))
+            moved = (flow_BSHW2[:, pair] * grip[..., None]).sum((1, 2)) / held.clamp(min=1e-6)[:, None] / stride
+            speed = torch.where((held > 0.1 * usual)[:, None], moved, speed)
+        guess = centre + speed
+        reach = radius + 3 + 0.5 * speed.norm(dim=-1)
+        for spread in (reach, radius + 1, radius):
+            guess, mass = _shift(mask_BTHW[:, t], guess, uv, spread)
+        lost = mass < 0.25 * usual
+        if lost.any():
+            again, found = _shift(mask_BTHW[:, t], _heaviest(mask_BTHW[:, t]), uv, radius)
+            better = lost & (found > 0.5 * usual)
+            guess = torch.where(better[:, None], again, guess)
+        if flow_BSHW2 is None:
+            speed = guess - centre
+        centre = guess
+        windows.append(_disc(centre, uv, radius))
+    return torch.stack(windows, dim=1)
+
+
+def surface_to_centre(surface_m: Tensor, radius_px: Tensor, kept: Tensor, focal_px: Tensor) -> Tensor:
+    """Depth of a ball's centre from the mean depth of its visible surface.
+
+    Over the disc of radius e r in the middle of a ball of radius r, the surface is nearer than the centre by
+    r (2/3) (1 - (1 - e^2)^(3/2)) / e^2 on average: 2/3 r over the whole disc (e = 1), r in its middle (e = 0). With
+    r = radius_px z / f. Boxes, cylinders and capsules are treated as balls of the same area.
+
+    Args:
+        surface_m: mean z-depth of the surface, m.
+        radius_px: radius of the disc of the object's area, px.
+        kept: e^2, the share of the area over which the mean was taken, in [0, 1].
+        focal_px: px.
+    """
+    e2 = kept.clamp(1e-3, 1.0)
+    nearer = (2 / 3) * (1 - (1 - e2).clamp(min=0) ** 1.5) / e2
+    return surface_m / (1 - (nearer * radius_px / focal_px).clamp(max=0.5))
+
+
+def horizontal_distance(camera: Camera, uv_px: Tensor, depth_m: Tensor) -> Tensor:
+    """Distance from the camera along the horizontal part of its optical axis, m, of pixels (B, T, 2) at z-depth (B, T)."""
+    offset = camera.unproject(uv_px, depth_m) - _origin(camera).to(depth_m)[:, None]
+    return (offset * _forward(camera).to(depth_m)[:, None]).sum(-1)
+
+
+def place_at_distance(camera: Camera, uv_px: Tensor, distance_m: Tensor) -> Tensor:
+    """World points (B, T, 3) seen at pixels (B, T, 2) at a horizontal distance (B, T) from the camera."""
+    unit = torch.ones_like(uv_px[..., 0])
+    along = horizontal_distance(camera, uv_px, unit).clamp(min=0.05)
+    return camera.unproject(uv_px, distance_m / along)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Line:
+    """Horizontal distance over one arc, D(t) = distance + slope (t - t_mid), and the relative standard error of D."""
+
+    distance_B: Tensor
+    slope_B: Tensor
+    mid_time_B: Tensor
+    relative_sd_B: Tensor
+
+    def at(self, time_BT: Tensor) -> Tensor:
+        tau = (time_BT - self.mid_time_B[:, None]).to(self.distance_B)
+        return (self.distance_B[:, None] + self.slope_B[:, None] * tau).clamp(min=0.05)
+
+
+def fit_distance(
+    distance_BT: Tensor, time_BT: Tensor, weight_BT: Tensor, *, speed_sd_m_s: float, bias_sd: float
+) -> Line:
+    """One line through the distances of an arc.
+
+    In free flight the horizontal distance changes linearly in time whatever the camera's pitch, which the z-depth does
+    not. The slope is shrunk towards zero by a prior of standard deviation `speed_sd_m_s`: noisy depth would otherwise read
+    as motion along the line of sight, and through perspective as acceleration.
+
+    Args:
+        distance_BT: horizontal distance in every frame, m.
+        time_BT: s.
+        weight_BT: weights of the arc's frames, detached.
+        speed_sd_m_s: prior of the speed along the line of sight; 0 keeps the distance constant.
+        bias_sd: relative standard deviation of the instrument's own scale error.
+    """
+    weight, time = weight_BT.detach().double(), time_BT.double()
+    distance = torch.where(weight > 0, distance_BT.double(), torch.ones_like(time))
+    total = weight.sum(1).clamp(min=1e-9)
+    mid = (weight * time).sum(1) / total
+    tau = time - mid[:, None]
+    robust, slope = weight, torch.zeros_like(total)
+    for _ in range(4):
+        mass = robust.sum(1).clamp(min=1e-9)
+        mean = (robust * distance).sum(1) / mass
+        centred = tau - ((robust * tau).sum(1) / mass)[:, None]
+        moment = (robust * centred.square()).sum(1).clamp(min=1e-12)
+        raw = (robust * centred * (distance - mean[:, None])).sum(1) / moment
+        residual = (distance - mean[:, None] - raw[:, None] * centred).detach()
+        variance = (robust * residual.square()).sum(1) / (mass - 2).clamp(min=1) + (0.005 * mean.detach()).square()
+        # Depth errors of neighbouring frames are alike: three frames count as one.
+        noise_of_slope = 3 * variance / moment
+        prior = torch.full_like(noise_of_slope, speed_sd_m_s**2)
+        slope = raw * (prior / (prior + noise_of_slope))
+        at_mid = mean - slope * ((robust * tau).sum(1) / mass)
+        robust = weight * (1 - residual.square() / (16 * variance[:, None])).clamp(min=0).square()
+    relative = (3 * variance / mass.clamp(min=1)).sqrt() / mean.detach().abs().clamp(min=1e-6)
+    return Line(
+        distance_B=at_mid,
+        slope_B=slope,
+        mid_time_B=mid,
+        relative_sd_B=(relative.square() + bias_sd**2).sqrt().detach(),
+    )
+
+
+def track_in_world(image: ImageTrack, camera: Camera, line: Line, time_BT: Tensor, stride: int) -> Track:
+    """Unproject the image track at the horizontal distances of `line`."""
+    distance = line.at(time_BT).to(image.centroid_BT2)
+    position = place_at_distance(camera, image.centroid_BT2, distance)
+    displacement = None
+    if image.flow_BS2 is not None and image.surface_depth_BT is not None and image.centre_depth_BT is not None:
+        start = image.centroid_BT2[:, :-stride]
+        # The visible surface is nearer than the centre, so its pixels move farther than the centre does.
+        nearer = (image.surface_depth_BT / image.centre_depth_BT).detach()[:, :-stride, None]
+        end = place_at_distance(camera, start + image.flow_BS2 * nearer, distance[:, stride:])
+        displacement = end - position[:, :-stride]
+    with torch.no_grad():
+        right = image.centroid_BT2 + image.centroid_BT2.new_tensor([1.0, 0.0])
+        per_px = (place_at_distance(camera, right, distance) - position).norm(dim=-1)
+    return Track(
+        position_BT3=position,
+        displacement_BS3=displacement,
+        time_BT=time_BT,
+        weight_BT=image.weight_BT,
+        distance_BT=distance,
+        metres_per_px_BT=per_px,
+        scale_sd_B=line.relative_sd_B,
+        image=image,
+    )
+
+
+def _origin(camera: Camera) -> Tensor:
+    return camera.world_from_camera_B44[:, :3, 3]
+
+
+def _forward(camera: Camera) -> Tensor:
+    """Horizontal unit vector along the optical axis, (B, 3)."""
+    axis = camera.world_from_camera_B44[:, :3, 2] * camera.intrinsics_B33.new_tensor([1.0, 1.0, 0.0])
+    return axis / axis.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+
+
+def _pixel_centres(image_BTHW: Tensor) -> Tensor:
+    height, width = image_BTHW.shape[-2:]
+    v = torch.arange(height, dtype=image_BTHW.dtype, device=image_BTHW.device) + 0.5
+    u = torch.arange(width, dtype=image_BTHW.dtype, device=image_BTHW.device) + 0.5
+    return torch.stack((u.expand(height, -1), v[:, None].expand(-1, width)), dim=-1)
+
+
+def _disc(centre_B2: Tensor, uv_HW2: Tensor, radius_B: Tensor) -> Tensor:
+    distance = (uv_HW2 - centre_B2[:, None, None]).norm(dim=-1)
+    return ((radius_B[:, None, None] + _EDGE_PX - distance) / _EDGE_PX).clamp(0, 1)
+
+
+def _shift(mask_BHW: Tensor, centre_B2: Tensor, uv: Tensor, radius_B: Tensor) -> tuple[Tensor, Tensor]:
+    """One mean shift: the centroid of the mask in a disc, and the mass found there."""
+    weight = mask_BHW * _disc(centre_B2, uv, radius_B)
+    mass = weight.sum((1, 2))
+    mean = (weight[..., None] * uv).sum((1, 2)) / mass.clamp(min=1e-6)[:, None]
+    return torch.where((mass > 1e-3)[:, None], mean, centre_B2), mass
+
+
+def _heaviest(mask_BHW: Tensor) -> Tensor:
+    """Centre (B, 2) of the neighbourhood that holds the most mask."""
+    width = mask_BHW.shape[-1]
+    size = max(3, (width // 16) * 2 + 1)
+    index = F.avg_pool2d(mask_BHW[:, None], size, stride=1, padding=size // 2).flatten(1).argmax(1)
+    return torch.stack((index % width + 0.5, torch.div(index, width, rounding_mode="floor") + 0.5), dim=-1).to(mask_BHW)
+
+
+def _blob(mask_BHW: Tensor, uv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Centre, window radius (the object's longest half-axis and some margin) and area of the start mask."""
+    area = mask_BHW.sum((1, 2))
+    centre = (mask_BHW[..., None] * uv).sum((1, 2)) / area.clamp(min=1e-6)[:, None]
+    offset = uv - centre[:, None, None]
+    moments = torch.einsum("bhw,bhwi,bhwj->bij", mask_BHW, offset, offset) / area.clamp(min=1e-6)[:, None, None]
+    trace, det = moments.diagonal(dim1=1, dim2=2).sum(-1), torch.linalg.det(moments)
+    longest = trace / 2 + (trace.square() / 4 - det).clamp(min=0).sqrt()
+    return centre, 1.1 * 2 * longest.clamp(min=0.25).sqrt() + 0.75, area
+
+
+def _usual_area(area_BT: Tensor, first_mask_BHW: Tensor | None) -> Tensor:
+    """The area the object should show: that of the first mask, or the median of the frames."""
+    if first_mask_BHW is not None:
+        return first_mask_BHW.to(area_BT).sum((1, 2)).clamp(min=1.0)
+    return area_BT.median(dim=1).values.clamp(min=1.0)
+
+
+def _trust(inside_BTHW: Tensor, area_BT: Tensor, usual_B: Tensor) -> Tensor:
+    """1 for a whole object inside the frame; 0 where under 40 % of it is seen or the border cuts it."""
+    seen = ((area_BT / usual_B[:, None] - 0.4) / 0.2).clamp(0, 1)
+    top, bottom = inside_BTHW[:, :, 0].sum(-1), inside_BTHW[:, :, -1].sum(-1)
+    left, right = inside_BTHW[..., 0].sum(-1), inside_BTHW[..., -1].sum(-1)
+    cut = top + bottom + left + right
+    return seen * (cut < 0.75)
+
+
+def _object_flow(flow_BSHW2: Tensor, inside_BSHW: Tensor) -> Tensor:
+    """Robust mean flow over the object: detached weights (eroded mask, Cauchy's on the residual), differentiable flow."""
+    batch, pairs, height, width = inside_BSHW.shape
+    core = eroded(inside_BSHW.reshape(-1, 1, height, width)).reshape(inside_BSHW.shape)
+    thin = (core.sum((2, 3), keepdim=True) < 3).to(core)
+    base = (thin * inside_BSHW.square() + (1 - thin) * core) + 1e-8
+    weight, flow = base, flow_BSHW2.detach()
+    for _ in range(3):
+        mean = (flow * weight[..., None]).sum((2, 3)) / weight.sum((2, 3))[..., None]
+        squared = (flow - mean[:, :, None, None]).square().sum(-1)
+        spread = (weight * squared).sum((2, 3)) / weight.sum((2, 3)) + 0.01
+        weight = base / (1 + squared / (2 * spread[..., None, None]))
+    return (flow_BSHW2 * weight[..., None]).sum((2, 3)) / weight.sum((2, 3))[..., None]
+
+
+def _object_depth(depth_BTHW: Tensor, inside_BTHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Robust mean depth over the eroded object, and the share of the object's area that it was taken over."""
+    batch, frames, height, width = inside_BTHW.shape
+    core = eroded(inside_BTHW.reshape(-1, 1, height, width)).reshape(inside_BTHW.shape)
+    thin = (core.sum((2, 3), keepdim=True) < 3).to(core)
+    base = thin * inside_BTHW.square() + (1 - thin) * core + 1e-8
+    weight, depth = base, depth_BTHW.detach()
+    for _ in range(3):
+        mean = (depth * weight).sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True)
+        squared = (depth - mean).square()
+        spread = (weight * squared).sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True)
+        weight = base / (1 + squared / (4 * spread + (0.01 * mean).square()))
+    kept = base.sum((2, 3)) / inside_BTHW.sum((2, 3)).clamp(min=1e-6)
+    return (depth_BTHW * weight).sum((2, 3)) / weight.sum((2, 3)), kept.clamp(0, 1)
