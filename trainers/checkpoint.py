@@ -214,27 +214,27 @@ class averaged:
                 self.state.weights[name].copy_(value)
 
 
-def prepare_output_dir(output_dir: str | Path, *, overwrite: bool, resume: bool) -> None:
-    """Make the run's folder.
-
-    Raises:
-        ValueError: it holds something and neither overwriting nor resuming was asked for, or it is no run's folder.
-    """
+def check_output_dir(output_dir: str | Path, *, overwrite: bool, resume: bool) -> None:
+    """Raise ValueError where `output_dir` holds something that the run would mix with or must not throw away."""
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir {folder} is a file: choose another output_dir")
-    if folder.exists() and any(folder.iterdir()) and not resume:
-        if not overwrite:
-            raise ValueError(
-                f"output_dir {folder} exists and is not empty: set overwrite_output_dir, resume_from_checkpoint: auto, "
-                "or another output_dir"
-            )
-        if not (folder / "config.yaml").is_file():
-            raise ValueError(
-                f"output_dir {folder} was not written by a trainer, so it is not overwritten: empty it yourself"
-            )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.exists() or resume or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise ValueError(
+            f"output_dir {folder} exists and is not empty: set overwrite_output_dir, resume_from_checkpoint: auto, "
+            "or another output_dir"
+        )
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"output_dir {folder} was not written by a trainer and is not overwritten: empty it yourself")
+
+
+def make_output_dir(output_dir: str | Path, *, resume: bool) -> None:
+    """Make the run's folder, empty unless the run is resumed; `check_output_dir` has agreed."""
+    if not resume:
+        shutil.rmtree(output_dir, ignore_errors=True)
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
 
 
 def check_disk(output_dir: str | Path, needed_bytes: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
@@ -9,10 +11,11 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from trainers.models.base import VideoModel, lora_parameters
 
 
-def make_accelerator(gradient_accumulation_steps: int = 1) -> Accelerator:
-    """An Accelerator; without a GPU the processes talk through gloo."""
-    handlers = [] if torch.cuda.is_available() else [InitProcessGroupKwargs(backend="gloo")]
-    return Accelerator(kwargs_handlers=handlers, gradient_accumulation_steps=gradient_accumulation_steps)  # pyright: ignore[reportArgumentType]
+def make_accelerator() -> Accelerator:
+    """An Accelerator; without a GPU several processes talk through gloo."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    handlers = [InitProcessGroupKwargs(backend="gloo")] if several and not torch.cuda.is_available() else []
+    return Accelerator(kwargs_handlers=handlers)  # pyright: ignore[reportArgumentType]
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

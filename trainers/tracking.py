@@ -6,6 +6,8 @@ Axes: T frames, C colours, H rows, W columns.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import io
 import json
 import sys
@@ -103,12 +105,7 @@ class Wandb:
     """Weights & Biases, or trackio, which speaks the same language."""
 
     def __init__(self, library: str, run_name: str, config: dict[str, Any]) -> None:
-        import importlib
-
-        try:
-            self.api = importlib.import_module(library)
-        except ImportError as error:
-            raise ValueError(f"report_to names {library}, which is not installed: pip install {library}") from error
+        self.api = importlib.import_module(library)
         self.api.init(project="reward-physics", name=run_name, config=config)
 
     def metrics(self, values: dict[str, float], step: int) -> None:
@@ -152,14 +149,17 @@ class Trackers:
         self._each(lambda tracker: tracker.close())
 
 
+def check_trackers(names: list[str]) -> None:
+    """Raise ValueError where a named tracker is not installed."""
+    for name in names:
+        if name != "none" and importlib.util.find_spec(name) is None:
+            raise ValueError(f"report_to names {name}, which is not installed: pip install {name}")
+
+
 def open_trackers(
     names: list[str], folder: str | Path, run_name: str | None, config: dict[str, Any], *, resumed_step: int = 0
 ) -> Trackers:
-    """Start the named trackers beside the metrics file.
-
-    Raises:
-        ValueError: a tracker that is not installed.
-    """
+    """Start the named trackers beside the metrics file; `check_trackers` has agreed."""
     folder = Path(folder)
     run_name = run_name or folder.name
     trackers: list[Tracker] = [MetricsFile(folder, resumed_step)]
@@ -168,8 +168,6 @@ def open_trackers(
             trackers.append(TensorBoard(folder, run_name, config))
         elif name in ("wandb", "trackio"):
             trackers.append(Wandb(name, run_name, config))
-        elif name != "none":
-            raise ValueError(f"report_to must name tensorboard, trackio, wandb or none, got {name}")
     return Trackers(trackers)
 
 

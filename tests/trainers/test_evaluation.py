@@ -1,0 +1,268 @@
+"""Evaluation on painted falls: scenes of drops ray-cast without OpenGL, a flat object before a striped wall."""
+
+import dataclasses
+import json
+import math
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from data.drops import geometry, simulate
+from data.rows import make_row
+from data.scenes import Ranges, Scene, draw_scene
+from data.write import write_shard
+from reward_physics.depth import Depth
+from reward_physics.observation import Instruments, Observation
+from trainers.arms import parse_arms, run_settings
+from trainers.clips import ClipFolder
+from trainers.evaluation import EvaluationConfig, evaluate, gather_repeated, plain
+from trainers.models.tiny import tiny_ltx
+from trainers.readings import TrueScene, clip_figures, read
+from trainers.sample import request_for_row, rows_of_split
+from trainers.summary import describe, markdown_table, summary
+
+DISTANCE_M = 3.5
+RANGES = Ranges(
+    shapes=("sphere",),
+    kinds={"drop": 1.0},
+    size_m=(0.2, 0.22),
+    height_m=(1.2, 1.4),
+    distance_m=(DISTANCE_M, DISTANCE_M),
+    pitch_deg=(0.0, 0.0),
+    fov_deg=(44.0, 46.0),
+)
+
+
+def scene_of(seed: int) -> Scene:
+    """A drop from rest in the plane that the camera looks at squarely."""
+    scene = draw_scene(seed, RANGES)
+    body = scene.bodies[0]
+    level = dataclasses.replace(body, position_m=(body.position_m[0], 0.0, body.position_m[2]))
+    return dataclasses.replace(scene, bodies=(level,))
+
+
+def paint(scene: Scene) -> np.ndarray:
+    """frames_THW3: the object red, the rest grey stripes."""
+    mask_THW = geometry(scene, simulate(scene)).mask_THW
+    frames = np.full((*mask_THW.shape, 3), 120, np.uint8)
+    frames[:, :, ::8] = 150
+    frames[mask_THW == 1] = (220, 30, 30)
+    return frames
+
+
+class PlaneJudge:
+    """A recipe whose instruments know that the object falls in the plane at DISTANCE_M and that it is red."""
+
+    def __init__(self, bias: float = 1.0) -> None:
+        self.instruments = Instruments(flow=None, depth=self.depth, mask="appearance")
+        self.bias = bias
+
+    def depth(self, frames_BTCHW, camera=None):
+        shape = (*frames_BTCHW.shape[:2], *frames_BTCHW.shape[-2:])
+        return Depth(depth_BTHW=torch.full(shape, (DISTANCE_M - 0.14) * self.bias), metric=True)
+
+    def judge(self, video, columns, grad):
+        observation = Observation(video, self.instruments, grad=grad)
+        measurable_B = observation.fit.measurable_B
+        return types.SimpleNamespace(
+            total_B=torch.zeros(video.batch_size),
+            terms={},
+            measurable_B=measurable_B,
+            reasons=observation.reasons,
+            observation=observation,
+        )
+
+
+INSTRUMENTS = {"reward": PlaneJudge(bias=1.02), "judge": PlaneJudge()}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A split `heldout` of four falls and a tiny random model."""
+    root = tmp_path_factory.mktemp("falls")
+    rows = []
+    for seed in range(4):
+        scene = scene_of(seed)
+        motion = simulate(scene)
+        rows.append(make_row(scene, "heldout", motion, geometry(scene, motion), paint(scene)))
+    (root / "heldout").mkdir()
+    write_shard(rows, root / "heldout" / "clips-0.parquet")
+    tiny_ltx(root / "model")
+    return root
+
+
+def config(world, tmp_path, **changes) -> EvaluationConfig:
+    base = {
+        "model": str(world / "model"),
+        "dataset": str(world),
+        "scenes": 3,
+        "num_inference_steps": 1,
+        "output_dir": str(tmp_path / "out"),
+    }
+    return EvaluationConfig(**(base | changes))
+
+
+def clips_under(world, folder, change) -> str:
+    """A folder of sampled clips in which scene number i shows change(scene, i)."""
+    store = ClipFolder(folder, {"made": "by hand"})
+    for number, row in enumerate(rows_of_split("heldout", scenes=4, at_rest=True, root=world)):
+        frames = change(Scene.from_json(str(row["scene"])), number)
+        frames_TCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+        store.write(request_for_row(row, 0).sample, frames_TCHW)
+    return str(folder)
+
+
+def test_true_clips_measure_true_and_keep_their_shape(world, tmp_path):
+    found = evaluate(config(world, tmp_path, arm=["truth"]), instruments=INSTRUMENTS).record["arms"]["truth"]["summary"]
+    assert found["judge"]["measurable"] == 1.0
+    assert found["judge"]["g_error"].estimate < 0.05
+    assert found["judge"]["within"].estimate == 1.0
+    assert 0.9 < found["judge"]["area_ratio"] < 1.1
+    assert found["judge"]["aligned_iou"] > 0.9
+    assert found["judge"]["trajectory_l2_m"] < 0.05
+    # both look at the same pixels; the reward's metres are 2 % longer
+    assert found["disagreement"] == pytest.approx(0.02, abs=0.005)
+    assert found["background_psnr_db"] > 40
+
+
+def test_a_slow_fall_is_wrong_in_motion_and_right_in_shape(world, tmp_path):
+    slow = clips_under(world, tmp_path / "slow", lambda scene, _: paint(scene.with_gravity(4.0)))
+    evaluation = evaluate(config(world, tmp_path, arm=[f"slow={slow}"]), instruments=INSTRUMENTS)
+    found = evaluation.record["arms"]["slow"]["summary"]
+    assert evaluation.g("slow").median().item() == pytest.approx(4.0, rel=0.05)
+    assert found["judge"]["g_error"].estimate == pytest.approx(1 - 4 / 9.81, abs=0.04)
+    assert found["judge"]["within"].estimate == 0.0
+    assert found["judge"]["iou"] < 0.5
+    assert found["judge"]["aligned_iou"] > 0.9
+    assert 0.9 < found["judge"]["area_ratio"] < 1.1
+
+
+def test_the_paired_difference_is_between_the_same_scenes(world, tmp_path):
+    slow = clips_under(world, tmp_path / "slow", lambda scene, number: paint(scene.with_gravity(3.0 + number)))
+    fast = clips_under(world, tmp_path / "fast", lambda scene, number: paint(scene.with_gravity(5.0 + number)))
+    arms = [f"slow={slow}", f"fast={fast}", f"same={slow}"]
+    evaluation = evaluate(config(world, tmp_path, arm=arms), instruments=INSTRUMENTS)
+    found = evaluation.record["comparisons"]
+    assert evaluation.record["against"] == "slow"
+    assert found["fast"]["judge_g_m_s2"].estimate == pytest.approx(2.0, abs=0.2)
+    assert found["fast"]["judge_g_m_s2"].excludes(0.0)
+    assert found["same"]["judge_g_m_s2"].estimate == 0.0
+    assert "+2." in describe(found["fast"]["judge_g_m_s2"]) or "+1.9" in describe(found["fast"]["judge_g_m_s2"])
+    assert found["same"]["judge_aligned_iou_ratio"] == pytest.approx(1.0)
+
+
+def test_a_vanished_object_is_a_miss_and_pays(world, tmp_path):
+    def vanish(scene, number):
+        frames = paint(scene)
+        if number == 0:
+            frames[2:] = frames[-1, :1]  # every row like the topmost: no object
+        return frames
+
+    path = clips_under(world, tmp_path / "vanish", vanish)
+    evaluation = evaluate(config(world, tmp_path, arm=[f"vanish={path}"]), instruments=INSTRUMENTS)
+    arm = evaluation.record["arms"]["vanish"]
+    assert arm["summary"]["judge"]["measurable"] == pytest.approx(2 / 3)
+    assert arm["summary"]["judge"]["within"].estimate == pytest.approx(2 / 3)
+    assert math.isnan(arm["clips"][0]["judge"]["g_m_s2"])
+    assert arm["clips"][0]["judge"]["reason"]
+    assert arm["clips"][0]["judge"]["trajectory_l2_m"] > 0.5
+
+
+def test_a_shrunken_object_shows_in_area_and_iou(world, tmp_path):
+    def shrink(scene, _):
+        body = scene.bodies[0]
+        return paint(dataclasses.replace(scene, bodies=(dataclasses.replace(body, size_m=body.size_m * 0.7),)))
+
+    row = rows_of_split("heldout", scenes=1, at_rest=True, root=world)[0]
+    scene = Scene.from_json(str(row["scene"]))
+    frames_TCHW = torch.from_numpy(shrink(scene, 0)).permute(0, 3, 1, 2).float() / 255
+    from trainers.evaluation import video_of
+
+    reading = read(PlaneJudge().judge(video_of([row], [frames_TCHW]), {}, False).observation)[0]
+    figures = clip_figures(frames_TCHW, {"reward": reading, "judge": reading}, TrueScene(scene), g_m_s2=9.81)
+    assert figures["judge"]["area_ratio"] == pytest.approx(0.49, abs=0.08)
+    assert figures["judge"]["aligned_iou"] == pytest.approx(0.49, abs=0.08)
+    assert figures["disagreement"] == 0.0
+
+
+def test_models_are_sampled_once_and_reported(world, tmp_path, capsys):
+    arms = ["truth", "autoencoder", "base"]
+    first = evaluate(config(world, tmp_path, arm=arms, scenes=2), instruments=INSTRUMENTS)
+    out = tmp_path / "out"
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
+    assert len(made) == 6
+    evaluate(config(world, tmp_path, arm=arms, scenes=2), instruments=INSTRUMENTS)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")} == made
+    record = json.loads((out / "evaluation.json").read_text())
+    assert [len(record["arms"][name]["clips"]) for name in arms] == [2, 2, 2]
+    assert record["arms"]["base"]["source"]["kind"] == "model"
+    page = (out / "report.html").read_text()
+    assert page.count("<video") == 6
+    for name in ("g_by_arm.png", "trajectories.png", "track.png", "strip_0.png"):
+        assert (out / name).stat().st_size > 1000
+        assert name in page
+    sources = [part.split('"')[0] for part in page.split('<video src="')[1:]]
+    assert all((out / source).exists() for source in sources)
+    assert markdown_table(first.record) == (out / "table.md").read_text().strip()
+
+
+def test_table_shows_what_was_measured(world, tmp_path):
+    slow = clips_under(world, tmp_path / "slow", lambda scene, _: paint(scene.with_gravity(4.0)))
+    lines = markdown_table(
+        evaluate(config(world, tmp_path, arm=["truth", f"slow={slow}"]), instruments=INSTRUMENTS).record
+    ).splitlines()
+    assert lines[0].startswith("| arm | measurable | g (m/s²), judge")
+    assert "within 15%" in lines[0]
+    assert lines[2].startswith("| truth | 100% |")
+    assert lines[3].startswith("| slow | 100% | ")
+    assert lines[3].count("|") == lines[0].count("|")
+
+
+def test_summary_of_scenes_with_several_seeds_counts_scenes():
+    def clip(scene, g):
+        one = {"g_m_s2": g, "g_error": abs(g - 9.81) / 9.81, "area_ratio": 1.0, "aligned_iou": 1.0, "iou": 1.0,
+               "trajectory_l2_m": 0.0, "published_l2_m": 0.0, "chamfer_px": 0.0}  # fmt: skip
+        picture = {"disagreement": 0.0, "background_psnr_db": 30.0, "sharpness": 1.0, "colour_shift": 0.0}
+        return {"scene": scene, "reward": one, "judge": one, **picture}
+
+    found = summary([clip("a", 9.81), clip("a", 9.81), clip("b", 2.0), clip("b", math.nan)], tolerance=0.15)
+    assert found["judge"]["within"].estimate == 0.5
+    assert found["judge"]["within"].count == 2
+    assert found["judge"]["measurable"] == 0.75
+
+
+def test_arms_are_parsed_and_bad_ones_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("num_inference_steps: 4\nadapter_sigma_range: [0.5, 1.0]\nseed: 1\n")
+    arms = parse_arms(["truth", "base", f"early={tmp_path / 'run'}"], num_inference_steps=8, guidance_scale=1.0)
+    assert [arm.kind for arm in arms] == ["truth", "model", "model"]
+    assert (arms[1].num_inference_steps, arms[2].num_inference_steps) == (8, 4)
+    assert arms[2].adapter_sigma_range == (0.5, 1.0)
+    assert run_settings(tmp_path) == {}
+    for text, message in [
+        ("tuned", "needs a path"),
+        ("a=absent", "nothing at absent"),
+        ("a/b=.", "letters"),
+        ("base", ""),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            parse_arms(["base", text], num_inference_steps=8, guidance_scale=1.0)
+
+
+def test_repeated_flags_are_gathered():
+    assert gather_repeated(["--arm", "a", "--scenes", "3", "--arm", "b=c", "d"], "--arm") == [
+        *("--scenes", "3"), *("--arm", "a", "b=c", "d"),
+    ]  # fmt: skip
+    assert gather_repeated(["--arm=a=b", "--at_rest"], "--arm") == ["--at_rest", "--arm", "a=b"]
+    assert gather_repeated(["--scenes", "3"], "--arm") == ["--scenes", "3"]
+
+
+def test_json_has_no_nan():
+    assert plain({"a": math.nan, "b": (1.5, math.inf), 3: "x"}) == {"a": None, "b": [1.5, None], "3": "x"}
+
+
+def test_arm_and_lora_together_are_refused(world, tmp_path):
+    with pytest.raises(ValueError, match="either arm or lora"):
+        evaluate(config(world, tmp_path, arm=["base"], lora="x"), instruments=INSTRUMENTS)

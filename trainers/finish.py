@@ -1,0 +1,111 @@
+"""What stands around a run: the plan before it, the LoRA with its model card after it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from ruamel.yaml import YAML
+
+from trainers.batches import Scenes
+from trainers.config import OROConfig
+from trainers.models.base import VideoModel, lora_parameters
+from trainers.rollout import choose_grad_steps, in_range
+from trainers.tracking import Trackers, draw_reward_curve, read_metrics
+
+
+def write_config(config: Any) -> None:
+    """config.yaml in the run's folder: the file that starts the same run again."""
+    with (Path(config.output_dir) / "config.yaml").open("w") as file:
+        YAML().dump(dataclasses.asdict(config), file)
+
+
+def print_plan(config: OROConfig, model: VideoModel, scenes: Scenes, per_step: int, resume: Path | None) -> None:
+    """Say what will be trained, on what, at which noise levels, and where it goes."""
+    lora = sum(weight.numel() for weight in lora_parameters(model.transformer).values())
+    total = sum(weight.numel() for weight in model.transformer.parameters())
+    example = scenes.batch([0])
+    height, width = example.video.height_px, example.video.width_px
+    frames = config.num_frames or example.video.num_frames
+    lines = {
+        "model": f"{config.model_name_or_path}: transformer {total - lora:,} weights, LoRA {lora:,}",
+        "clips": f"{frames} frames of {height} x {width} px at {example.video.fps_B[0]:g} fps, {len(scenes):,} scenes",
+        "rewards": f"{config.recipe}, weight {config.reward_weight:g}",
+        "steps": f"{config.max_steps} of {per_step} clips, learning rate {config.learning_rate:g}",
+        "output": f"{config.output_dir}" + (f", resumed from {resume}" if resume else ""),
+    }
+    for name, value in lines.items():
+        print(f"{name:8} {value}")
+    print("sigma    gradient adapter reference")
+    steps = config.num_inference_steps
+    carries = choose_grad_steps(config.grad_steps, steps, config.grad_steps_k, torch.Generator().manual_seed(0))
+    drawn = config.grad_steps in ("random", "one_step")
+    sigmas = plan_sigmas(model, config, scenes)
+    for i, sigma in enumerate(sigmas):
+        gradient = "drawn" if drawn else "yes" if i in carries else "-"
+        adapter = "on" if in_range(sigma, config.adapter_sigma_range) else "off"
+        near = config.reference_weight > 0 and in_range(sigma, config.reference_sigma_range)
+        print(f"{sigma:8.3f} {gradient:8} {adapter:7} {'yes' if near else '-'}")
+
+
+def plan_sigmas(model: VideoModel, config: OROConfig, scenes: Scenes) -> list[float]:
+    """The noise levels of the run's rollouts."""
+    from trainers.batches import clip_generators, condition_on
+
+    batch = scenes.batch([0])
+    condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers))
+    return model.schedule(config.num_inference_steps, condition).sigmas[:-1].tolist()
+
+
+def finish(config: OROConfig, model: VideoModel, metrics: dict[str, float], trackers: Trackers) -> None:
+    """Write the LoRA in the stock format with its card, draw the reward curve, upload where asked for."""
+    folder = Path(config.output_dir)
+    model.save_lora(folder)
+    (folder / "README.md").write_text(model_card(config, model, metrics))
+    lines = read_metrics(folder / "metrics.jsonl")
+    draw_reward_curve(lines, folder / "reward_curve.png")
+    trackers.image("reward_curve", folder / "reward_curve.png", config.max_steps)
+    trackers.close()
+    if config.push_to_hub:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        repository = api.create_repo(config.hub_model_id or folder.name, exist_ok=True).repo_id
+        wanted = ["*.safetensors", "README.md", "*.png", "config.yaml", "eval/*"]
+        api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=wanted)
+    print(f"LoRA, card and reward curve are in {folder}")
+
+
+def model_card(config: OROConfig, model: VideoModel, metrics: dict[str, float]) -> str:
+    """The README of the LoRA: base, recipe, settings, figures and how to load it."""
+    pipeline = type(getattr(model, "pipeline", None)).__name__
+    figures = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(metrics.items()))
+    low, high = config.adapter_sigma_range
+    only = "" if (low, high) == (0, 1) else f"\nThe adapter is meant for noise levels {low:g} to {high:g} alone.\n"
+    return f"""---
+base_model: {config.model_name_or_path}
+library_name: diffusers
+tags: [lora, video, physics, reinforcement-learning]
+---
+
+# LoRA on {config.model_name_or_path}
+
+Trained by ORO (the gradient of a differentiable reward through the rollout) with the recipe `{config.recipe}`,
+seed {config.seed}, {config.max_steps} steps, {config.num_inference_steps} denoising steps,
+guidance {config.guidance_scale:g}.
+{only}
+```python
+from diffusers import {pipeline}
+
+pipeline = {pipeline}.from_pretrained("{config.model_name_or_path}")
+pipeline.load_lora_weights("PATH_OF_THIS_FOLDER")
+```
+
+Every setting is in `config.yaml`. Figures at the last step:
+
+| figure | value |
+|---|---|
+{figures}
+"""
