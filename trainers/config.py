@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import re
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -35,7 +36,15 @@ def check_range(name: str, sigma_range: list[float]) -> None:
         raise ValueError(f"{name} must be two noise levels, 0 <= low <= high <= 1, got {sigma_range}")
 
 
-strict = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid"))
+C = TypeVar("C")
+
+
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option,))
+def strict(config_class: type[C]) -> type[C]:
+    """A frozen, keyword-only pydantic dataclass that refuses unknown fields."""
+    settings = pydantic.ConfigDict(extra="forbid")
+    made: Any = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=settings)(config_class)
+    return made
 
 
 @strict
@@ -158,9 +167,6 @@ def suggestion(name: str, known: Sequence[str]) -> str:
     return f": did you mean {near[0]}?" if near else ""
 
 
-C = TypeVar("C")
-
-
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a flat YAML file strictly: a key that comes twice is an error with its line.
 
@@ -227,7 +233,7 @@ def _one_line(error: pydantic.ValidationError) -> str:
     near = ""
     if problem["type"] == "literal_error":
         near = suggestion(
-            str(problem["input"]), problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+            str(problem["input"]), problem.get("ctx", {})["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         )
     said = problem["msg"].replace("Input should be", "must be").replace("Input should have", "must have")
     return f"{name} {said}, got {problem['input']!r}{near}"

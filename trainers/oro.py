@@ -220,9 +220,9 @@ def build(
         judges["judge"] = load(config.eval_recipe)
     scenes = Scenes(config, config.split, seed=config.seed)
     held_out = Scenes(config, config.eval_split, shuffle=False) if config.eval_steps else scenes
-    if model is None:
-        dtype = torch.bfloat16 if config.bf16 else torch.float32
-        model = load_video_model(config.model_name_or_path, torch_dtype=dtype).to(accelerator.device)  # pyright: ignore
+    model = model or load_video_model(
+        config.model_name_or_path, torch_dtype=torch.bfloat16 if config.bf16 else torch.float32
+    ).to(accelerator.device)
     if config.lora_path:
         model.load_lora(config.lora_path, trainable=True)
     else:

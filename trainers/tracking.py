@@ -83,7 +83,7 @@ class TensorBoard:
 
     def video(self, name: str, frames_TCHW: Tensor, fps: float, step: int) -> None:
         # SummaryWriter.add_video asks for moviepy; TensorBoard itself plays a GIF that is logged as an image.
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         height, width = frames_TCHW.shape[-2:]
         picture = Summary.Image(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,7 +49,8 @@ def _pipeline_class(path: str | Path) -> str:
         from diffusers import DiffusionPipeline
 
         try:
-            return _supported(DiffusionPipeline.load_config(str(path))["_class_name"], path)
+            index: Any = DiffusionPipeline.load_config(str(path))
+            return _supported(index["_class_name"], path)
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"model {path} is no folder here and cannot be fetched: {reason}") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXPipeline, LTXVideoTransformer3DModel
@@ -86,7 +86,8 @@ class LTXModel:
         """Text features (B, L, D) and their mask (B, L); every text is encoded once and kept."""
         new = sorted(set(prompts) - self._prompt_cache.keys())
         if new:
-            features, mask, _, _ = self.pipeline.encode_prompt(new, do_classifier_free_guidance=False)
+            encoded: Any = self.pipeline.encode_prompt(new, do_classifier_free_guidance=False)
+            features, mask = encoded[:2]
             self._prompt_cache.update({text: (features[i], mask[i]) for i, text in enumerate(new)})
         features, masks = zip(*(self._prompt_cache[text] for text in prompts), strict=True)
         return torch.stack(features).to(self.device), torch.stack(masks).to(self.device)
@@ -94,12 +95,13 @@ class LTXModel:
     @torch.no_grad()
     def encode_clip(self, frames_BTCHW: Tensor, generators: Generators = None) -> Tensor:
         frames = (frames_BTCHW.movedim(2, 1) * 2 - 1).to(self.device, self.vae.dtype)
+        encode: Any = self.vae.encode
         if generators is None:
-            latents = self.vae.encode(frames).latent_dist.mode()
+            latents = encode(frames).latent_dist.mode()
         else:  # clip by clip, as the stock pipeline draws
             each = generators if isinstance(generators, list) else [generators] * len(frames)
             pairs = zip(frames.split(1), each, strict=True)
-            latents = torch.cat([self.vae.encode(clip).latent_dist.sample(generator) for clip, generator in pairs])
+            latents = torch.cat([encode(clip).latent_dist.sample(generator) for clip, generator in pairs])
         latents = latents.to(self.latent_dtype)
         mean, std = self.vae.latents_mean, self.vae.latents_std
         return _pack(LTXPipeline._normalize_latents(latents, mean, std))
@@ -158,7 +160,7 @@ class LTXModel:
             config.get("base_shift", 0.5),
             config.get("max_shift", 1.15),
         )
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
+        scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(config)
         even = torch.linspace(1.0, 1 / num_steps, num_steps, dtype=torch.float64).numpy()
         scheduler.set_timesteps(num_steps, sigmas=even, mu=shift)
         return Schedule(sigmas=scheduler.sigmas, timesteps_S=scheduler.timesteps)
@@ -262,9 +264,10 @@ class LTXModel:
         self.transformer.eval()  # LoRA dropout would otherwise act in rollouts
 
     def save_lora(self, folder: str | Path) -> None:
+        weights: dict[str, Any] = get_peft_model_state_dict(self.transformer)
         LTXPipeline.save_lora_weights(
             str(folder),
-            transformer_lora_layers=get_peft_model_state_dict(self.transformer),
+            transformer_lora_layers=weights,
             **_collate_lora_metadata({"transformer": self.transformer}),
         )
 
