@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def find_arc(
     weight_BT: Tensor,
     sigma_floor_B: Tensor,
     min_frames: int = 5,
-    reasons: list[str | None] | None = None,
+    reasons: Sequence[str | None] | None = None,
 ) -> Arc:
     """Find the first free flight of every clip.
 
@@ -63,7 +64,7 @@ def find_arc(
     """
     time, position = time_BT.double(), position_BTD.detach().double()
     seen = (weight_BT.detach() > 0.1).double()
-    reasons = list(reasons) if reasons is not None else [None] * time.shape[0]
+    why: list[str | None] = list(reasons or [None] * time.shape[0])
     flight_rss_BTT, rest_rss_BTT, count_BTT = _segment_residuals(time, position, seen)
     sigma_B = _noise(flight_rss_BTT, count_BTT, sigma_floor_B.detach().double())
     variance, nats = sigma_B.square()[:, None, None], math.log(2 * time.shape[1])
@@ -72,12 +73,12 @@ def find_arc(
     weights, impacts = torch.zeros_like(time), torch.full_like(time[:, 0], torch.nan)
     cuts = _best_partition(torch.minimum(flight_cost, rest_cost), seen)
     for clip, segments in enumerate(cuts):
-        if reasons[clip] is not None:
+        if why[clip] is not None:
             continue
         chosen = _choose(segments, time[clip], position[clip], seen[clip], float(sigma_B[clip]), min_frames)
         if chosen is None:
             frames = int(max((seen[clip, i : k + 1].sum() for i, k in segments), default=0))
-            reasons[clip] = f"too few frames in free flight: {frames}, needs {min_frames}"
+            why[clip] = f"too few frames in free flight: {frames}, needs {min_frames}"
             continue
         first, last = segments[chosen]
         weights[clip, first : last + 1] = seen[clip, first : last + 1]
@@ -88,7 +89,7 @@ def find_arc(
             late = (time[clip] >= impacts[clip] - 1e-3) & (weights[clip] > 0)
             if late.any() and weights[clip].sum() - late.sum() >= min_frames:
                 weights[clip, late] = 0
-    return Arc(weights_BT=weights, impact_time_B=impacts, sigma_B=sigma_B.to(position_BTD.dtype), reasons=reasons)
+    return Arc(weights_BT=weights, impact_time_B=impacts, sigma_B=sigma_B.to(position_BTD.dtype), reasons=why)
 
 
 def _segment_residuals(time: Tensor, position: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -177,7 +178,8 @@ def _choose(segments, time: Tensor, position: Tensor, seen: Tensor, sigma: float
 def _meeting_time(
     time: Tensor, height: Tensor, seen: Tensor, before: tuple[int, int], after: tuple[int, int]
 ) -> Tensor:
-    """Where the parabolas of two neighbouring segments cross, within a frame of the gap between them; NaN if nowhere."""
+    """Where the parabolas of two neighbouring segments cross, within a frame of the gap between them; NaN if
+    nowhere."""
     origin, step = time[before[1]], time[1] - time[0]
 
     def parabola(segment: tuple[int, int]) -> Tensor:

@@ -8,15 +8,19 @@ Model of a free flight about its mid time (tau = t - t_mid):
 Both are linear in (x_mid, v_mid, a), so the fit is one 3 x 3 solve a clip. Weights are found detached, by iteratively
 reweighted least squares; the last solve with those weights is differentiable. Everything runs in float64.
 
-Axes: B clips, T frames, S displacements (pairs of frames), D coordinates, P parameters (position, velocity, acceleration).
+Axes: B clips, T frames, S displacements (pairs of frames), D coordinates, P parameters (position, velocity,
+    acceleration).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from reward_physics.intervals import student_t_quantile
 
 MIN_FRAMES = 5
 _PRIOR_DOF = 6.0
@@ -92,7 +96,7 @@ def fit_arc(
     stride: int = 1,
     min_frames: int = MIN_FRAMES,
     irls_steps: int = 4,
-    reasons: list[str | None] | None = None,
+    reasons: Sequence[str | None] | None = None,
 ) -> ArcFit:
     """Fit constant acceleration to positions, and to flow displacements where given.
 
@@ -100,7 +104,8 @@ def fit_arc(
         time_BT: times of the frames, s.
         position_BTD: positions, m, D = 3 (or fewer: the missing coordinates of the result are zero).
         weight_BT: 0 outside the arc, up to 1 inside; used detached.
-        sigma_position_B: expected noise of a position in each coordinate of the image plane, m; pooled with the residuals.
+        sigma_position_B: expected noise of a position in each coordinate of the image plane, m; pooled with the
+            residuals.
         displacement_BSD: displacement from frame s to frame s + stride, m, S = T - stride.
         displacement_weight_BS: weights of the displacements; pairs that leave the arc must have 0.
         sigma_displacement_B: expected noise of a displacement, m.
@@ -114,13 +119,13 @@ def fit_arc(
     """
     if min_frames < 4:
         raise ValueError(f"min_frames must be at least 4 (a parabola has 3 parameters), got {min_frames}")
-    reasons = list(reasons) if reasons is not None else [None] * time_BT.shape[0]
+    why: list[str | None] = list(reasons or [None] * time_BT.shape[0])
     weight = weight_BT.detach().double()
     used = weight > 0.1
     for clip, count in enumerate(used.sum(1).tolist()):
-        if reasons[clip] is None and count < min_frames:
-            reasons[clip] = f"too few frames in free flight: {count}, needs {min_frames}"
-    measurable = torch.tensor([reason is None for reason in reasons], device=weight.device)
+        if why[clip] is None and count < min_frames:
+            why[clip] = f"too few frames in free flight: {count}, needs {min_frames}"
+    measurable = torch.tensor([reason is None for reason in why], device=weight.device)
     weight = weight * measurable[:, None]
 
     rows = _Rows.build(
@@ -148,7 +153,7 @@ def fit_arc(
         num_frames_B=(used & measurable[:, None]).sum(1),
         residual_rms_B=rms,
         measurable_B=measurable,
-        reasons=reasons,
+        reasons=why,
     )
 
 
@@ -240,14 +245,6 @@ def _uncertainty(rows: _Rows, robust, sigma, parameters, inverse) -> tuple[Tenso
     variance = inverse[:, 2, 2] * inflation
     dof = (2 * count - 6).clamp(min=1) + _PRIOR_DOF / 2
     return variance, dof, (squared / count.clamp(min=1)).sqrt()
-
-
-def student_t_quantile(probability: float, dof_B: Tensor) -> Tensor:
-    """Quantile of Student's t with `dof_B` degrees of freedom; detached."""
-    from scipy import stats
-
-    quantile = stats.t.ppf(probability, dof_B.detach().cpu().numpy())
-    return torch.as_tensor(quantile, dtype=dof_B.dtype, device=dof_B.device)
 
 
 def cramer_rao_g_m_s2(*, num_frames: int, fps: float, noise_px: float, px_per_m: float) -> float:

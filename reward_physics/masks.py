@@ -1,8 +1,8 @@
 """Which pixels are the object: soft masks in [0, 1].
 
 Three ways, chosen by name in an Observation's instruments: `segmenter` (a network's logits), `propagated` (the known
-first mask carried along by the flow) and `appearance` (classical: the object's colours in the first frame against a clean
-background plate; it shares nothing with the segmenter, so that it can serve a judge).
+first mask carried along by the flow) and `appearance` (classical: the object's colours in the first frame against a
+clean background plate; it shares nothing with the segmenter, so that it can serve a judge).
 
 Axes: B clips, T frames, S pairs of frames, C colours, H rows, W columns, K colours of the object.
 """
@@ -55,10 +55,10 @@ def propagated(first_mask_BHW: Tensor, flow_BSHW2: Tensor) -> Tensor:
 def by_appearance(frames_BTCHW: Tensor, first_mask_BHW: Tensor) -> Tensor:
     """Soft foreground by colour, against a background plate and the object's own palette.
 
-    The plate is the first frame outside the (dilated) object, and the median of the later frames under it. Light changes
-    brightness and keeps chroma, so both sides are line segments through black: s B with s in [0.3, 1.9] (cast shadows, and
-    light where a shadow of the first frame has moved away) and s F with s in [0.75, 1.25] (shading). With d_B and d_F the
-    distances of a pixel's colour to the nearest point of either, less a tolerance,
+    The plate is the first frame outside the (dilated) object, and the median of the later frames under it. Light
+    changes brightness and keeps chroma, so both sides are line segments through black: s B with s in [0.3, 1.9]
+    (cast shadows, and light where a shadow of the first frame has moved away) and s F with s in [0.75, 1.25]
+    (shading). With d_B and d_F the distances of a pixel's colour to the nearest point of either, less a tolerance,
 
         alpha = d_B / (d_B + d_F),
 

@@ -1,8 +1,8 @@
 """Observation: a Video and everything measured on it, lazily and once.
 
-Its grad mode is fixed when it is made: a measurement first read under `torch.no_grad()` still carries the gradient of an
-Observation made with `grad=True`, and one made with `grad=False` never does. It is not to be built inside a checkpointed
-region.
+Its grad mode is fixed when it is made: a measurement first read under `torch.no_grad()` still carries the gradient
+of an Observation made with `grad=True`, and one made with `grad=False` never does. It is not to be built inside a
+checkpointed region.
 
 Axes: B clips, T frames, S pairs of frames, H rows, W columns.
 """
@@ -20,16 +20,9 @@ from torch import Tensor
 from reward_physics import masks
 from reward_physics.arcs import Arc, find_arc
 from reward_physics.kinematics import MIN_FRAMES, ArcFit, fit_arc
-from reward_physics.tracks import (
-    ImageTrack,
-    Line,
-    Track,
-    fit_distance,
-    horizontal_distance,
-    track_in_image,
-    track_in_world,
-)
+from reward_physics.tracks import ImageTrack, track_in_image
 from reward_physics.video import Video
+from reward_physics.world_tracks import Line, Track, fit_distance, horizontal_distance, track_in_world
 
 if TYPE_CHECKING:
     from reward_physics.camera import Camera
@@ -42,11 +35,11 @@ class Instruments:
 
     Args:
         flow: frames_BTCHW, stride -> flow_BSHW2 (a FlowEstimator), or None: positions only.
-        depth: frames_BTCHW -> Depth (a DepthEstimator), or None: nothing in metres.
+        depth: frames_BTCHW, camera -> Depth (a DepthEstimator), or None: nothing in metres.
         mask: `segmenter` (the depth estimator's mask), `propagated` or `appearance`.
         flow_stride: frames between the two images of a flow, >= 1.
-        depth_gradient: let the gradient reach the pixels through depth too. Off by default: an object that seems farther
-            seems to fall faster, which is no better fall.
+        depth_gradient: let the gradient reach the pixels through depth too. Off by default: an object that seems
+            farther seems to fall faster, which is no better fall.
         depth_bias: relative standard deviation of the depth estimator's error for a whole clip; widens the intervals.
         line_of_sight_speed_m_s: prior standard deviation of the speed towards or away from the camera.
         centroid_noise_px: noise that a mask's centroid is expected to have.
@@ -55,7 +48,7 @@ class Instruments:
     """
 
     flow: Callable[..., Tensor] | None = None
-    depth: Callable[[Tensor], Any] | None = None
+    depth: Callable[..., Any] | None = None
     mask: str = "segmenter"
     flow_stride: int = 1
     depth_gradient: bool = False
@@ -116,7 +109,8 @@ class Observation:
             )
         if video.num_frames <= instruments.flow_stride:
             raise ValueError(
-                f"a clip of {video.num_frames} frames has no pair {instruments.flow_stride} frames apart: lower flow_stride"
+                f"a clip of {video.num_frames} frames has no pair {instruments.flow_stride} frames apart: "
+                "lower flow_stride"
             )
         self.video = video if grad else video.detached()
         self.instruments = instruments
@@ -136,7 +130,7 @@ class Observation:
     def depth(self) -> Depth | None:
         """Depth and mask logits by the depth estimator; None without one."""
         estimate = self.instruments.depth
-        return None if estimate is None else estimate(self.video.frames_BTCHW)
+        return None if estimate is None else estimate(self.video.frames_BTCHW, self.video.camera)
 
     @_once
     def mask_BTHW(self) -> Tensor:
@@ -154,10 +148,11 @@ class Observation:
     @_once
     def image_track(self) -> ImageTrack:
         """The object in pixels."""
-        metric = self.depth is not None and self.depth.metric
-        depth = self.depth.depth_BTHW if metric else None
-        if depth is not None and not self.instruments.depth_gradient:
-            depth = depth.detach()
+        depth = None
+        if self.depth is not None and self.depth.metric:
+            layer = self.depth.object_depth_BTHW
+            depth = self.depth.depth_BTHW if layer is None else layer
+            depth = depth if self.instruments.depth_gradient else depth.detach()
         return track_in_image(
             self.mask_BTHW,
             first_mask_BHW=self.video.first_mask_BHW,
@@ -183,7 +178,8 @@ class Observation:
         why = self.no_metres
         if why is not None:
             raise ValueError(
-                f"metres per second squared are refused: {why}. Give a camera and metric depth, or use a unit-free reward"
+                f"metres per second squared are refused: {why}. Give a camera and metric depth, "
+                "or use a unit-free reward"
             )
         assert self.video.camera is not None
         return self.video.camera
@@ -236,8 +232,8 @@ class Observation:
 
     @_once
     def visibility_B(self) -> Tensor:
-        """How much of the object is seen over the clip, in [0, 1], differentiable: mean over frames of 1.25 v / (v + 0.25)
-        with v the share of the object's usual area, so that the last sliver of an object counts most."""
+        """How much of the object is seen over the clip, in [0, 1], differentiable: mean over frames of 1.25 v / (v +
+        0.25) with v the share of the object's usual area, so that the last sliver of an object counts most."""
         seen = self.image_track.visible_BT
         return (1.25 * seen / (seen + 0.25)).mean(dim=1)
 

@@ -1,4 +1,4 @@
-"""From masks, flow and depth to the object's track, first in pixels (ImageTrack), then in metres (Track).
+"""From masks, flow and depth to the object's track in pixels; `world_tracks` turns it into metres.
 
 A detached window follows the object from frame to frame, so that far spurious mask pixels do not pull it; inside the
 window the centroid, the area and the mean flow are differentiable.
@@ -46,47 +46,6 @@ class ImageTrack:
     centre_depth_BT: Tensor | None
     radius_px_BT: Tensor
     window_BTHW: Tensor
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Track:
-    """The object in the world: metres, seconds, z up.
-
-    Args:
-        position_BT3: the object's centre, m.
-        displacement_BS3: its displacement by flow from frame s to s + stride, m; None without flow.
-        time_BT: s.
-        weight_BT: trust in [0, 1], detached.
-        distance_BT: horizontal distance from the camera that the positions were placed at, m.
-        metres_per_px_BT: size of a pixel at the object, m, detached.
-        scale_sd_B: relative standard error of that distance, detached.
-        image: the track in pixels it was made from.
-    """
-
-    position_BT3: Tensor
-    displacement_BS3: Tensor | None
-    time_BT: Tensor
-    weight_BT: Tensor
-    distance_BT: Tensor
-    metres_per_px_BT: Tensor
-    scale_sd_B: Tensor
-    image: ImageTrack
-
-    @property
-    def centroid_BT2(self) -> Tensor:
-        return self.image.centroid_BT2
-
-    @property
-    def depth_BT(self) -> Tensor | None:
-        return self.image.centre_depth_BT
-
-    @property
-    def visible_BT(self) -> Tensor:
-        return self.image.visible_BT
-
-    @property
-    def area_BT(self) -> Tensor:
-        return self.image.area_BT
 
 
 def track_in_image(
@@ -142,8 +101,9 @@ def track_in_image(
 def follow(mask_BTHW: Tensor, first_mask_BHW: Tensor | None, flow_BSHW2: Tensor | None, stride: int) -> Tensor:
     """Detached windows (B, T, H, W) around the object: flat over it, then falling to zero.
 
-    Each frame starts where flow (or the last step) carries the object and settles by mean shift, first in a wide window,
-    then in one of the object's size. Where the window holds almost nothing, the heaviest blob of the frame is taken.
+    Each frame starts where flow (or the last step) carries the object and settles by mean shift, first in a wide
+    window, then in one of the object's size. Where the window holds almost nothing, the heaviest blob of the frame
+    is taken.
     """
     batch, frames, height, width = mask_BTHW.shape
     uv = _pixel_centres(mask_BTHW)
@@ -192,114 +152,6 @@ def surface_to_centre(surface_m: Tensor, radius_px: Tensor, kept: Tensor, focal_
     e2 = kept.clamp(1e-3, 1.0)
     nearer = (2 / 3) * (1 - (1 - e2).clamp(min=0) ** 1.5) / e2
     return surface_m / (1 - (nearer * radius_px / focal_px).clamp(max=0.5))
-
-
-def horizontal_distance(camera: Camera, uv_px: Tensor, depth_m: Tensor) -> Tensor:
-    """Distance from the camera along the horizontal part of its optical axis, m, of pixels (B, T, 2) at z-depth (B, T)."""
-    offset = camera.unproject(uv_px, depth_m) - _origin(camera).to(depth_m)[:, None]
-    return (offset * _forward(camera).to(depth_m)[:, None]).sum(-1)
-
-
-def place_at_distance(camera: Camera, uv_px: Tensor, distance_m: Tensor) -> Tensor:
-    """World points (B, T, 3) seen at pixels (B, T, 2) at a horizontal distance (B, T) from the camera."""
-    unit = torch.ones_like(uv_px[..., 0])
-    along = horizontal_distance(camera, uv_px, unit).clamp(min=0.05)
-    return camera.unproject(uv_px, distance_m / along)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Line:
-    """Horizontal distance over one arc, D(t) = distance + slope (t - t_mid), and the relative standard error of D."""
-
-    distance_B: Tensor
-    slope_B: Tensor
-    mid_time_B: Tensor
-    relative_sd_B: Tensor
-
-    def at(self, time_BT: Tensor) -> Tensor:
-        tau = (time_BT - self.mid_time_B[:, None]).to(self.distance_B)
-        return (self.distance_B[:, None] + self.slope_B[:, None] * tau).clamp(min=0.05)
-
-
-def fit_distance(
-    distance_BT: Tensor, time_BT: Tensor, weight_BT: Tensor, *, speed_sd_m_s: float, bias_sd: float
-) -> Line:
-    """One line through the distances of an arc.
-
-    In free flight the horizontal distance changes linearly in time whatever the camera's pitch, which the z-depth does
-    not. The slope is shrunk towards zero by a prior of standard deviation `speed_sd_m_s`: noisy depth would otherwise read
-    as motion along the line of sight, and through perspective as acceleration.
-
-    Args:
-        distance_BT: horizontal distance in every frame, m.
-        time_BT: s.
-        weight_BT: weights of the arc's frames, detached.
-        speed_sd_m_s: prior of the speed along the line of sight; 0 keeps the distance constant.
-        bias_sd: relative standard deviation of the instrument's own scale error.
-    """
-    weight, time = weight_BT.detach().double(), time_BT.double()
-    distance = torch.where(weight > 0, distance_BT.double(), torch.ones_like(time))
-    total = weight.sum(1).clamp(min=1e-9)
-    mid = (weight * time).sum(1) / total
-    tau = time - mid[:, None]
-    robust, slope = weight, torch.zeros_like(total)
-    for _ in range(4):
-        mass = robust.sum(1).clamp(min=1e-9)
-        mean = (robust * distance).sum(1) / mass
-        centred = tau - ((robust * tau).sum(1) / mass)[:, None]
-        moment = (robust * centred.square()).sum(1).clamp(min=1e-12)
-        raw = (robust * centred * (distance - mean[:, None])).sum(1) / moment
-        residual = (distance - mean[:, None] - raw[:, None] * centred).detach()
-        variance = (robust * residual.square()).sum(1) / (mass - 2).clamp(min=1) + (0.005 * mean.detach()).square()
-        # Depth errors of neighbouring frames are alike: three frames count as one.
-        noise_of_slope = 3 * variance / moment
-        prior = torch.full_like(noise_of_slope, speed_sd_m_s**2)
-        slope = raw * (prior / (prior + noise_of_slope))
-        at_mid = mean - slope * ((robust * tau).sum(1) / mass)
-        robust = weight * (1 - residual.square() / (16 * variance[:, None])).clamp(min=0).square()
-    relative = (3 * variance / mass.clamp(min=1)).sqrt() / mean.detach().abs().clamp(min=1e-6)
-    return Line(
-        distance_B=at_mid,
-        slope_B=slope,
-        mid_time_B=mid,
-        relative_sd_B=(relative.square() + bias_sd**2).sqrt().detach(),
-    )
-
-
-def track_in_world(image: ImageTrack, camera: Camera, line: Line, time_BT: Tensor, stride: int) -> Track:
-    """Unproject the image track at the horizontal distances of `line`."""
-    distance = line.at(time_BT).to(image.centroid_BT2)
-    position = place_at_distance(camera, image.centroid_BT2, distance)
-    displacement = None
-    if image.flow_BS2 is not None and image.surface_depth_BT is not None and image.centre_depth_BT is not None:
-        start = image.centroid_BT2[:, :-stride]
-        # The visible surface is nearer than the centre, so its pixels move farther than the centre does.
-        nearer = (image.surface_depth_BT / image.centre_depth_BT).detach()[:, :-stride, None]
-        end = place_at_distance(camera, start + image.flow_BS2 * nearer, distance[:, stride:])
-        displacement = end - position[:, :-stride]
-    with torch.no_grad():
-        right = image.centroid_BT2 + image.centroid_BT2.new_tensor([1.0, 0.0])
-        per_px = (place_at_distance(camera, right, distance) - position).norm(dim=-1)
-    return Track(
-        position_BT3=position,
-        displacement_BS3=displacement,
-        time_BT=time_BT,
-        weight_BT=image.weight_BT,
-        distance_BT=distance,
-        metres_per_px_BT=per_px,
-        scale_sd_B=line.relative_sd_B,
-        image=image,
-    )
-
-
-def _origin(camera: Camera) -> Tensor:
-    return camera.world_from_camera_B44[:, :3, 3]
-
-
-def _forward(camera: Camera) -> Tensor:
-    """Horizontal unit vector along the optical axis, (B, 3)."""
-    axis = camera.world_from_camera_B44[:, :3, 2] * camera.intrinsics_B33.new_tensor([1.0, 1.0, 0.0])
-    return axis / axis.norm(dim=-1, keepdim=True).clamp(min=1e-6)
 
 
 def _pixel_centres(image_BTHW: Tensor) -> Tensor:
@@ -358,7 +210,8 @@ def _trust(inside_BTHW: Tensor, area_BT: Tensor, usual_B: Tensor) -> Tensor:
 
 
 def _object_flow(flow_BSHW2: Tensor, inside_BSHW: Tensor) -> Tensor:
-    """Robust mean flow over the object: detached weights (eroded mask, Cauchy's on the residual), differentiable flow."""
+    """Robust mean flow over the object: detached weights (eroded mask, Cauchy's on the residual), differentiable
+    flow."""
     batch, pairs, height, width = inside_BSHW.shape
     core = eroded(inside_BSHW.reshape(-1, 1, height, width)).reshape(inside_BSHW.shape)
     thin = (core.sum((2, 3), keepdim=True) < 3).to(core)
