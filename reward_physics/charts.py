@@ -126,6 +126,32 @@ def g_by_arm(
         return save_figure(figure, path)
 
 
+def paired_g(
+    path: str | Path,
+    before: Readings,
+    after: Readings,
+    *,
+    instrument: str,
+    g_m_s2: float = 9.81,
+    tolerance: float = 0.15,
+    title: str = "",
+) -> Path:
+    """g of every clip in one arm over another's, one dot a scene and noise; above the diagonal g has grown."""
+    x, y = (np.asarray(arm.g_m_s2[instrument], dtype=float) for arm in (before, after))
+    both = np.isfinite(x) & np.isfinite(y)
+    top = max([g_m_s2 * 1.3, *x[both], *y[both]]) * 1.04
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+        axes = figure.subplots()
+        axes.axhspan(g_m_s2 * (1 - tolerance), g_m_s2 * (1 + tolerance), color="#000000", alpha=0.07, lw=0)
+        axes.axhline(g_m_s2, color=TRUTH, lw=1.2, ls=(0, (4, 2)))
+        axes.plot([0, top], [0, top], color=GREY, lw=1)
+        axes.scatter(x[both], y[both], s=22, color=after.colour, alpha=0.7, linewidths=0)
+        axes.set(xlabel=f"g (m/s²), {before.label}", ylabel=f"g (m/s²), {after.label}", title=title)
+        axes.set(xlim=(min(0.0, *x[both], 0.0), top), ylim=(min(0.0, *y[both], 0.0), top))
+        return save_figure(figure, path)
+
+
 def curves(
     path: str | Path,
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],

@@ -77,17 +77,17 @@ def bootstrap_interval(
     """Percentile bootstrap over scenes of any statistic.
 
     Args:
-        values_N: one value (or one row of values) a scene; the first axis is resampled. NaN passes through.
-        statistic: maps the resampled values to a scalar; NaN results are left out.
+        values_N: one value a scene; NaN passes through to the statistic.
+        statistic: maps values_RN to one number a row (`lambda values: values.mean(-1)`); NaN results are left out.
         generator: makes the resampling repeatable.
     """
-    count = values_N.shape[0]
+    count = len(values_N)
     if count < 2:
-        estimate = float(statistic(values_N)) if count else math.nan
+        estimate = float(statistic(values_N[None])[0]) if count else math.nan
         return Interval(estimate=estimate, low=math.nan, high=math.nan, count=count)
     index_RN = torch.randint(count, (resamples, count), generator=generator)
-    draws_R = torch.stack([torch.as_tensor(statistic(values_N[index_N])).double() for index_N in index_RN])
+    draws_R = statistic(values_N[index_RN]).double()
     draws_R = draws_R[torch.isfinite(draws_R)]
     tail = (1 - confidence) / 2
     low, high = (float(torch.quantile(draws_R, p)) if len(draws_R) else math.nan for p in (tail, 1 - tail))
-    return Interval(estimate=float(statistic(values_N)), low=low, high=high, count=count)
+    return Interval(estimate=float(statistic(values_N[None])[0]), low=low, high=high, count=count)

@@ -1,0 +1,173 @@
+"""What an instrument reads on a batch of clips, and the figures of one clip against the simulated truth.
+
+Axes: B clips, T frames, H W pixels, 3 coordinates (m, z up).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.drops import geometry, simulate
+from data.scenes import Scene
+from reward_physics import metrics
+from reward_physics.image_quality import background_psnr_db, colour_shift, sharpness_ratio
+from reward_physics.metrics import STANDARD_G_M_S2
+from reward_physics.observation import Observation
+
+LEAST_G_M_S2 = 0.1
+"""A fitted g below this (a thing that hovers or rises) is simulated with this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What one instrument sees of one clip; on the CPU, without graph."""
+
+    g_m_s2: float
+    """Downward acceleration of the free flight; NaN where it could not be measured."""
+    stderr_m_s2: float
+    reason: str | None
+    """Why it could not be measured, None where it could."""
+    mask_THW: Tensor
+    """The object, in [0, 1]."""
+    free_T: Tensor
+    """Frames of the free flight."""
+    position_T3: Tensor
+    """The object's centre, m; NaN where it is not seen."""
+    fitted_T3: Tensor
+    """The fitted parabola at every frame, m."""
+    centroid_T2: Tensor
+    """The object's centre in the picture, px; NaN where it is not seen."""
+    time_T: Tensor
+    """s."""
+    impact_s: float
+    """End of the free flight, NaN where it does not end."""
+
+
+def read(observation: Observation) -> list[Reading]:
+    """One reading a clip."""
+    fit, track, arc = observation.fit, observation.track, observation.arc
+    seen_BT1 = (track.weight_BT > 0.1)[..., None]
+    mask_BTHW = observation.mask_BTHW * track.image.window_BTHW
+    fitted_BT3 = fit.position_at(track.time_BT)
+    stderr_B = fit.accel_cov_B33[:, 2, 2].clamp(min=0).sqrt()
+
+    def at(values: Tensor, clip: int) -> Tensor:
+        return values[clip].detach().float().cpu()
+
+    return [
+        Reading(
+            g_m_s2=-float(fit.accel_B3[clip, 2]) if fit.measurable_B[clip] else math.nan,
+            stderr_m_s2=float(stderr_B[clip]) if fit.measurable_B[clip] else math.nan,
+            reason=fit.reasons[clip],
+            mask_THW=at(mask_BTHW, clip),
+            free_T=at(arc.weights_BT, clip) > 0,
+            position_T3=at(torch.where(seen_BT1, track.position_BT3, torch.nan), clip),
+            fitted_T3=at(fitted_BT3, clip),
+            centroid_T2=at(torch.where(seen_BT1, track.centroid_BT2, torch.nan), clip),
+            time_T=at(track.time_BT, clip),
+            impact_s=float(arc.impact_time_B[clip]),
+        )
+        for clip in range(observation.batch_size)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What the simulator says of the first object under one gravity."""
+
+    mask_THW: Tensor
+    position_T3: Tensor
+    impact_s: float
+
+
+class TrueScene:
+    """A scene of drops under any gravity, by simulation and ray casting; each gravity is simulated once."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self._worlds: dict[float, World] = {}
+
+    def at(self, g_m_s2: float) -> World:
+        """The scene under this gravity, to 0.1 m/s^2 (but 9.81 exactly)."""
+        g = max(LEAST_G_M_S2, round(g_m_s2, 1) if abs(g_m_s2 - STANDARD_G_M_S2) > 1e-3 else g_m_s2)
+        if g not in self._worlds:
+            scene = self.scene.with_gravity(g)
+            motion = simulate(scene)
+            impacts = motion.impact_times_s[0]
+            self._worlds[g] = World(
+                mask_THW=torch.from_numpy(geometry(scene, motion).mask_THW == 1).float(),
+                position_T3=torch.from_numpy(motion.poses_TN7[:, 0, :3].astype(np.float32)),
+                impact_s=impacts[0] if impacts else math.inf,
+            )
+        return self._worlds[g]
+
+
+def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> dict[str, Any]:
+    """The figures of one clip by one instrument.
+
+    Args:
+        scene: the clip's scene.
+        g_m_s2: the gravity that would be right: 9.81, or the clip's own where it is a true clip.
+    Returns:
+        g, its standard error and relative error; position error, unaligned IoU and Chamfer against the scene under the
+        right gravity over all frames; area ratio and aligned IoU against the scene under the clip's own fitted g over
+        the free flight (NaN where g could not be measured); landing time.
+    """
+    right = scene.at(g_m_s2)
+    fall_m = float(right.position_T3[0, 2] - right.position_T3[:, 2].min())
+    position, true = reading.position_T3[None], right.position_T3[None]
+    chamfer = [metrics.chamfer_px(mask, other) for mask, other in zip(reading.mask_THW, right.mask_THW, strict=True)]
+    figures: dict[str, Any] = {
+        "g_m_s2": reading.g_m_s2,
+        "stderr_m_s2": reading.stderr_m_s2,
+        "reason": reading.reason,
+        "g_error": abs(reading.g_m_s2 - g_m_s2) / g_m_s2,
+        "trajectory_l2_m": float(metrics.trajectory_l2(position, true, missing=max(fall_m, 0.1))),
+        "published_l2_m": float(metrics.published_trajectory_l2(position, true)),
+        "iou": float(metrics.mask_iou(reading.mask_THW, right.mask_THW).mean()),
+        "chamfer_px": sum(chamfer) / len(chamfer),
+        "impact_s": reading.impact_s,
+        "area_ratio": math.nan,
+        "aligned_iou": math.nan,
+    }
+    if math.isfinite(reading.g_m_s2):
+        own = scene.at(reading.g_m_s2)
+        free_T = reading.free_T & (reading.time_T < own.impact_s) & (own.mask_THW.sum((1, 2)) > 0)
+        if free_T.any():
+            mask, shape = reading.mask_THW[free_T], own.mask_THW[free_T]
+            figures["area_ratio"] = metrics.nan_median(metrics.area_ratio(mask, shape))
+            figures["aligned_iou"] = float(metrics.aligned_iou(mask, shape).mean())
+    return figures
+
+
+def picture_figures(frames_TCHW: Tensor, reading: Reading) -> dict[str, float]:
+    """The image-quality guard of one clip, with the masks of one instrument."""
+    free_T = reading.free_T if reading.free_T.any() else torch.ones_like(reading.free_T)
+    return {
+        "background_psnr_db": background_psnr_db(frames_TCHW, reading.mask_THW),
+        "sharpness": sharpness_ratio(frames_TCHW, reading.mask_THW, free_T),
+        "colour_shift": colour_shift(frames_TCHW, reading.mask_THW, free_T),
+    }
+
+
+def clip_figures(
+    frames_TCHW: Tensor, readings: Mapping[str, Reading], scene: TrueScene, *, g_m_s2: float
+) -> dict[str, Any]:
+    """All figures of one clip: those of each instrument under its name, and how far two instruments part company.
+
+    The last instrument named is the judge: the picture is judged with its masks.
+    """
+    figures: dict[str, Any] = {"true_g_m_s2": g_m_s2}
+    for name, reading in readings.items():
+        figures[name] = instrument_figures(reading, scene, g_m_s2=g_m_s2)
+    judge = list(readings)[-1]
+    g = torch.tensor([reading.g_m_s2 for reading in readings.values()])
+    figures["disagreement"] = float(metrics.instrument_disagreement(g[:1], g[-1:])[0])
+    return figures | picture_figures(frames_TCHW, readings[judge])

@@ -1,0 +1,151 @@
+"""Figures of many clips in one line: medians with bootstrap intervals, shares, paired comparisons, the table."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reward_physics.intervals import Interval, bootstrap_interval, paired_difference
+from reward_physics.metrics import nan_median
+
+INSTRUMENTS = ("reward", "judge")
+RESAMPLES = 1000
+
+
+def column(figures: Sequence[Mapping[str, Any]], name: str, instrument: str | None = None) -> Tensor:
+    """One figure of every clip, NaN where there is none."""
+    values = [clip[instrument][name] if instrument else clip[name] for clip in figures]
+    return torch.tensor([float("nan") if value is None else float(value) for value in values], dtype=torch.float64)
+
+
+def scene_means(figures: Sequence[Mapping[str, Any]], values_N: Tensor) -> Tensor:
+    """One value a scene: the mean over its seeds of what could be measured, so that an interval counts scenes."""
+    scenes = [clip["scene"] for clip in figures]
+    order = list(dict.fromkeys(scenes))
+    return torch.stack(
+        [torch.nanmean(values_N[[i for i, other in enumerate(scenes) if other == scene]]) for scene in order]
+    )
+
+
+def _interval(values_N: Tensor, statistic: Any) -> Interval:
+    generator = torch.Generator().manual_seed(0)
+    return bootstrap_interval(values_N, statistic, generator=generator, resamples=RESAMPLES)
+
+
+def _medians(values_RN: Tensor) -> Tensor:
+    return torch.nanquantile(values_RN, 0.5, dim=-1)
+
+
+def _means(values_RN: Tensor) -> Tensor:
+    return values_RN.mean(-1)
+
+
+def instrument_summary(figures: Sequence[Mapping[str, Any]], instrument: str, *, tolerance: float) -> dict[str, Any]:
+    """One instrument's line: medians over the measurable clips, shares over all of them."""
+    take = functools.partial(column, figures, instrument=instrument)
+    g_N, error_N = take("g_m_s2"), take("g_error")
+    # Intervals count scenes: several seeds of one scene are one draw.
+    within_N = scene_means(figures, (error_N <= tolerance).double())
+    return {
+        "measurable": float(torch.isfinite(g_N).double().mean()),
+        "g_m_s2": _interval(scene_means(figures, g_N), _medians),
+        "g_error": _interval(scene_means(figures, error_N), _medians),
+        "within": _interval(within_N, _means),
+        "area_ratio": nan_median(take("area_ratio")),
+        "aligned_iou": float(torch.nanmean(take("aligned_iou"))),
+        "iou": float(take("iou").mean()),
+        "trajectory_l2_m": float(take("trajectory_l2_m").mean()),
+        "published_l2_m": float(take("published_l2_m").mean()),
+        "chamfer_px": float(take("chamfer_px").mean()),
+    }
+
+
+def summary(figures: Sequence[Mapping[str, Any]], *, tolerance: float) -> dict[str, Any]:
+    """An arm's summary: each instrument's, their disagreement, and the image-quality guard."""
+    return {
+        "clips": len(figures),
+        **{name: instrument_summary(figures, name, tolerance=tolerance) for name in INSTRUMENTS},
+        "disagreement": nan_median(column(figures, "disagreement")),
+        **{name: nan_median(column(figures, name)) for name in ("background_psnr_db", "sharpness", "colour_shift")},
+    }
+
+
+def comparison(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """An arm against another on the same scenes and seeds: paired differences by each instrument, shape by the judge's.
+
+    The interval is over scenes; a scene that either arm leaves unmeasurable is dropped and counted.
+    """
+    found: dict[str, Any] = {}
+    for instrument in INSTRUMENTS:
+        for name in ("g_m_s2", "g_error"):
+            pairs = (scene_means(figures, column(figures, name, instrument)) for figures in (before, after))
+            found[f"{instrument}_{name}"] = paired_difference(*pairs)
+        ratio = column(after, "aligned_iou", instrument).nanmean() / column(before, "aligned_iou", instrument).nanmean()
+        found[f"{instrument}_aligned_iou_ratio"] = float(ratio)
+    return found
+
+
+HEADER = (
+    "arm",
+    "measurable",
+    "g (m/s²), judge",
+    "g error, judge",
+    "within {tolerance:.0%}, judge",
+    "g (m/s²), reward",
+    "g error, reward",
+    "disagreement",
+    "area ratio",
+    "aligned IoU",
+    "L2 (m)",
+    "background (dB)",
+)
+
+
+def markdown_table(record: Mapping[str, Any]) -> str:
+    """The arms as a Markdown table: medians with 95 % intervals, shares of all clips; errors are relative."""
+    header = [name.format(tolerance=record["settings"]["tolerance"]) for name in HEADER]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for name, arm in record["arms"].items():
+        lines.append("| " + " | ".join([name, *_cells(arm["summary"])]) + " |")
+    for name, found in record["comparisons"].items():
+        lines.append("")
+        lines.append(f"{name} against {record['against']}, same scenes and noise:")
+        for instrument in INSTRUMENTS:
+            difference = found[f"{instrument}_g_m_s2"]
+            lines.append(f"- {describe(difference)} in g by the {instrument}'s instruments")
+        lines.append(f"- aligned IoU {found['judge_aligned_iou_ratio']:.1%} of {record['against']}'s by the judge")
+    return "\n".join(lines)
+
+
+def describe(difference: Interval) -> str:
+    """A paired difference in words: mean, interval, how many scenes."""
+    dropped = f", {difference.dropped} not measurable in both" if difference.dropped else ""
+    return (
+        f"{difference.estimate:+.2f} m/s² [{difference.low:+.2f}, {difference.high:+.2f}] "
+        f"(95 % interval, {difference.count} scenes{dropped})"
+    )
+
+
+def _cells(found: Mapping[str, Any]) -> list[str]:
+    reward, judge = found["reward"], found["judge"]
+    return [
+        f"{judge['measurable']:.0%}",
+        _median_cell(judge["g_m_s2"], ".2f"),
+        _median_cell(judge["g_error"], ".1%"),
+        _median_cell(judge["within"], ".0%"),
+        _median_cell(reward["g_m_s2"], ".2f"),
+        _median_cell(reward["g_error"], ".1%"),
+        f"{found['disagreement']:.1%}",
+        f"{judge['area_ratio']:.2f}",
+        f"{judge['aligned_iou']:.3f}",
+        f"{judge['trajectory_l2_m']:.2f}",
+        f"{found['background_psnr_db']:.1f}",
+    ]
+
+
+def _median_cell(interval: Interval, form: str) -> str:
+    return f"{interval.estimate:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
