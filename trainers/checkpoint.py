@@ -217,8 +217,9 @@ class averaged:
 def check_output_dir(output_dir: str | Path, *, overwrite: bool, resume: bool) -> None:
     """Raise ValueError where `output_dir` holds something that the run would mix with or must not throw away."""
     folder = Path(output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output_dir {folder} is a file: choose another output_dir")
+    for part in (folder, *folder.parents):
+        if part.is_file():
+            raise ValueError(f"output_dir {folder} cannot be a folder, {part} is a file: choose another output_dir")
     if not folder.exists() or resume or not any(folder.iterdir()):
         return
     if not overwrite:

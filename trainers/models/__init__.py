@@ -34,7 +34,7 @@ def load_video_model(
     family = getattr(importlib.import_module(module), attribute)
     try:
         return family.load(path, torch_dtype=torch_dtype, vae_dtype=vae_dtype)
-    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
+    except (SafetensorError, OSError, RuntimeError, KeyError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"model {path} cannot be read ({reason}): copy or download its weights again") from error
 
