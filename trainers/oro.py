@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import get_scheduler
 
+from rewards.recipe import load_recipe
 from trainers import checkpoint as ckpt
 from trainers.batches import Batch, Scenes, clip_generators, condition_on
 from trainers.config import OROConfig, exit_with_one_line, parse_config
@@ -214,10 +215,10 @@ def build(
     config: OROConfig, accelerator: Accelerator, recipe: Judge | None, model: VideoModel | None
 ) -> tuple[ckpt.TrainState, VideoModel, Judge, dict[str, Judge], Scenes, Scenes]:
     """Everything that a run needs: state, model with LoRA, recipe, held-out judges, scenes."""
-    recipe = recipe or load(config.recipe)
+    recipe = recipe or load_recipe(config.recipe, for_gradient=True)
     judges = {"eval": recipe}
     if config.eval_steps and config.eval_recipe:
-        judges["judge"] = load(config.eval_recipe)
+        judges["judge"] = load_recipe(config.eval_recipe)
     scenes = Scenes(config, config.split, seed=config.seed)
     held_out = Scenes(config, config.eval_split, shuffle=False) if config.eval_steps else scenes
     model = model or load_video_model(
@@ -245,12 +246,6 @@ def build(
     ema = {name: weight.detach().clone() for name, weight in weights.items()} if config.ema_decay > 0 else {}
     run = ckpt.TrainState(weights=weights, optimizer=optimizer, scheduler=scheduler, ema=ema)
     return run, model, recipe, judges, scenes, held_out
-
-
-def load(path: str) -> Judge:
-    from rewards.recipe import load_recipe
-
-    return load_recipe(path)
 
 
 def check_first_batch(config: OROConfig, recipe: Judge, model: VideoModel, scenes: Scenes) -> None:

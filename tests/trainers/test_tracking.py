@@ -1,0 +1,59 @@
+"""Figures, videos and plots reach the trackers; a resumed run has each step once; a broken tracker stops nothing."""
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+
+from trainers.tracking import Trackers, draw_reward_curve, encode_gif, open_trackers, read_metrics
+
+
+def test_a_gif_plays_at_the_clips_own_speed():
+    frames = torch.linspace(0, 1, 5)[:, None, None, None].expand(5, 3, 16, 24)
+    gif = Image.open(io.BytesIO(encode_gif(frames, fps=16.0)))
+    assert (gif.n_frames, gif.size, gif.info["duration"]) == (5, (24, 16), 60)  # GIF counts in hundredths
+
+
+def test_tensorboard_gets_figures_videos_and_plots(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    draw_reward_curve([{"step": 1, "reward": -0.5, "measurable": 1.0}], tmp_path / "curve.png")
+    trackers = open_trackers(["tensorboard"], tmp_path, None, {"seed": 0})
+    trackers.metrics({"reward": -0.5}, 3)
+    trackers.video("eval/clips", torch.rand(4, 3, 16, 16), 16.0, 3)
+    trackers.image("curve", tmp_path / "curve.png", 3)
+    trackers.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("reward")] == [(3, -0.5)]
+    assert Image.open(io.BytesIO(events.Images("eval/clips")[0].encoded_image_string)).n_frames == 4
+    assert "curve" in events.Tags()["images"]
+
+
+def test_a_resumed_run_does_its_later_steps_again(tmp_path):
+    first = open_trackers(["none"], tmp_path, None, {})
+    for step in (1, 2, 3):
+        first.metrics({"reward": float(step)}, step)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "rew')  # a crash in the middle of a line
+    resumed = open_trackers(["none"], tmp_path, None, {}, resumed_step=2)
+    resumed.metrics({"reward": 30.0}, 3)
+    assert [line["reward"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1.0, 2.0, 30.0]
+
+
+def test_a_tracker_that_fails_is_dropped(capsys):
+    class Down:
+        def metrics(self, values, step):
+            raise ConnectionError("no route to host")
+
+    trackers = Trackers([Down()])
+    trackers.metrics({"reward": 0.0}, 1)
+    assert trackers.trackers == []
+    assert "Down dropped: no route to host" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("metrics", [[], [{"step": 0, "eval/reward": 0.1}]])
+def test_a_curve_is_drawn_from_whatever_there_is(tmp_path, metrics):
+    draw_reward_curve(metrics, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 1000

@@ -1,0 +1,199 @@
+"""At which noise level a model's motion is decided.
+
+    python -m trainers.commitment --model_name_or_path data/drops/model --output_dir outputs/commitment
+
+A sampled clip is noised again to level sigma and completed by the same sampler: x_0 -> x_sigma -> x_0'. Both clips are
+draws given x_sigma, so half of the mean squared change of their measured g is the variance that x_sigma leaves open:
+
+    spread(sigma) = sqrt(E[(g' - g)^2] / 2),    shown as a share of spread(1), where nothing of x_0 is left
+
+Below the level where the share is small, the adapter cannot change the motion any more and the reference distance may
+hold the looks (`reference_sigma_range`); above it the motion is learned (`adapter_sigma_range`).
+
+Axes: B clips, S sampling steps.
+"""
+
+# No `from __future__ import annotations` here: TrlParser reads the types of the fields.
+import dataclasses
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from rewards.recipe import load_recipe
+from trainers.batches import Batch, Scenes, clip_generators, condition_on
+from trainers.config import DataConfig, ModelConfig, Positive, Weight, exit_with_one_line, option, parse_config, strict
+from trainers.held_out import measured_g
+from trainers.models import Condition, Schedule, VideoModel, load_video_model
+from trainers.rollout import rollout
+from trainers.scoring import Judge, score
+
+FIRST, AGAIN = 11, 12  # streams of random numbers
+
+
+@strict
+class CommitmentConfig(ModelConfig, DataConfig):
+    """Measure at which noise level a model's motion is decided."""
+
+    recipe: str = option("configs/recipes/gravity.yaml", "recipe whose instruments measure g")
+    output_dir: str = option("outputs/commitment", "folder of the figures; a run that was stopped goes on")
+    sigmas: list[float] = option([1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.3], "noise levels, the first must be 1")
+    scenes: Positive = option(12, "scenes of the split")
+    completions: Positive = option(2, "completions of each clip at each level")
+    batch_size: Positive = option(6, "clips at a time")
+    open_share: Weight = option(0.1, "motion counts as decided where less than this share of its spread is open")
+    seed: int = option(0, "seed of the noise")
+    disable_tqdm: bool = option(False, "no progress bar")
+
+
+def schedule_from(schedule: Schedule, sigma: float) -> Schedule:
+    """The rest of a schedule from level `sigma` on, which need not be one of its own."""
+    start = torch.tensor([sigma], dtype=schedule.sigmas.dtype)
+    sigmas = torch.cat([start, schedule.sigmas[schedule.sigmas < sigma - 1e-6]])
+    per_sigma = schedule.timesteps_S[0] / schedule.sigmas[0]
+    return Schedule(sigmas=sigmas, timesteps_S=sigmas[:-1] * per_sigma)
+
+
+@torch.no_grad()
+def complete_again(
+    model: VideoModel,
+    clean: Tensor,
+    sigma: float,
+    schedule: Schedule,
+    condition: Condition,
+    generators: list[torch.Generator],
+) -> Tensor:
+    """Noise clean latents to level `sigma` and sample them down again: new clean latents."""
+    noise = model.initial_latents(condition, generators)
+    sigma_B = torch.full((len(clean),), sigma)
+    noisy = model.pin(model.add_noise(clean, noise, sigma_B), condition)
+    return rollout(model, condition, schedule_from(schedule, sigma), noisy).latents
+
+
+def open_shares(records: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The curve from lines of {sigma, g, again}: for each level the spread and its share of that at level 1."""
+    rows = []
+    for sigma in sorted({record["sigma"] for record in records}, reverse=True):
+        pairs = [(record["g"], record["again"]) for record in records if record["sigma"] == sigma]
+        known = [(g, again) for g, again in pairs if math.isfinite(g) and math.isfinite(again)]
+        mean_square = sum((again - g) ** 2 for g, again in known) / len(known) if known else math.nan
+        rows.append({"sigma": sigma, "spread_m_s2": math.sqrt(mean_square / 2), "pairs": len(known), "of": len(pairs)})
+    prior = rows[0]["spread_m_s2"] if rows else math.nan
+    return [row | {"open": row["spread_m_s2"] / prior if prior > 0 else math.nan} for row in rows]
+
+
+def commitment_level(rows: list[dict[str, float]], open_share: float) -> float:
+    """The noise level where the open share crosses `open_share`, by linear interpolation; 0 where it never does."""
+    for above, below in pairwise(rows):
+        if below["open"] < open_share <= above["open"]:
+            step = (above["open"] - open_share) / (above["open"] - below["open"])
+            return above["sigma"] + step * (below["sigma"] - above["sigma"])
+    return 0.0
+
+
+def measure(config: CommitmentConfig, model: VideoModel, recipe: Judge) -> list[dict[str, float]]:
+    """Fill `pairs.jsonl` in the output folder, one line a pair of clips, and return the curve."""
+    if not config.sigmas or config.sigmas[0] != 1 or any(not 0 < sigma <= 1 for sigma in config.sigmas):
+        raise ValueError(f"sigmas must start with 1 and lie in (0, 1], got {config.sigmas}")
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    _remember(folder / "settings.json", config)
+    log = folder / "pairs.jsonl"
+    records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = {record["scene"] for record in records}
+    scenes = Scenes(config, config.split, shuffle=False)
+    numbers = [number for number in range(min(config.scenes, len(scenes))) if number not in done]
+    rounds = len(config.sigmas) * config.completions
+    with tqdm(total=len(numbers) * rounds, unit="clip", disable=config.disable_tqdm) as progress:
+        for start in range(0, len(numbers), config.batch_size):
+            some = numbers[start : start + config.batch_size]
+            new = pairs_of(config, model, recipe, scenes.batch(some), progress)
+            records += new
+            with log.open("a") as file:  # a batch at a time: what was stopped within is done again
+                file.writelines(json.dumps(record) + "\n" for record in new)
+    return open_shares(records)
+
+
+def pairs_of(
+    config: CommitmentConfig, model: VideoModel, recipe: Judge, batch: Batch, progress: Any
+) -> list[dict[str, Any]]:
+    """Sample each scene once, complete it again at every level, and measure g of both."""
+    numbers = batch.numbers
+    first = clip_generators(config.seed, numbers, FIRST)
+    condition = condition_on(model, batch, config, first)
+    schedule = model.schedule(config.num_inference_steps, condition)
+    with torch.no_grad():
+        clean = rollout(model, condition, schedule, model.initial_latents(condition, first)).latents
+
+    def g_of(latents: Tensor) -> list[float]:
+        with torch.no_grad():
+            frames = model.decode(latents, condition).clamp(0, 1)
+        video = batch.video.to(frames.device).with_frames(frames)
+        scored, observation = score(recipe, video, batch.columns)
+        return measured_g(observation, scored.measurable_B).tolist()
+
+    g, records = g_of(clean), []
+    for level, sigma in enumerate(config.sigmas):
+        for k in range(config.completions):
+            fresh = clip_generators(config.seed, numbers, AGAIN + level * config.completions + k)
+            again = g_of(complete_again(model, clean, sigma, schedule, condition, fresh))
+            records += [
+                {"scene": scene, "sigma": sigma, "g": one, "again": other}
+                for scene, one, other in zip(numbers, g, again, strict=True)
+            ]
+            progress.update(len(numbers))
+    return records
+
+
+def _remember(path: Path, config: CommitmentConfig) -> None:
+    free = {"output_dir", "scenes", "batch_size", "open_share", "disable_tqdm"}
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in free}  # pyright: ignore[reportArgumentType]
+    if path.exists() and json.loads(path.read_text()) != settings:
+        raise ValueError(f"{path.parent} holds a curve with other settings: choose another output_dir")
+    path.write_text(json.dumps(settings, indent=2))
+
+
+def draw(rows: list[dict[str, float]], level: float, path: Path) -> None:
+    """The commitment curve: open share of the spread of g over the noise level."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([row["sigma"] for row in rows], [row["open"] for row in rows], "o-")
+    axes.axvline(level, color="0.5", linestyle="--", label=f"decided at {level:.2f}")
+    axes.set_xlabel("noise level sigma")
+    axes.set_ylabel("share of the spread of g still open")
+    axes.set_xlim(1.02, 0)
+    axes.legend()
+    figure.savefig(str(path), dpi=120)
+
+
+def main() -> None:
+    config = parse_config(CommitmentConfig)
+    recipe = load_recipe(config.recipe)
+    dtype = torch.bfloat16 if config.bf16 else torch.float32
+    model = load_video_model(config.model_name_or_path, torch_dtype=dtype)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if config.lora_path:
+        model.load_lora(config.lora_path)
+    rows = measure(config, model, recipe)
+    level = commitment_level(rows, config.open_share)
+    folder = Path(config.output_dir)
+    (folder / "commitment.json").write_text(json.dumps({"level": level, "rows": rows}, indent=2))
+    draw(rows, level, folder / "commitment.png")
+    print("sigma   open  spread m/s²  measured pairs")
+    for row in rows:
+        counts = f"{row['pairs']:3.0f} of {row['of']:.0f}"
+        print(f"{row['sigma']:5.2f}  {row['open']:5.2f}  {row['spread_m_s2']:11.2f}  {counts}")
+    print(f"motion is decided (open share below {config.open_share:g}) at sigma {level:.2f}:")
+    print(f"  reference_sigma_range: [0.0, {level:.2f}]")
+    print(f"table and plot are in {folder}")
+
+
+if __name__ == "__main__":
+    exit_with_one_line(main)
