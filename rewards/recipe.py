@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,6 +84,14 @@ class RecipeConfig(_Strict):
     unmeasurable: Literal["worst"] | Finite = "worst"
     visibility_weight: Finite = Field(default=0.1, ge=0)
     held_out: list[RewardConfig] = Field(default_factory=list)
+
+    @pydantic.field_validator("unmeasurable", mode="before")
+    @classmethod
+    def _worst_or_number(cls, value: Any) -> Any:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value != "worst" and not number:
+            raise ValueError(f"must be `worst` or a finite number, got {str(value)[:60]!r}")
+        return value
 
 
 class Recipe:

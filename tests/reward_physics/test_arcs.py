@@ -1,0 +1,82 @@
+"""Free flights are cut at release and impact."""
+
+import pytest
+import torch
+
+from reward_physics.arcs import find_arc
+
+
+def heights(kind: str, g: float = 9.81, frames: int = 17, fps: float = 16.0) -> torch.Tensor:
+    """Height (m) of a ball dropped from 1.2 m: `fall`, `bounce` (restitution 0.6), `held` for 0.2 s, then `bounce`."""
+    time = torch.arange(frames, dtype=torch.float64) / fps - (0.2 if kind == "held" else 0.0)
+    time = time.clamp(min=0)
+    impact, speed = (2.4 / g) ** 0.5, (2.4 * g) ** 0.5
+    if kind == "fall":
+        return 1.2 - 0.5 * g * time.square()
+    after = time - impact
+    up = 0.6 * speed * after - 0.5 * g * after.square()
+    return torch.where(time < impact, 1.2 - 0.5 * g * time.square(), up)
+
+
+def arc(height_BT: torch.Tensor, noise: float = 0.003, fps: float = 16.0, weight=None):
+    time = (torch.arange(height_BT.shape[1], dtype=torch.float64) / fps).expand_as(height_BT)
+    position = torch.stack((torch.zeros_like(height_BT), height_BT), dim=-1)
+    position = position + noise * torch.randn(position.shape, generator=torch.Generator().manual_seed(0)).double()
+    weight = torch.ones_like(time) if weight is None else weight
+    return find_arc(
+        time_BT=time, position_BTD=position, weight_BT=weight, sigma_floor_B=torch.full_like(time[:, 0], 0.004)
+    )
+
+
+def test_a_whole_fall_is_one_arc():
+    found = arc(heights("fall", g=3.0)[None].repeat(50, 1))
+    assert (found.weights_BT.sum(1) == 17).double().mean() > 0.95
+    assert found.reasons == [None] * 50
+
+
+@pytest.mark.parametrize("g", [4.0, 9.81, 14.0])
+def test_a_bounce_ends_the_arc_and_is_timed_within_a_fraction_of_a_frame(g):
+    found = arc(heights("bounce", g=g)[None].repeat(50, 1))
+    impact = (2.4 / g) ** 0.5
+    time = torch.arange(17) / 16
+    assert (found.weights_BT[:, time > impact] == 0).double().mean() > 0.98
+    assert (found.weights_BT[:, time < impact] == 1).double().mean() > 0.95
+    seconds = found.impact_time_B - impact
+    assert seconds.nanmedian().abs() < 0.003 and seconds[~seconds.isnan()].abs().quantile(0.9) < 0.02
+
+
+def test_held_frames_are_left_out():
+    found = arc(heights("held")[None].repeat(50, 1), noise=0.002)
+    assert (found.weights_BT[:, :3] == 0).double().mean() > 0.9
+    assert (found.weights_BT[:, 5:10] == 1).double().mean() > 0.9
+
+
+def test_rest_on_the_floor_after_the_fall_is_not_the_flight():
+    height = heights("fall").clamp(min=0.2)[None]
+    found = arc(height)
+    assert found.weights_BT[0, :8].sum() >= 7 and found.weights_BT[0, 9:].sum() == 0
+
+
+def test_an_object_at_rest_is_one_long_arc():
+    found = arc(torch.full((1, 12), 0.7, dtype=torch.float64))
+    assert found.weights_BT.sum() >= 11 and found.reasons == [None]
+
+
+def test_short_or_unseen_clips_say_why():
+    short = arc(heights("fall")[None, :4])
+    assert short.reasons[0] is not None and "too few frames" in short.reasons[0]
+    assert (short.weights_BT == 0).all() and short.impact_time_B.isnan().all()
+    hidden = arc(heights("fall")[None], weight=torch.zeros(1, 17))
+    assert hidden.reasons[0] is not None
+
+
+def test_a_missing_frame_does_not_end_the_flight():
+    weight = torch.ones(1, 17)
+    weight[0, 4] = 0
+    found = arc(heights("bounce")[None], weight=weight)
+    assert found.weights_BT[0].tolist()[:8] == [1, 1, 1, 1, 0, 1, 1, 1]
+
+
+def test_nothing_is_differentiated_and_inputs_stay():
+    height = heights("bounce")[None].requires_grad_()
+    assert not arc(height).weights_BT.requires_grad
