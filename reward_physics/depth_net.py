@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reward_physics.camera import Camera
+from reward_physics.weights import at_least_float
 
 P0 = 0.1
 """Smallest p of the prior: rays that meet the floor further away than 10 h count as walls."""
@@ -61,7 +62,7 @@ class DepthShape:
         Raises:
             ValueError: a config of another architecture, or with unknown fields.
         """
-        values = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
         if values.pop("architecture", None) != "depth_net":
             raise ValueError(
                 f"depth: {source} must say architecture depth_net, got {config.get('architecture')!r}: "
@@ -124,7 +125,7 @@ class DepthNet(nn.Module):
 
     def __init__(self, shape: DepthShape) -> None:
         super().__init__()
-        self.backbone = timm.create_model(
+        self.backbone: Any = timm.create_model(
             shape.backbone,
             features_only=True,
             pretrained=False,
@@ -146,7 +147,6 @@ class DepthNet(nn.Module):
         self.up2 = _Up(c4, half, c2)
         self.up1 = _Up(c2, 3 + GEOMETRY_CHANNELS, 16)
         self.head = nn.Conv2d(16, 3, 3, padding=1)
-        nn.init.zeros_(self.head.bias)
 
     def forward(self, frames_BTCHW: Tensor, camera: Camera | None = None) -> Layers:
         """Depth of object and background and the mask, at the size of the frames.
@@ -165,7 +165,7 @@ class DepthNet(nn.Module):
         log_height_B: Tensor,
         numbers_T: Tensor | None = None,
     ) -> Layers:
-        """As `forward`, with the camera as `geometry_channels` gives it, and the frames' numbers where some are left out."""
+        """As `forward`, given the output of `geometry_channels`, and the frames' numbers where some are left out."""
         batch, frames = frames_BTCHW.shape[:2]
         numbers_T = torch.arange(frames) if numbers_T is None else numbers_T
         spread = geometry_BCHW[:, None].expand(-1, frames, -1, -1, -1)
@@ -173,7 +173,7 @@ class DepthNet(nn.Module):
         half, quarter, eighth, sixteenth = self.backbone(x)
         coarse = self._attend(self.reduce(sixteenth), batch, numbers_T)
         fine = self.up1(self.up2(self.up4(self.up8(coarse, eighth), quarter), half), x)
-        out = self.head(fine).float().unflatten(0, (batch, frames))
+        out = at_least_float(self.head(fine)).unflatten(0, (batch, frames))
         known = geometry_BCHW[:, 3:4]
         prior = -torch.where(known > 0, geometry_BCHW[:, :1].clamp(min=P0), P0).log() + log_height_B.view(-1, 1, 1, 1)
         return Layers(

@@ -37,8 +37,8 @@ class Preprocessing:
     """Mirror the edges outwards by 3 sqrt(side / 2) px first, and cut them off afterwards."""
     bicubic: bool = True
     """Bicubic and antialiased (DPT's processor), or bilinear with aligned corners (ZoeDepth's)."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     @staticmethod
     def of_processor(processor: Any) -> Preprocessing:

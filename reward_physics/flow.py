@@ -20,7 +20,7 @@ from torchvision.models.optical_flow._utils import make_coords_grid, upsample_fl
 from torchvision.models.optical_flow.raft import RAFT, BottleneckBlock, _raft, raft_large, raft_small
 
 from reward_physics.raft_keys import from_original, is_original
-from reward_physics.weights import EMBEDDED, freeze, load_into, read_config, read_weights
+from reward_physics.weights import EMBEDDED, at_least_float, freeze, load_into, read_config, read_weights
 
 SMALLEST_SIDE_PX = 128
 """RAFT's correlation pyramid of four levels needs this many pixels a side; smaller frames are enlarged."""
@@ -78,7 +78,7 @@ class RaftShape:
         Raises:
             ValueError: a config of another architecture, or with unknown fields.
         """
-        values = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
         if values.pop("architecture", None) != "raft":
             raise ValueError(f"flow: {source} must say architecture raft, got {config.get('architecture')!r}")
         try:
@@ -89,7 +89,7 @@ class RaftShape:
 
 def encode(raft: RAFT, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Matching features and context of images in [-1, 1]: all that RAFT needs of a frame, on its 1/8 grid."""
-    return raft.feature_encoder(images_NCHW).float(), raft.context_encoder(images_NCHW).float()
+    return at_least_float(raft.feature_encoder(images_NCHW)), at_least_float(raft.context_encoder(images_NCHW))
 
 
 def match(
@@ -117,9 +117,9 @@ def match(
         coords = coords.detach()
         correlation = raft.corr_block.index_pyramid(centroids_coords=coords)
         hidden, delta = raft.update_block(hidden, context, correlation, coords - start)
-        coords = coords + delta.float()
+        coords = coords + at_least_float(delta)
         if every or update + 1 == updates:
-            up_mask = None if raft.mask_predictor is None else raft.mask_predictor(hidden).float()
+            up_mask = None if raft.mask_predictor is None else at_least_float(raft.mask_predictor(hidden))
             flows.append(upsample_flow(coords - start, up_mask=up_mask))
     raft.corr_block.corr_pyramid = []
     return flows
@@ -182,7 +182,11 @@ class FlowEstimator(nn.Module):
             ways = [(here, there), (there, here)] if backward else [(here, there)]
             flows = [
                 match(
-                    self.raft, *(e.flatten(0, 1) for e in (features[:, a], features[:, b], context[:, a])), self.updates
+                    self.raft,
+                    features[:, a].flatten(0, 1),
+                    features[:, b].flatten(0, 1),
+                    context[:, a].flatten(0, 1),
+                    self.updates,
                 )[0]
                 for a, b in ways
             ]

@@ -89,3 +89,8 @@ def freeze(module: nn.Module) -> None:
     """No gradient to the weights and no training mode; gradients to the inputs still flow."""
     module.requires_grad_(False)
     module.eval()
+
+
+def at_least_float(tensor: Tensor) -> Tensor:
+    """Out of half precision; float32 and float64 stay as they are."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
