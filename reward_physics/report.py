@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -141,6 +142,37 @@ def stroboscope(frames_TCHW: Tensor, used_T: np.ndarray) -> Tensor:
     chosen = frames_TCHW[np.flatnonzero(used_T)] if np.any(used_T) else frames_TCHW
     farthest_HW = (chosen - plate_CHW).abs().sum(1).argmax(0)
     return chosen.gather(0, farthest_HW.expand(1, *plate_CHW.shape))[0]
+
+
+def video_grid(rows: Sequence[Sequence[Strip]], *, cell_px: int = 160, gap_px: int = 6) -> Tensor:
+    """Clips as a grid that plays at once, each under its label and note; frames_TCHW in [0, 1].
+
+    Args:
+        rows: rows of clips of one size and length; an empty label draws none.
+        cell_px: least side of a clip, reached by a whole factor.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    frames = rows[0][0].frames_TCHW
+    factor = upscale_factor(*frames.shape[-2:], min_side_px=cell_px)
+    height, width = frames.shape[-2] * factor, frames.shape[-1] * factor
+    text_px = max(18, height // 8)
+    font = ImageFont.load_default(text_px * 0.72)
+    columns = max(len(row) for row in rows)
+    size = (gap_px + columns * (width + gap_px), gap_px + len(rows) * (height + text_px + gap_px))
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    places = []
+    for i, row in enumerate(rows):
+        for j, strip in enumerate(row):
+            left, top = gap_px + j * (width + gap_px), gap_px + i * (height + text_px + gap_px)
+            words = "  ".join(part for part in (strip.label, strip.note) if part)
+            draw.text((left, top + text_px * 0.1), words, fill=strip.colour, font=font)
+            places.append((strip, left, top + text_px))
+    grid = torch.from_numpy(np.asarray(canvas).copy()).permute(2, 0, 1).float().div(255).repeat(len(frames), 1, 1, 1)
+    for strip, left, top in places:
+        grid[:, :, top : top + height, left : left + width] = enlarge(strip.frames_TCHW.clamp(0, 1), factor)
+    return grid
 
 
 def _row_label(axes: Axes, strip: Strip) -> None:

@@ -89,11 +89,17 @@ class Evaluation:
         return next(measured for measured in self.arms if measured.arm.name == name)
 
 
-def evaluate(config: EvaluationConfig, *, instruments: Mapping[str, Judge] | None = None) -> Evaluation:
+def evaluate(
+    config: EvaluationConfig,
+    *,
+    instruments: Mapping[str, Judge] | None = None,
+    known: Sequence[MeasuredArm] = (),
+) -> Evaluation:
     """Make the clips that are missing, measure all, write the figures and the report.
 
     Args:
         instruments: recipes by the name of their column, the judge last; by default those that the config names.
+        known: arms measured before on the same scenes and seeds, taken as they are.
     """
     texts = list(config.arm) or ["base"] + ([f"lora={config.lora}"] if config.lora else [])
     if config.arm and config.lora:
@@ -106,7 +112,11 @@ def evaluate(config: EvaluationConfig, *, instruments: Mapping[str, Judge] | Non
         config.model, Path(config.output_dir) / "arms", batch_size=config.batch_size, overwrite=config.overwrite
     )
     measured = []
+    before = {other.arm: other for other in known}
     for arm in arms:
+        if arm in before:
+            measured.append(before[arm])
+            continue
         frames = clips.of(arm, rows, config.seeds)
         measured.append(measure(arm, rows, config.seeds, frames, instruments, scenes, batch_size=config.batch_size))
     evaluation = Evaluation(arms=measured, record=record_of(config, measured))

@@ -90,12 +90,12 @@ def falls_of(measured: MeasuredArm, colour: str) -> charts.Fall:
     return charts.Fall(label=measured.arm.name, times_s=times, drops_m=drops, g_m_s2=g, colour=colour)
 
 
-def typical_scenes(measured: MeasuredArm) -> list[int]:
-    """Clips whose g error is the median, the lower and the upper quartile: neither the best nor the worst."""
+def typical_scenes(measured: MeasuredArm, *, count: int = SCENES_DRAWN) -> list[int]:
+    """Clips spread over the g error from best to worst, the median first; the extremes are left out."""
     errors = [clip[_judge(measured)]["g_error"] for clip in measured.figures]
     order = sorted(range(len(errors)), key=lambda index: errors[index] if math.isfinite(errors[index]) else math.inf)
-    places = [round((len(order) - 1) * share) for share in (0.5, 0.25, 0.75)]
-    return list(dict.fromkeys(order[place] for place in places))[:SCENES_DRAWN]
+    shares = sorted(((i + 1) / (count + 1) for i in range(count)), key=lambda share: abs(share - 0.5))
+    return list(dict.fromkeys(order[round((len(order) - 1) * share)] for share in shares))
 
 
 def draw_strip(path: Path, arms: list[MeasuredArm], index: int, colours: dict[str, str]) -> Path:
@@ -105,13 +105,13 @@ def draw_strip(path: Path, arms: list[MeasuredArm], index: int, colours: dict[st
         report.Strip(
             label=measured.arm.name,
             frames_TCHW=measured.frames[index],
-            note=_g_text(measured.figures[index][_judge(measured)]["g_m_s2"]),
+            note=g_text(measured.figures[index][_judge(measured)]["g_m_s2"]),
             colour=colours[measured.arm.name],
         )
         for measured in arms
     ]
     if abs(float(row["g_m_s2"]) - 9.81) < 1e-3:
-        strips.insert(0, report.Strip(label="simulated", frames_TCHW=true_frames(row), note=_g_text(9.81)))
+        strips.insert(0, report.Strip(label="simulated", frames_TCHW=true_frames(row), note=g_text(9.81)))
     count = len(strips[0].frames_TCHW)
     frames = [round(place) for place in np.linspace(0, count - 1, min(STRIP_FRAMES, count))]
     times = [frame / float(row["fps"]) for frame in range(count)]
@@ -151,7 +151,8 @@ def draw_track(path: Path, measured: MeasuredArm, index: int) -> Path:
     )
 
 
-def _g_text(g_m_s2: float) -> str:
+def g_text(g_m_s2: float) -> str:
+    """g in words."""
     return f"{g_m_s2:.2f} m/s²" if math.isfinite(g_m_s2) else "not measured"
 
 
@@ -168,8 +169,8 @@ def _scenes(folder: Path, evaluation: Evaluation, *, tolerance: float) -> list[d
             cells.append(
                 {
                     "video": os.path.relpath(_video(folder, measured, index), folder),
-                    "g": _g_text(found["g_m_s2"]),
-                    "reward_g": _g_text(figures[next(iter(measured.readings[index]))]["g_m_s2"]),
+                    "g": g_text(found["g_m_s2"]),
+                    "reward_g": g_text(figures[next(iter(measured.readings[index]))]["g_m_s2"]),
                     "good": found["g_error"] <= tolerance,
                     "reason": found["reason"],
                     "area": found["area_ratio"],

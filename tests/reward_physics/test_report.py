@@ -69,3 +69,14 @@ def test_track_is_drawn_with_missing_frames(tmp_path):
         title="g = 9.8 ± 0.1 m/s²",
     )
     assert ink(path)[1] > 0.05
+
+
+def test_a_grid_plays_every_clip_under_its_label():
+    strip = report.Strip(label="base", frames_TCHW=falling_square(), note="9.81 m/s²")
+    grid = report.video_grid([[strip, strip], [strip]], cell_px=64, gap_px=4)
+    # cells of 64 px with 18 px of text above them, 4 px apart
+    assert grid.shape == (9, 3, 4 + 2 * 86, 4 + 2 * 68)
+    inside = grid[:, :, 22:86, 4:68]
+    torch.testing.assert_close(inside[:, :, ::2, ::2], falling_square())
+    assert grid[:, :, 4:22, 4:68].min() < 0.5
+    assert (grid[:, :, -64:, -64:] == 1).all()
