@@ -1,7 +1,7 @@
 """Pinhole cameras: intrinsics, pose, projection and unprojection.
 
 World frame: right-handed, z up, metres. Camera frame: OpenCV (x right, y down, z forward), metres.
-Pixels: u right, v down; the CENTRE of row i, column j lies at (j + 0.5, i + 0.5), so resizing scales K and nothing else.
+Pixels: u right, v down; the CENTRE of row i, column j lies at (j + 0.5, i + 0.5), so resizing only scales K.
 
 Axes: B clips, 3 or 4 coordinates, "..." any further axes (frames, rows, columns).
 """
@@ -60,7 +60,7 @@ class Camera:
         position_m: tuple[float, float, float] = (0.0, 0.0, 1.0),
         batch_size: int = 1,
     ) -> Camera:
-        """A camera that looks along world +y, tilted down by `pitch_down_deg`, with square pixels and a centred axis."""
+        """A camera that looks along world +y, tilted down by `pitch_down_deg`; square pixels, centred axis."""
         focal_px = 0.5 * height_px / math.tan(math.radians(fov_y_deg) / 2)
         s, c = math.sin(math.radians(pitch_down_deg)), math.cos(math.radians(pitch_down_deg))
         intrinsics = torch.tensor([[focal_px, 0, width_px / 2], [0, focal_px, height_px / 2], [0, 0, 1.0]])
@@ -133,7 +133,7 @@ class Camera:
         return dataclasses.replace(self, intrinsics_B33=intrinsics, height_px=height_px, width_px=width_px)
 
     def expanded(self, batch_size: int) -> Camera:
-        """A camera of one clip repeated for `batch_size` clips; a camera that has that size already is returned as it is."""
+        """A camera of one clip repeated for `batch_size` clips; one that has that size already is returned as it is."""
         if self.batch_size == batch_size:
             return self
         if self.batch_size != 1:

@@ -50,7 +50,7 @@ def _bounced(z: float, v: float, g: float, time: float, floor: float, restitutio
 
 
 def draw(camera: Camera, centres_BT3: Tensor, *, radius_m: float = 0.2, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Frames (B, T, 3, H, W) and soft masks of the disc before a textured wall; differentiable in the centres."""
+    """Frames (B, T, 3, H, W) and soft masks of a disc before a textured wall; differentiable in its centres."""
     uv, depth = camera.project(centres_BT3)
     radius_px = radius_m * camera.focal_px_B[:, None].to(depth) / depth
     pixels = camera.rays_uv().to(uv)
