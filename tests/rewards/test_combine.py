@@ -1,0 +1,117 @@
+"""Totals: weights, the price of what cannot be measured, and rewards that misbehave."""
+
+import pytest
+import torch
+from discs import free_fall, make_world
+
+from reward_physics.observation import Observation
+from rewards.combine import Term, combine
+
+
+def observe(grad: bool = False, batch: int = 3) -> Observation:
+    world = make_world(free_fall(batch=batch, frames=6))
+    video = world.video
+    if grad:
+        video = video.with_frames(video.frames_BTCHW.clone().requires_grad_())
+    return Observation(video, world.instruments(), grad=grad)
+
+
+def giving(*values):
+    def constant(observation):
+        return torch.tensor(values) + 0 * observation.video.frames_BTCHW.mean((1, 2, 3, 4))
+
+    return Term(name="constant", reward=constant)
+
+
+NAN = float("nan")
+
+
+def test_weighted_sum_and_terms():
+    a, b = giving(1.0, 2.0, 3.0), giving(0.0, 1.0, 0.0)
+    b = Term(name="other", reward=b.reward, weight=-2.0)
+    result = combine(observe(), [a, b], {})
+    assert result.total_B.tolist() == [1.0, 0.0, 3.0]
+    assert result.terms["other"].tolist() == [0.0, 1.0, 0.0]
+    assert result.measurable_B.all() and result.unmeasurable_fraction == 0 and result.reasons == [None] * 3
+
+
+def test_an_unmeasurable_clip_is_worth_the_worst_of_its_batch_or_a_number():
+    term = giving(-0.5, NAN, -2.0)
+    assert combine(observe(), [term], {}).total_B.tolist() == [-0.5, -2.0, -2.0]
+    assert combine(observe(), [term], {}, unmeasurable=-7.0).total_B.tolist() == [-0.5, -7.0, -2.0]
+    result = combine(observe(), [giving(NAN, NAN, NAN)], {})
+    assert result.total_B.tolist() == [-1.0, -1.0, -1.0] and result.unmeasurable_fraction == 1
+    assert result.terms["constant"].isnan().all()
+
+
+def test_hiding_never_pays():
+    observation = observe()
+    result = combine(observation, [giving(-0.5, NAN, -2.0)], {}, visibility_weight=0.5)
+    assert result.total_B[1] <= -2.0
+    assert result.reasons[1] == "reward constant could not be measured"
+
+
+def test_unmeasurable_clips_have_a_visibility_gradient_and_measured_ones_their_own():
+    observation = observe(grad=True)
+    frames = observation.video.frames_BTCHW
+    faded = make_world(free_fall(batch=3, frames=6, start_m=(9.0, 4.0, 1.0))).video.frames_BTCHW
+    half = (0.4 * frames.detach() + 0.6 * faded).requires_grad_()
+    observation = Observation(observation.video.with_frames(half), observation.instruments, grad=True)
+
+    def brightness(observation):
+        value = observation.video.frames_BTCHW.mean((1, 2, 3, 4))
+        return torch.where(torch.tensor([True, False, True]), value, torch.nan)
+
+    result = combine(observation, [Term(name="brightness", reward=brightness)], {}, visibility_weight=0.1)
+    (gradient,) = torch.autograd.grad(result.total_B.sum(), half)
+    assert torch.isfinite(gradient).all()
+    assert gradient[1].abs().sum() > 0
+    torch.testing.assert_close(gradient[0], torch.full_like(gradient[0], 1 / gradient[0].numel()))
+
+
+def test_columns_go_to_the_rewards_that_name_them():
+    def wants(observation, *, height_m, scale=1.0):
+        return torch.tensor(height_m) * scale
+
+    term = Term(name="wants", reward=wants, parameters={"scale": 2.0})
+    columns = {"height_m": [1.0, 2.0, 3.0], "caption": ["a", "b", "c"], "scale": 5.0}
+    assert combine(observe(), [term], columns).total_B.tolist() == [2.0, 4.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (3.0, "reward bad must return a tensor"),
+        (torch.zeros(2), r"one score a clip, shape \(3,\), got \(2,\)"),
+        (torch.zeros(3, 1), "one score a clip"),
+        (torch.zeros(3, dtype=torch.int64), "floating point"),
+        (torch.tensor([0.0, float("inf"), 0.0]), "got inf for clip 1"),
+        (torch.zeros(3, device="meta"), "scores on cpu"),
+    ],
+)
+def test_bad_values_name_the_reward(value, message):
+    with pytest.raises(ValueError, match=message):
+        combine(observe(), [Term(name="bad", reward=lambda observation: value)], {})
+
+
+def test_a_reward_that_raises_is_named():
+    def broken(observation):
+        raise KeyError("colour")
+
+    with pytest.raises(ValueError, match="reward broken failed: KeyError: 'colour'"):
+        combine(observe(), [Term(name="broken", reward=broken)], {})
+
+
+def test_rewards_without_gradient_are_refused_where_one_is_needed():
+    def detached(observation):
+        return observation.video.frames_BTCHW.detach().mean((1, 2, 3, 4))
+
+    with pytest.raises(ValueError, match="has no gradient at the pixels"):
+        combine(observe(grad=True), [Term(name="detached", reward=detached)], {})
+    detached.differentiable = False
+    term = Term(name="detached", reward=detached)
+    with pytest.raises(ValueError, match="not differentiable"):
+        combine(observe(grad=True), [term], {})
+    result = combine(observe(grad=True), [giving(0.0, 0.0, 0.0)], {}, held_out=[term])
+    assert set(result.terms) == {"constant", "held_out/detached"}
+    assert not result.terms["held_out/detached"].requires_grad

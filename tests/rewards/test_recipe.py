@@ -1,0 +1,125 @@
+"""Recipes: what they accept, and one line with the place of every mistake."""
+
+import pytest
+import torch
+from discs import free_fall, make_world
+
+from rewards.recipe import Recipe, RecipeConfig, load_recipe, read_recipe
+
+PIXELS = "instruments: {flow: null, depth: null, mask: appearance}\n"
+
+
+def write(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", ["gravity", "judge"])
+def test_shipped_recipes_are_valid(root, name):
+    config = read_recipe(root / "configs" / "recipes" / f"{name}.yaml")
+    assert [reward.name for reward in config.rewards] == ["gravity"]
+    assert config.rewards[0].parameters == {"g_m_s2": 9.81}
+
+
+def test_the_judge_shares_no_instrument_with_the_reward(root):
+    reward, judge = (read_recipe(root / "configs" / "recipes" / f"{n}.yaml").instruments for n in ("gravity", "judge"))
+    assert reward.depth != judge.depth and reward.mask != judge.mask and judge.flow != reward.flow
+
+
+def test_defaults(tmp_path):
+    config = read_recipe(write(tmp_path, "rewards: [{name: gravity}]"))
+    assert config.unmeasurable == "worst" and config.rewards[0].weight == 1.0
+    assert config.instruments.flow_updates == 6 and config.held_out == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rewards: [{name: gravity, wieght: 1}]", "line 1: unknown key rewards.0.wieght: did you mean weight?"),
+        ("rewards:\n- name: gravity\n  weight: abc", "line 3: rewards.0.weight: .*valid number"),
+        ("rewards: [{name: gravity}]\ninstrument: {}", "line 2: unknown key instrument: did you mean instruments?"),
+        ("instruments: {mask: segmentr}\nrewards: [{name: gravity}]", "line 1: .*did you mean segmenter?"),
+        ("instruments:\n  flow_updates: 0\nrewards: [{name: gravity}]", "line 2: instruments.flow_updates"),
+        ("instruments: {}", "rewards: Field required"),
+        ("rewards: []", "at least 1 item"),
+        ("a: 1\na: 2", "line 2: found duplicate key"),
+        ("rewards: [{name: gravity}]\nunmeasurable: best", "line 2: unmeasurable: must be `worst` or a finite number"),
+        ("rewards: [{name: gravity}]\nunmeasurable: .nan", "line 2: unmeasurable: must be"),
+        ("rewards: [{name: gravity, weight: .inf}]", "line 1: rewards.0.weight"),
+        ("rewards: [", "line 1|line 2"),
+        ("- 3", "a recipe is a mapping"),
+        ("", "a recipe is a mapping"),
+        ("x: !!python/object:os.system a", "line 1: could not determine a constructor"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        read_recipe(write(tmp_path, text))
+    assert "\n" not in str(caught.value) and "recipe.yaml" in str(caught.value)
+
+
+def test_files_that_are_no_recipes(tmp_path):
+    with pytest.raises(ValueError, match="no such recipe"):
+        read_recipe(tmp_path / "none.yaml")
+    path = tmp_path / "binary.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"binary\.yaml"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ("{name: gravty}", "did you mean gravity?"),
+        ("{name: gravity, parameters: {g_ms2: 9.81}}", "no parameter g_ms2: did you mean g_m_s2?"),
+    ],
+)
+def test_what_a_recipe_names_is_checked_when_it_is_loaded(tmp_path, reward, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe(write(tmp_path, f"{PIXELS}rewards: [{reward}]"))
+
+
+def test_a_reward_of_ones_own_file(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def bright(observation, *, gain=1.0):\n"
+        "    return gain * observation.video.frames_BTCHW.mean((1, 2, 3, 4))\n"
+        "def coarse(observation):\n"
+        "    return bright(observation).detach().round()\n"
+        "coarse.differentiable = False\n"
+    )
+    text = (
+        f"{PIXELS}rewards:\n"
+        "  - {name: 'mine.py:bright', weight: 2.0, parameters: {gain: 3.0}}\n"
+        "  - {name: 'mine.py:bright'}\n"
+        "held_out: [{name: 'mine.py:coarse'}]\n"
+    )
+    recipe = load_recipe(write(tmp_path, text), for_gradient=True)
+    video = make_world(free_fall(frames=6)).video
+    result = recipe.judge(video)
+    assert set(result.terms) == {"bright", "bright_2", "held_out/coarse"}
+    assert result.total_B.item() == pytest.approx(7 * video.frames_BTCHW.mean().item(), rel=1e-5)
+    leaf = video.frames_BTCHW.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(recipe.judge(video.with_frames(leaf), grad=True).total_B.sum(), leaf)
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 7 / gradient.numel()))
+    trained = load_recipe(write(tmp_path, f"{PIXELS}rewards: [{{name: 'mine.py:coarse'}}]"))
+    assert trained.judge(video).measurable_B.all()
+    with pytest.raises(ValueError, match="not differentiable"):
+        load_recipe(write(tmp_path, f"{PIXELS}rewards: [{{name: 'mine.py:coarse'}}]"), for_gradient=True)
+
+
+def test_gravity_needs_metres_and_says_so(tmp_path):
+    recipe = load_recipe(write(tmp_path, f"{PIXELS}rewards: [{{name: gravity}}]"))
+    with pytest.raises(ValueError, match=r"reward gravity failed: .*refused: there is no depth estimator"):
+        recipe.judge(make_world(free_fall(frames=6)).video)
+
+
+def test_gravity_by_the_whole_chain():
+    config = RecipeConfig.model_validate({"rewards": [{"name": "gravity"}]})
+    world = make_world(free_fall(batch=2, frames=9, g_m_s2=torch.tensor([9.81, 4.905])))
+    recipe = Recipe(config, world.instruments(flow=True))
+    leaf = world.video.frames_BTCHW.clone().requires_grad_()
+    result = recipe.judge(world.video.with_frames(leaf), grad=True)
+    torch.testing.assert_close(result.total_B.detach(), torch.tensor([0.0, -0.25]), atol=0.01, rtol=0)
+    (gradient,) = torch.autograd.grad(result.total_B.sum(), leaf)
+    assert torch.isfinite(gradient).all() and gradient[1].abs().sum() > 0
