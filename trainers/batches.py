@@ -57,13 +57,13 @@ class Scenes:
             )
         kept = range(len(table))
         if config.kinds is not None:
-            kinds = table["kind"][:]
+            kinds = [str(kind) for kind in table["kind"]]
             for kind in config.kinds:
                 if kind not in kinds:
                     raise ValueError(f"split {split} has no scene of kind {kind}{suggestion(kind, sorted(set(kinds)))}")
             kept = [i for i in kept if kinds[i] in config.kinds]
         if config.at_rest:
-            rest = table["at_rest"][:]
+            rest = [bool(one) for one in table["at_rest"]]
             kept = [i for i in kept if rest[i]]
         if not kept:
             raise ValueError(f"split {split} has no scene left: loosen kinds or at_rest")

@@ -112,6 +112,9 @@ class RunConfig:
     run_name: str | None = option(None, "name of the run for the trackers; by default that of output_dir")
     push_to_hub: bool = option(False, "upload the final LoRA and its card")
     hub_model_id: str | None = option(None, "repository to upload to; by default the name of output_dir")
+    num_threads: Positive | None = option(
+        None, "CPU threads of a process; by default torch's, and under accelerate launch the cores shared out"
+    )
     dry_run: bool = option(False, "build everything, print the plan and stop")
     disable_tqdm: bool = option(False, "no progress bar")
 

@@ -35,7 +35,7 @@ from trainers.finish import finish, print_plan, write_config
 from trainers.held_out import evaluate
 from trainers.losses import denoising_loss, reference_distance
 from trainers.models import VideoModel, load_video_model, lora_parameters
-from trainers.parallel import average_gradients, make_accelerator, wrap
+from trainers.parallel import average_gradients, make_accelerator, use_threads, wrap
 from trainers.rollout import choose_grad_steps, in_range, rollout
 from trainers.scoring import Judge, check_recipe, reward_metrics, score_with_gradient
 from trainers.tracking import check_trackers, open_trackers
@@ -53,6 +53,7 @@ def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel |
     ckpt.check_output_dir(config.output_dir, overwrite=config.overwrite_output_dir, resume=resuming)
     check_trackers(config.report_to)
     resume = ckpt.find_resume(config.output_dir, config.resume_from_checkpoint)
+    use_threads(config.num_threads)
     accelerator = make_accelerator()
     is_main = accelerator.is_main_process
     set_seed(config.seed)
@@ -252,6 +253,11 @@ def check_first_batch(config: OROConfig, recipe: Judge, model: VideoModel, scene
     """Meet bad sizes, frame rates and rewards on the data's own first clips, before anything is generated."""
     batch = scenes.batch([0, 1])
     condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers))
+    if config.denoising_weight > 0 and condition.num_frames > batch.video.num_frames:
+        raise ValueError(
+            f"num_frames {condition.num_frames} is more than the {batch.video.num_frames} frames of the data's clips: "
+            "lower num_frames, or set denoising_weight to 0"
+        )
     video = batch.video.with_frames(batch.video.frames_BTCHW[:, : condition.num_frames]).to(model.device)
     check_recipe(recipe, video, batch.columns, num_frames=condition.num_frames)
 

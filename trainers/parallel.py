@@ -18,6 +18,15 @@ def make_accelerator() -> Accelerator:
     return Accelerator(kwargs_handlers=handlers)  # pyright: ignore[reportArgumentType]
 
 
+def use_threads(asked: int | None) -> None:
+    """Set torch's CPU threads. `accelerate launch` leaves one a process; without a wish the cores are shared out."""
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if asked is None and launched and not torch.cuda.is_available():
+        asked = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if asked is not None:
+        torch.set_num_threads(asked)
+
+
 def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.DEEPSPEED
 

@@ -102,6 +102,12 @@ def test_wrong_resolution(toy_config, brightness):
     refuses(toy_config(num_frames=8), "num_frames must be 1 \\+ a multiple of 2, got 8", recipe=brightness())
 
 
+def test_denoising_needs_data_as_long_as_the_clips(toy_config, brightness):
+    refuses(
+        toy_config(num_frames=33, denoising_weight=1.0), "num_frames 33 is more than the 9 frames", recipe=brightness()
+    )
+
+
 def test_corrupt_weights(toy_config, toy_world, brightness, tmp_path):
     shutil.copytree(toy_world / "model", tmp_path / "model")
     weights = tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors"
