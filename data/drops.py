@@ -10,6 +10,7 @@ import ctypes.util
 import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,12 @@ class Geometry:
     """Displacement in pixels (right, down) from frame t to t + 1; S = T - 1."""
 
 
+def _mujoco() -> Any:
+    import mujoco  # its functions come from a compiled module that type checkers cannot read
+
+    return mujoco
+
+
 def camera_matrices(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """Intrinsics (3, 3) in pixels and the world-from-camera transform (4, 4), OpenCV axes."""
     focal = 0.5 * scene.height_px / math.tan(math.radians(scene.fov_deg) / 2)
@@ -66,8 +73,7 @@ def camera_matrices(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 def simulate(scene: Scene) -> Motion:
     """Run the scene and return the poses at its frames; the first frame is the moment of release."""
-    import mujoco
-
+    mujoco = _mujoco()
     model = mujoco.MjModel.from_xml_string(scene_xml(scene))
     state = mujoco.MjData(model)
     for k, body in enumerate(scene.bodies):
@@ -92,8 +98,7 @@ def simulate(scene: Scene) -> Motion:
 
 def geometry(scene: Scene, motion: Motion) -> Geometry:
     """Cast one ray a pixel and frame; the flow follows each visible surface point to the next frame."""
-    import mujoco
-
+    mujoco = _mujoco()
     model = mujoco.MjModel.from_xml_string(scene_xml(scene))
     state = mujoco.MjData(model)
     intrinsics, pose = camera_matrices(scene)
@@ -148,8 +153,7 @@ def render(scene: Scene, motion: Motion) -> np.ndarray:
     Returns: frames_THW3 uint8.
     Raises: RuntimeError where neither EGL nor OSMesa can be used.
     """
-    import mujoco
-
+    mujoco = _mujoco()
     if not hasattr(mujoco, "GLContext"):
         raise RuntimeError(
             f"rendering needs OpenGL without a screen, and MUJOCO_GL={os.environ['MUJOCO_GL']} gives none: "

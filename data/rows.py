@@ -84,6 +84,8 @@ def make_row(scene: Scene, split: str, motion: Motion, geometry: Geometry, frame
 def load_split(split: str, root: str | Path | None = None, columns: list[str] | None = None) -> datasets.Dataset:
     """Load every Parquet file of `root/split` (the shipped clips by default), in the order of their names.
 
+    Returns: a table whose rows are NumPy arrays.
+
     Raises: ValueError where the folder holds no Parquet file or a file cannot be read.
     """
     folder = Path(root or SHIPPED) / split
@@ -100,7 +102,8 @@ def load_split(split: str, root: str | Path | None = None, columns: list[str] | 
             tables.append(pq.read_table(file, columns=columns))
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{file}: expected a Parquet file of clips, could not read it ({error})") from error
-    return datasets.Dataset(pa.concat_tables(tables).replace_schema_metadata(tables[0].schema.metadata))
+    table = pa.concat_tables(tables).replace_schema_metadata(tables[0].schema.metadata)
+    return datasets.Dataset(table).with_format("numpy")
 
 
 def collate(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -110,7 +113,8 @@ def collate(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     def stack(name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.as_tensor(np.stack([np.asarray(row[name]) for row in rows]), dtype=dtype)
 
-    batch: dict[str, Any] = {name: [row[name] for row in rows] for name in ("id", "caption", "kind", "shape", "scene")}
+    texts = ("id", "caption", "kind", "shape", "scene")
+    batch: dict[str, Any] = {name: [str(row[name]) for row in rows] for name in texts}
     batch["frames_BTCHW"] = stack("frames").permute(0, 1, 4, 2, 3).contiguous() / 255
     batch["depth_BTHW"] = stack("depth_m")
     batch["mask_BTHW"] = stack("mask", torch.uint8)
@@ -121,7 +125,7 @@ def collate(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for name in ("fps", "g_m_s2", "radius_m", "height_m", "at_rest", "seed"):
         dtype = {"at_rest": torch.bool, "seed": torch.int64}.get(name, torch.float32)
         batch[f"{name}_B"] = stack(name, dtype)
-    batch["impact_times_s"] = [list(row["impact_times_s"]) for row in rows]
+    batch["impact_times_s"] = [[float(time) for time in row["impact_times_s"]] for row in rows]
     return batch
 
 

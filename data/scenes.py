@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -153,12 +154,12 @@ class Scene:
     @staticmethod
     def from_json(text: str) -> Scene:
         """Inverse of `to_json`."""
-        values = _tuples(json.loads(text))
+        values = {key: _tuples(value) for key, value in json.loads(text).items()}
         bodies = tuple(Body(**body) for body in values.pop("bodies"))
         return Scene(bodies=bodies, **values)
 
 
-def _tuples(value):
+def _tuples(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_tuples(item) for item in value)
     if isinstance(value, dict):

@@ -23,9 +23,7 @@ def clip(task: tuple[str, int, int, int]) -> dict[str, Any]:
     from data.rows import make_row
 
     split, index, frames, side_px = task
-    scene = draw_scene(
-        SPLIT_SEEDS[split] + index, SPLITS[split], frames=frames, height_px=side_px, width_px=side_px
-    )
+    scene = draw_scene(SPLIT_SEEDS[split] + index, SPLITS[split], frames=frames, height_px=side_px, width_px=side_px)
     motion = simulate(scene)
     return make_row(scene, split, motion, geometry(scene, motion), render(scene, motion))
 

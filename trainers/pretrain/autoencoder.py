@@ -1,0 +1,187 @@
+"""Pretrain the embedded autoencoder on rendered drops: `python -m trainers.pretrain.autoencoder --steps 900`.
+
+A stock `AutoencoderKLLTXVideo` learns to rebuild clips: x -> z ~ q(z | x) -> x_hat with the loss
+
+    mean(w |x_hat - x|) + 10 mean(w (x_hat - x)^2) + kl_weight KL(q(z | x) || N(0, I)),
+
+w = 1 + motion_weight where a pixel differs from the clip's mean image, 1 elsewhere. Training starts from principal
+components (`linear_start.py`); its first steps see short clips, which cost less. `--decoder_of DIR` keeps a trained
+encoder, and with it the latents, and trains its decoder further. The latents' mean and standard deviation are measured
+at the end of the first training and saved with the weights, as the pipelines expect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKLLTXVideo
+from torch import Tensor
+from tqdm import tqdm
+
+from data.rows import load_split
+from trainers.pretrain.common import (
+    Ema,
+    cosine_with_warmup,
+    load_checkpoint,
+    pretraining_parser,
+    provenance,
+    save_checkpoint,
+)
+from trainers.pretrain.linear_start import start_linear
+
+
+def build_autoencoder() -> AutoencoderKLLTXVideo:
+    """17 x 64 x 64 pixels to 9 x 4 x 4 latents of 64 channels: pixel patches of 8, one halving of both."""
+    return AutoencoderKLLTXVideo(
+        latent_channels=64,
+        block_out_channels=(96, 96),
+        down_block_types=("LTXVideoDownBlock3D",) * 2,
+        decoder_block_out_channels=(96, 96),
+        layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        spatio_temporal_scaling=(True, False),
+        decoder_spatio_temporal_scaling=(True, False),
+        decoder_inject_noise=(False, False, False),
+        downsample_type=("conv", "conv"),
+        upsample_residual=(False, False),
+        upsample_factor=(1, 1),
+        patch_size=8,
+        scaling_factor=1.0,
+    )
+
+
+def reconstruction_loss(rebuilt: Tensor, clips: Tensor, motion_weight: float) -> Tensor:
+    """Weighted L1 plus ten times L2 of clips (B, C, T, H, W) in [-1, 1]; pixels that move weigh 1 + motion_weight."""
+    moving = (clips - clips.mean(dim=2, keepdim=True)).abs().amax(dim=1, keepdim=True) > 0.06
+    weight = 1 + motion_weight * moving.float()
+    difference = rebuilt.float() - clips
+    return (weight * (difference.abs() + 10 * difference.square())).mean()
+
+
+def rebuild(autoencoder: AutoencoderKLLTXVideo, clips: Tensor) -> Tensor:
+    """Clips (B, C, T, H, W) in [-1, 1] through the mode of their latents and back."""
+    return cast(Any, autoencoder.decode(posterior(autoencoder, clips).mode())).sample
+
+
+def posterior(autoencoder: AutoencoderKLLTXVideo, clips: Tensor) -> Any:
+    """q(z | x) of clips."""
+    return cast(Any, autoencoder.encode(clips)).latent_dist
+
+
+def psnr_db(rebuilt: Tensor, clips: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each clip in decibels, for values in [-1, 1]."""
+    error = (rebuilt.float().clamp(-1, 1) - clips).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / error.clamp_min(1e-12))
+
+
+def load_clips(folders: list[str], limit: int | None = None) -> Tensor:
+    """The frames of every clip of the folders: uint8 (N, T, H, W, 3)."""
+    tensors = []
+    for folder in folders:
+        path = Path(folder)
+        table = load_split(path.name, path.parent, columns=["frames"]).with_format("numpy")
+        tensors.append(torch.as_tensor(table[: limit or len(table)]["frames"]).to(torch.uint8))
+    return torch.cat(tensors)
+
+
+def to_model(frames_NTHWC: Tensor) -> Tensor:
+    """Bytes to the autoencoder's layout and range: (N, C, T, H, W) in [-1, 1]."""
+    return frames_NTHWC.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def evaluate(autoencoder: AutoencoderKLLTXVideo, clips: Tensor) -> float:
+    """Mean PSNR in decibels of the clips, each rebuilt from the mode of its latent distribution."""
+    values = []
+    for batch in clips.split(8):
+        x = to_model(batch)
+        values.append(psnr_db(rebuild(autoencoder, x), x))
+    return torch.cat(values).mean().item()
+
+
+@torch.no_grad()
+def measure_latents(autoencoder: AutoencoderKLLTXVideo, clips: Tensor) -> None:
+    """Write the mean and standard deviation of each latent channel into the autoencoder's buffers."""
+    latents = torch.cat([posterior(autoencoder, to_model(batch)).mode() for batch in clips.split(8)])
+    autoencoder.latents_mean.copy_(latents.mean(dim=(0, 2, 3, 4)))
+    autoencoder.latents_std.copy_(latents.std(dim=(0, 2, 3, 4)))
+
+
+def train(options: argparse.Namespace) -> AutoencoderKLLTXVideo:
+    """Train from scratch or from the last checkpoint; returns the exponential moving average of the weights."""
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+    generator = torch.Generator().manual_seed(options.seed)
+    clips, checked = load_clips(options.data), load_clips([options.validation], limit=32)
+    autoencoder = build_autoencoder()
+    if options.decoder_of:
+        autoencoder = AutoencoderKLLTXVideo.from_pretrained(options.decoder_of).train()
+        autoencoder.encoder.requires_grad_(False)
+    else:
+        start_linear(autoencoder, to_model(clips[:: max(1, len(clips) // 150)][:150]))
+    learned = [parameter for parameter in autoencoder.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=options.learning_rate, weight_decay=1e-4, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(options.steps, 100))
+    ema = Ema(autoencoder, decay=0.995)
+    state = {"model": autoencoder, "optimizer": optimizer, "schedule": schedule, "ema": ema}
+    output = Path(options.output_dir)
+    start = load_checkpoint(output, state, generator)
+    progress = tqdm(range(start, options.steps), initial=start, total=options.steps, desc="autoencoder")
+    for step in progress:
+        index = torch.randint(len(clips), (options.batch_size,), generator=generator)
+        frames = options.short_frames if step < options.short_share * options.steps else options.clip_frames
+        first = int(torch.randint(clips.shape[1] - frames + 1, (), generator=generator))
+        x = to_model(clips[index, first : first + frames])
+        if torch.rand((), generator=generator) < 0.5:
+            x = x.flip(-1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+            q = posterior(autoencoder, x)
+            rebuilt = cast(Any, autoencoder.decode(q.sample(generator))).sample
+        kl = q.kl().mean() / q.mean[0].numel()
+        loss = reconstruction_loss(rebuilt, x, options.motion_weight) + options.kl_weight * kl
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        ema.update(autoencoder)
+        if step % 50 == 0:
+            psnr = psnr_db(rebuilt.detach(), x).mean()
+            progress.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{psnr:.2f}", kl=f"{kl.item():.2f}")
+        if (step + 1) % options.save_steps == 0 or step + 1 == options.steps:
+            save_checkpoint(output, step + 1, state, generator)
+            averaged = ema.copy_to(build_autoencoder())
+            tqdm.write(f"step {step + 1}: held-out PSNR {evaluate(averaged, checked):.2f} dB")
+    autoencoder = ema.copy_to(build_autoencoder()).eval()
+    if not options.decoder_of:
+        measure_latents(autoencoder, clips[:: max(1, len(clips) // 256)])
+    return autoencoder
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train and save the autoencoder in the layout of diffusers, with `training.json` beside it."""
+    parser = pretraining_parser("autoencoder", __doc__, steps=900, batch_size=8, learning_rate=1e-3)
+    add = parser.add_argument
+    add("--clip_frames", type=int, default=9, help="consecutive frames of a training clip (default: %(default)s)")
+    add("--short_share", type=float, default=0.7, help="share of steps on short clips (default: %(default)s)")
+    add("--short_frames", type=int, default=5, help="frames of the short clips (default: %(default)s)")
+    add("--decoder_of", help="folder of a trained autoencoder: keep its encoder, train its decoder further")
+    add("--motion_weight", type=float, default=3.0, help="extra weight of moving pixels (default: %(default)s)")
+    add("--kl_weight", type=float, default=1e-5, help="weight of the KL term (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    autoencoder = train(options)
+    quality = {"validation_psnr_db": evaluate(autoencoder, load_clips([options.validation]))}
+    autoencoder.save_pretrained(options.output_dir)
+    text = json.dumps(provenance(options, quality), indent=2)
+    (Path(options.output_dir) / "training.json").write_text(text + "\n")
+    assert math.isfinite(quality["validation_psnr_db"])
+    print(f"validation PSNR {quality['validation_psnr_db']:.2f} dB; saved in {options.output_dir}")
+
+
+if __name__ == "__main__":
+    main()
