@@ -76,6 +76,7 @@ def trajectories(path: str | Path, falls: Sequence[Fall], *, g_m_s2: float = 9.8
     """Drop over time of every clip at rest, one panel an arm, against the one true parabola of them all."""
     longest = max((float(times[-1]) for fall in falls for times in fall.times_s if len(times)), default=1.0)
     deepest = max((float(np.nanmax(drops)) for fall in falls for drops in fall.drops_m if len(drops)), default=1.0)
+    longest, deepest = max(longest, 0.1), max(deepest, 0.01)
     true_s = np.linspace(0, min(longest, math.sqrt(2 * deepest * 1.1 / g_m_s2)), 60)
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, 3.4), layout="constrained")

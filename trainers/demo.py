@@ -25,6 +25,7 @@ from trainers.clips import fingerprint, write_text
 from trainers.config import Count, OROConfig, Positive, exit_with_one_line, option, parse_config, strict
 from trainers.evaluation import Evaluation, EvaluationConfig, evaluate, load_instruments
 from trainers.evaluation_page import g_text, typical_scenes
+from trainers.model_card import add_held_out
 from trainers.scoring import Judge
 from trainers.summary import column, describe, markdown_table
 from trainers.tracking import read_metrics
@@ -108,6 +109,8 @@ def run(
     leave_pictures(folder, training, both)
     outcome = outcome_of(both)
     write_text(folder / "table.md", markdown_table(both.record) + "\n")
+    shutil.copyfile(folder / "before_after.gif", Path(training.output_dir) / "before_after.gif")
+    add_held_out(training.output_dir, markdown_table(both.record), picture="before_after.gif")
     print(f"\n{markdown_table(both.record)}\n")
     print("\n".join(outcome.lines()))
     left = {

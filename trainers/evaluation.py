@@ -81,8 +81,8 @@ class Evaluation:
     record: dict[str, Any]
 
     def g(self, name: str, instrument: str = "judge") -> Tensor:
-        """g of every clip of an arm, m/s^2, NaN where it could not be measured."""
-        return torch.tensor([clip[instrument]["g_m_s2"] for clip in self.arm(name).figures])
+        """g of every clip of an arm, m/s^2, scaled where 9.81 is not right; NaN where it could not be measured."""
+        return torch.tensor([clip[instrument]["g_scaled_m_s2"] for clip in self.arm(name).figures])
 
     def arm(self, name: str) -> MeasuredArm:
         """The arm of this name."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from reward_physics import charts, report
 from reward_physics.io import write_video
+from reward_physics.metrics import STANDARD_G_M_S2
 from trainers.arms import true_frames
 from trainers.clips import write_text
 from trainers.sample import request_for_row
@@ -124,10 +125,7 @@ def true_rows(row: Any) -> list[float]:
     from data.scenes import Scene
     from trainers.readings import TrueScene
 
-    true = TrueScene(Scene.from_json(str(row["scene"]))).at(9.81).position_T3.numpy()
-    pose, intrinsics = np.asarray(row["world_from_camera"]), np.asarray(row["intrinsics"])
-    camera = (true - pose[:3, 3]) @ pose[:3, :3]
-    return (intrinsics[1, 1] * camera[:, 1] / camera[:, 2] + intrinsics[1, 2]).tolist()
+    return TrueScene(Scene.from_json(str(row["scene"]))).at(STANDARD_G_M_S2).centroid_T2[:, 1].tolist()
 
 
 def draw_track(path: Path, measured: MeasuredArm, index: int) -> Path:

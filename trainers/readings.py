@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.drops import geometry, simulate
+from data.drops import camera_matrices, geometry, simulate
 from data.scenes import Scene
 from reward_physics import metrics
+from reward_physics.camera import Camera
 from reward_physics.image_quality import background_psnr_db, colour_shift, sharpness_ratio
 from reward_physics.metrics import STANDARD_G_M_S2
 from reward_physics.observation import Observation
@@ -84,6 +85,8 @@ class World:
 
     mask_THW: Tensor
     position_T3: Tensor
+    centroid_T2: Tensor
+    """Its centre in the picture, px."""
     impact_s: float
 
 
@@ -91,7 +94,14 @@ class TrueScene:
     """A scene of drops under any gravity, by simulation and ray casting; each gravity is simulated once."""
 
     def __init__(self, scene: Scene) -> None:
+        intrinsics, pose = (torch.tensor(matrix, dtype=torch.float32)[None] for matrix in camera_matrices(scene))
         self.scene = scene
+        self.camera = Camera(
+            intrinsics_B33=intrinsics,
+            world_from_camera_B44=pose,
+            height_px=scene.height_px,
+            width_px=scene.width_px,
+        )
         self._worlds: dict[float, World] = {}
 
     def at(self, g_m_s2: float) -> World:
@@ -101,9 +111,11 @@ class TrueScene:
             scene = self.scene.with_gravity(g)
             motion = simulate(scene)
             impacts = motion.impact_times_s[0]
+            position_T3 = torch.from_numpy(motion.poses_TN7[:, 0, :3].astype(np.float32))
             self._worlds[g] = World(
                 mask_THW=torch.from_numpy(geometry(scene, motion).mask_THW == 1).float(),
-                position_T3=torch.from_numpy(motion.poses_TN7[:, 0, :3].astype(np.float32)),
+                position_T3=position_T3,
+                centroid_T2=self.camera.project(position_T3[None])[0][0],
                 impact_s=impacts[0] if impacts else math.inf,
             )
         return self._worlds[g]
@@ -116,21 +128,25 @@ def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> 
         scene: the clip's scene.
         g_m_s2: the gravity that would be right: 9.81, or the clip's own where it is a true clip.
     Returns:
-        g, its standard error and relative error; position error, unaligned IoU and Chamfer against the scene under the
+        g, its standard error, its relative error, and the g that would have that error at 9.81; position error, unaligned IoU and Chamfer against the scene under the
         right gravity over all frames; area ratio and aligned IoU against the scene under the clip's own fitted g over
         the free flight (NaN where g could not be measured); landing time.
     """
     right = scene.at(g_m_s2)
     fall_m = float(right.position_T3[0, 2] - right.position_T3[:, 2].min())
     position, true = reading.position_T3[None], right.position_T3[None]
+    centroid = reading.centroid_T2[None]
+    diagonal_px = math.hypot(scene.scene.height_px, scene.scene.width_px)
     chamfer = [metrics.chamfer_px(mask, other) for mask, other in zip(reading.mask_THW, right.mask_THW, strict=True)]
     figures: dict[str, Any] = {
         "g_m_s2": reading.g_m_s2,
         "stderr_m_s2": reading.stderr_m_s2,
         "reason": reading.reason,
+        "g_scaled_m_s2": reading.g_m_s2 * STANDARD_G_M_S2 / g_m_s2,
         "g_error": abs(reading.g_m_s2 - g_m_s2) / g_m_s2,
         "trajectory_l2_m": float(metrics.trajectory_l2(position, true, missing=max(fall_m, 0.1))),
-        "published_l2_m": float(metrics.published_trajectory_l2(position, true)),
+        "trajectory_l2_px": float(metrics.trajectory_l2(centroid, right.centroid_T2[None], missing=diagonal_px)),
+        "published_l2_px": float(metrics.published_trajectory_l2(centroid, right.centroid_T2[None])),
         "iou": float(metrics.mask_iou(reading.mask_THW, right.mask_THW).mean()),
         "chamfer_px": sum(chamfer) / len(chamfer),
         "impact_s": reading.impact_s,

@@ -47,7 +47,7 @@ def _means(values_RN: Tensor) -> Tensor:
 def instrument_summary(figures: Sequence[Mapping[str, Any]], instrument: str, *, tolerance: float) -> dict[str, Any]:
     """One instrument's line: medians over the measurable clips, shares over all of them."""
     take = functools.partial(column, figures, instrument=instrument)
-    g_N, error_N = take("g_m_s2"), take("g_error")
+    g_N, error_N = take("g_scaled_m_s2"), take("g_error")
     # Intervals count scenes: several seeds of one scene are one draw.
     within_N = scene_means(figures, (error_N <= tolerance).double())
     return {
@@ -59,7 +59,8 @@ def instrument_summary(figures: Sequence[Mapping[str, Any]], instrument: str, *,
         "aligned_iou": float(torch.nanmean(take("aligned_iou"))),
         "iou": float(take("iou").mean()),
         "trajectory_l2_m": float(take("trajectory_l2_m").mean()),
-        "published_l2_m": float(take("published_l2_m").mean()),
+        "trajectory_l2_px": float(take("trajectory_l2_px").mean()),
+        "published_l2_px": float(take("published_l2_px").mean()),
         "chamfer_px": float(take("chamfer_px").mean()),
     }
 
@@ -118,6 +119,8 @@ def markdown_table(record: Mapping[str, Any]) -> str:
             difference = found[f"{instrument}_g_m_s2"]
             lines.append(f"- {describe(difference)} in g by the {instrument}'s instruments")
         lines.append(f"- aligned IoU {found['judge_aligned_iou_ratio']:.1%} of {record['against']}'s by the judge")
+    if any(arm["source"]["kind"] in ("truth", "autoencoder") for arm in record["arms"].values()):
+        lines += ["", "truth and autoencoder fall at their scene's own g; theirs is scaled so that right is 9.81."]
     return "\n".join(lines)
 
 

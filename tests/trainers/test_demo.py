@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from reward_physics import charts
 from reward_physics.intervals import Interval
 from trainers import demo
 from trainers.arms import Arm
+from trainers.clips import write_text
 from trainers.demo import DemoConfig, Outcome, run, training_config
 from trainers.evaluation import Evaluation, MeasuredArm, record_of
 
@@ -17,8 +17,8 @@ SCENES = 6
 
 
 def figures(g_m_s2: float, scene: int) -> dict:
-    one = {"g_m_s2": g_m_s2, "g_error": abs(g_m_s2 - 9.81) / 9.81, "area_ratio": 1.0, "aligned_iou": 0.9, "iou": 0.5,
-           "trajectory_l2_m": 0.1, "published_l2_m": 0.1, "chamfer_px": 1.0, "reason": None}  # fmt: skip
+    one = {"g_m_s2": g_m_s2, "g_scaled_m_s2": g_m_s2, "g_error": abs(g_m_s2 - 9.81) / 9.81, "area_ratio": 1.0, "aligned_iou": 0.9, "iou": 0.5,
+           "trajectory_l2_m": 0.1, "trajectory_l2_px": 0.1, "published_l2_px": 0.1, "chamfer_px": 1.0, "reason": None}  # fmt: skip
     picture = {"disagreement": 0.01, "background_psnr_db": 30.0, "sharpness": 1.0, "colour_shift": 0.0}
     return {"scene": f"heldout-{scene}", "reward": one, "judge": one, **picture}
 
@@ -56,7 +56,7 @@ class World:
             )
         folder = demo.Path(config.output_dir)
         for name in ("trajectories", "strip_0", "g_by_arm"):
-            charts.curves(folder / f"{name}.png", {"x": {"y": ([0], [1])}})
+            write_text(folder / f"{name}.png", "picture")
         return Evaluation(arms=arms, record=record_of(config, arms))
 
 
