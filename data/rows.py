@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,9 @@ def load_split(split: str, root: str | Path | None = None, columns: list[str] | 
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{file}: expected a Parquet file of clips, could not read it ({error})") from error
     table = pa.concat_tables(tables).replace_schema_metadata(tables[0].schema.metadata)
-    return datasets.Dataset(table).with_format("numpy")
+    key = "|".join(f"{file}:{file.stat().st_mtime_ns}" for file in files) + f"|{columns}"
+    fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]  # by default `datasets` hashes every pixel: seconds
+    return datasets.Dataset(table, fingerprint=fingerprint).with_format("numpy")
 
 
 def collate(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
