@@ -128,9 +128,9 @@ def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> 
         scene: the clip's scene.
         g_m_s2: the gravity that would be right: 9.81, or the clip's own where it is a true clip.
     Returns:
-        g, its standard error, its relative error, and the g that would have that error at 9.81; position error, unaligned IoU and Chamfer against the scene under the
-        right gravity over all frames; area ratio and aligned IoU against the scene under the clip's own fitted g over
-        the free flight (NaN where g could not be measured); landing time.
+        g, its standard error and relative error, and the g that has this error beside 9.81; position error, unaligned
+        IoU and Chamfer against the scene under the right gravity over all frames; area ratio and aligned IoU against
+        the scene under the clip's own fitted g over the free flight (NaN where g could not be measured); landing time.
     """
     right = scene.at(g_m_s2)
     fall_m = float(right.position_T3[0, 2] - right.position_T3[:, 2].min())
