@@ -22,7 +22,7 @@ from reward_physics.arcs import Arc, find_arc
 from reward_physics.kinematics import MIN_FRAMES, ArcFit, fit_arc
 from reward_physics.tracks import ImageTrack, track_in_image
 from reward_physics.video import Video
-from reward_physics.world_tracks import Line, Track, fit_distance, horizontal_distance, track_in_world
+from reward_physics.world_tracks import Line, Track, fit_distance, horizontal_distance, track_in_world, trust_near_floor
 
 if TYPE_CHECKING:
     from reward_physics.camera import Camera
@@ -41,7 +41,10 @@ class Instruments:
         depth_gradient: let the gradient reach the pixels through depth too. Off by default: an object that seems
             farther seems to fall faster, which is no better fall.
         depth_bias: relative standard deviation of the depth estimator's error for a whole clip; widens the intervals.
-        line_of_sight_speed_m_s: prior standard deviation of the speed towards or away from the camera.
+        line_of_sight_speed_m_s: prior standard deviation of the speed towards or away from the camera; with 0 the
+            distance is one constant a clip, read from all its frames, otherwise a line over the arc.
+        floor_height_m: height (world z) of the floor, where it is known: the depth of an object near the floor, whose
+            distance the picture shows, is then trusted more than that of one high in the air.
         centroid_noise_px: noise that a mask's centroid is expected to have.
         flow_noise_px: noise that the object's mean flow is expected to have.
         min_frames: shortest free flight that is measured.
@@ -54,6 +57,7 @@ class Instruments:
     depth_gradient: bool = False
     depth_bias: float = 0.02
     line_of_sight_speed_m_s: float = 0.2
+    floor_height_m: float | None = None
     centroid_noise_px: float = 0.1
     flow_noise_px: float = 0.2
     min_frames: int = MIN_FRAMES
@@ -206,8 +210,11 @@ class Observation:
     def track(self) -> Track:
         """The object in metres, its distance fitted once over the free flight."""
         camera = self.camera_for_metres()
-        flying = self.arc.weights_BT.sum(1, keepdim=True) > 0
-        line = self._line(torch.where(flying, self.arc.weights_BT, self.image_track.weight_BT))
+        weight = self.image_track.weight_BT
+        if self.instruments.line_of_sight_speed_m_s > 0:
+            flying = self.arc.weights_BT.sum(1, keepdim=True) > 0
+            weight = torch.where(flying, self.arc.weights_BT.to(weight), weight)
+        line = self._line(weight)
         return track_in_world(self.image_track, camera, line, self.video.times_BT, self.instruments.flow_stride)
 
     @_once
@@ -248,6 +255,9 @@ class Observation:
             raise ValueError("metres per second squared are refused: the depth estimator gave relative depth")
         # Where the pixel lies within the arc's parabola is the position's business: distance takes it detached.
         distance = horizontal_distance(camera, image.centroid_BT2.detach(), image.centre_depth_BT)
+        if self.instruments.floor_height_m is not None:
+            rough = camera.unproject(image.centroid_BT2.detach(), image.centre_depth_BT.detach())
+            weight_BT = weight_BT * trust_near_floor(rough[..., 2] - self.instruments.floor_height_m)
         return fit_distance(
             distance,
             self.video.times_BT,

@@ -131,6 +131,15 @@ def fit_distance(
     )
 
 
+def trust_near_floor(height_m: Tensor) -> Tensor:
+    """Weight in (0, 1] of a depth at a height above the floor: s0^2 / (s0^2 + (k h)^2), s0 = 0.02, k = 0.1 / m.
+
+    Monocular depth of an object in the air is a guess; where it meets the floor, the picture shows where it stands.
+    These are the relative errors of the embedded network, about 2 % on the floor and 10 % a metre above it.
+    """
+    return 0.02**2 / (0.02**2 + (0.1 * height_m.clamp(min=0)).square())
+
+
 def track_in_world(image: ImageTrack, camera: Camera, line: Line, time_BT: Tensor, stride: int) -> Track:
     """Unproject the image track at the horizontal distances of `line`."""
     distance = line.at(time_BT).to(image.centroid_BT2)

@@ -44,6 +44,7 @@ class InstrumentsConfig(_Strict):
     depth_gradient: bool = False
     depth_bias: Finite = Field(default=0.02, ge=0)
     line_of_sight_speed_m_s: Finite = Field(default=0.2, ge=0)
+    floor_height_m: Finite | None = None
     centroid_noise_px: Finite = Field(default=0.1, gt=0)
     flow_noise_px: Finite = Field(default=0.2, gt=0)
     min_frames: int = Field(default=5, ge=4)
