@@ -3,9 +3,9 @@
     python -m trainers.check_gravity --split heldout
     python -m trainers.check_gravity --split heldout --through_autoencoder
 
-Clips count in which the object is in free flight (no slides), and where the Cramer-Rao bound of the scene is at most `bound`:
-a centroid noise of `noise_px`, the frames before the true impact, and the scale of the picture at the object allow no
-better estimator a standard error below it.
+Clips count in which the object is in free flight (no slides), and where the Cramer-Rao bound of the scene is at most
+`bound`: a centroid noise of `noise_px`, the frames before the true impact, and the scale of the picture at the
+object allow no better estimator a standard error below it.
 """
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
@@ -90,9 +90,7 @@ def check(config: CheckConfig) -> dict[str, Any]:
             )
     counted = [clip for clip in clips if clip["bound"] <= config.bound]
     if not counted:
-        raise ValueError(
-            f"no clip of split {config.split} has a Cramer-Rao bound of at most {config.bound}: raise bound"
-        )
+        raise ValueError(f"no clip of {config.split} has a Cramer-Rao bound of at most {config.bound}: raise bound")
     figures = {name: summarise(counted, name) for name in recipes}
     if len(recipes) > 1:
         first, second = list(recipes)[:2]
@@ -101,7 +99,8 @@ def check(config: CheckConfig) -> dict[str, Any]:
 
 
 def summarise(clips: list[dict[str, Any]], name: str) -> dict[str, float]:
-    """Errors of one recipe over clips: median and 95th percentile of |g error|, bias, share measured, coverage, width."""
+    """Errors of one recipe over clips: median and 95th percentile of |g error|, bias, share measured, coverage,
+    width."""
     seen = [clip for clip in clips if not math.isnan(clip[name]["g_m_s2"])]
     if not seen:
         return {"measurable": 0.0}
@@ -173,7 +172,7 @@ def _round_trip(model: Any, batch: Mapping[str, Any], video: Video) -> Tensor:
         num_frames=video.num_frames,
         height_px=video.height_px,
         width_px=video.width_px,
-        fps=float(video.fps_B[0]),
+        fps=video.fps_B,
     )
     return model.decode(model.encode_clip(video.frames_BTCHW), condition).clamp(0, 1)
 
