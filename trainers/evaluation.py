@@ -30,7 +30,7 @@ from trainers.arms import Arm, Clips, parse_arms
 from trainers.clips import write_text
 from trainers.config import Positive, Rate, exit_with_one_line, option, parse_config, strict
 from trainers.readings import Reading, TrueScene, clip_figures, read
-from trainers.sample import rows_of_split
+from trainers.sample import default_device, rows_of_split
 from trainers.scoring import Judge, score
 from trainers.summary import comparison, markdown_table, summary
 
@@ -148,7 +148,7 @@ def measure(
     with tqdm(total=len(each), desc=f"{arm.name}: measuring", unit="clip") as bar:
         for start in range(0, len(each), batch_size):
             some, pixels = each[start : start + batch_size], frames[start : start + batch_size]
-            video = video_of(some, pixels)
+            video = video_of(some, pixels).to(default_device())
             by_name = {}
             for name, recipe in instruments.items():
                 _, observation = score(recipe, video, columns_of(some))

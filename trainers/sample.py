@@ -145,11 +145,16 @@ def fill(model: VideoModel, requests: Sequence[Request], folder: ClipFolder, *, 
                 bar.update()
 
 
+def default_device() -> str:
+    """The accelerator where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_model(model: str, lora: str | None) -> VideoModel:
     """The model, with the LoRA on it where one is named."""
     if lora is not None and not Path(lora).exists():
         raise ValueError(f"no LoRA at {lora}: give the file or folder that training wrote")
-    loaded = load_video_model(model)
+    loaded = load_video_model(model).to(default_device())
     if lora is not None:
         loaded.load_lora(lora)
     return loaded

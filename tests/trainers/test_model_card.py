@@ -5,7 +5,8 @@ from trainers.model_card import add_held_out, model_card
 
 SETTINGS = {
     "model_name_or_path": "some-lab/falling-video", "recipe": "configs/recipes/gravity.yaml", "seed": 3,
-    "max_steps": 60, "learning_rate": 1e-3, "num_inference_steps": 8, "guidance_scale": 1.0, "adapter_sigma_range": [0.0, 1.0],
+    "max_steps": 60, "learning_rate": 1e-3, "num_inference_steps": 8, "guidance_scale": 1.0,
+    "adapter_sigma_range": [0.0, 1.0],
 }  # fmt: skip
 
 
