@@ -1,0 +1,1 @@
+"""Commands that made the embedded models and estimators."""
