@@ -107,7 +107,7 @@ def tracked_object(
         grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.35), height_ratios=(2.4, 1))
         picture = figure.add_subplot(grid[:, 0])
         height_px, width_px = frames_TCHW.shape[-2:]
-        _show(picture, stroboscope(frames_TCHW, used))
+        _show(picture, stroboscope(frames_TCHW, spaced(centroid_T2, used, least_px=0.22 * height_px)))
         scale = upscale_factor(height_px, width_px, min_side_px=256)
         picture.plot(*(fitted_T2[used] * scale - 0.5).T, color="white", lw=3.4)
         picture.plot(*(fitted_T2[used] * scale - 0.5).T, color=PALETTE[1], lw=1.6, label="fitted arc")
@@ -134,6 +134,16 @@ def draw_residuals(axes: Axes, times_s: np.ndarray, residual_m: np.ndarray) -> N
     axes.vlines(times_s, 0, residual_m * 100, color=PALETTE[0], lw=1.4)
     axes.scatter(times_s, residual_m * 100, s=14, color=PALETTE[0], zorder=3)
     axes.set(xlabel="time (s)", ylabel="residual (cm)")
+
+
+def spaced(centroid_T2: np.ndarray, used_T: np.ndarray, *, least_px: float) -> np.ndarray:
+    """Of the used frames those whose object has moved by at least `least_px` since the one before."""
+    chosen = np.zeros(len(used_T), dtype=bool)
+    last = None
+    for frame in np.flatnonzero(used_T & np.isfinite(centroid_T2).all(1)):
+        if last is None or np.linalg.norm(centroid_T2[frame] - last) >= least_px:
+            chosen[frame], last = True, centroid_T2[frame]
+    return chosen
 
 
 def stroboscope(frames_TCHW: Tensor, used_T: np.ndarray) -> Tensor:

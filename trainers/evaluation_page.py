@@ -116,7 +116,7 @@ def draw_strip(path: Path, arms: list[MeasuredArm], index: int, colours: dict[st
     count = len(strips[0].frames_TCHW)
     frames = [round(place) for place in np.linspace(0, count - 1, min(STRIP_FRAMES, count))]
     times = [frame / float(row["fps"]) for frame in range(count)]
-    title = str(row["caption"]).replace(" ,", ",")
+    title = str(row["caption"]).split(" ,")[0]
     return report.film_strip(path, strips, times_s=times, frames=frames, true_rows_px=true_rows(row), title=title)
 
 

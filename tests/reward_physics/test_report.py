@@ -52,6 +52,12 @@ def test_a_stroboscope_shows_the_object_where_it_has_been():
     assert picture[0, 4, 25].item() == pytest.approx(0.9)
 
 
+def test_spaced_frames_do_not_overlap():
+    centroid = np.stack([np.zeros(6), [0.0, 2.0, 5.0, 6.0, np.nan, 30.0]], -1)
+    used = np.array([True, True, True, True, True, False])
+    assert report.spaced(centroid, used, least_px=4.0).tolist() == [True, False, True, False, False, False]
+
+
 def test_track_is_drawn_with_missing_frames(tmp_path):
     height = 1.6 - 0.5 * 9.81 * TIMES_S**2
     centroid = np.stack([np.full(9, 14.5), 5.5 + 20 * (1.6 - height)], -1)
