@@ -68,7 +68,8 @@ def score_with_gradient(
     """Rewards and their gradient at the pixels; the estimators' graph is freed before this returns.
 
     Args:
-        max_ratio: a clip whose gradient is longer than this many times the batch's median is scaled down to it.
+        max_ratio: a clip whose gradient is longer than this many times the median of the batch's measurable clips is
+            scaled down to it.
         skip_first: the first frame is given, not generated: its pixels get no gradient.
 
     Raises:
@@ -90,16 +91,20 @@ def score_with_gradient(
     finite_B = gradient.isfinite().flatten(1).all(1)
     gradient = torch.where(finite_B.view(-1, 1, 1, 1, 1), gradient, 0)
     norm_B = gradient.flatten(1).norm(dim=1)
-    limited = gradient * _limit(norm_B, max_ratio).view(-1, 1, 1, 1, 1)
+    factor_B = limit(norm_B, result.measurable_B.to(norm_B.device) > 0, max_ratio)
+    limited = gradient * factor_B.view(-1, 1, 1, 1, 1)
     return Scored(**_detach(result), pixel_grad_BTCHW=limited, pixel_grad_norm_B=norm_B, dropped_B=(~finite_B).float())
 
 
-def _limit(norm_B: Tensor, max_ratio: float) -> Tensor:
-    """Factors that bring each norm down to at most `max_ratio` times the median of those that are not zero."""
-    alive = norm_B[norm_B > 0]
-    if len(alive) == 0:
+def limit(norm_B: Tensor, measurable_B: Tensor, max_ratio: float) -> Tensor:
+    """Factors that bring each norm down to at most `max_ratio` times the median of the measurable clips' norms.
+
+    Clips that cannot be measured have the faint gradient of the visibility term: they would pull the median down.
+    """
+    known = norm_B[measurable_B & (norm_B > 0)]
+    if len(known) == 0:
         return torch.ones_like(norm_B)
-    bound = max_ratio * alive.median()
+    bound = max_ratio * known.quantile(0.5)
     return torch.where(norm_B > bound, bound / norm_B.clamp(min=torch.finfo(norm_B.dtype).tiny), 1.0)
 
 
