@@ -144,10 +144,14 @@ def to_camera(batch: Mapping[str, Any]) -> Camera:
 
 
 def to_video(batch: Mapping[str, Any]) -> Video:
-    """A collated batch as a `Video` with its camera, frame rate and the first object's mask in the first frame."""
+    """A collated batch as a `Video` with its camera, frame rate and the first object's mask and distance in the
+    first frame."""
+    camera = to_camera(batch)
+    _, depth_B = camera.project(batch["poses_BTN7"][:, 0, 0, :3])
     return Video(
         frames_BTCHW=batch["frames_BTCHW"],
         fps_B=batch["fps_B"],
-        camera=to_camera(batch),
+        camera=camera,
         first_mask_BHW=(batch["mask_BTHW"][:, 0] == 1).float(),
+        object_depth_m_B=depth_B,
     )

@@ -36,6 +36,8 @@ class Instruments:
     Args:
         flow: frames_BTCHW, stride -> flow_BSHW2 (a FlowEstimator), or None: positions only.
         depth: frames_BTCHW, camera -> Depth (a DepthEstimator), or None: nothing in metres.
+        known_distance: take the object's distance from `Video.object_depth_m_B`, constant over the clip, instead of
+            measuring depth.
         mask: `segmenter` (the depth estimator's mask), `propagated` or `appearance`.
         flow_stride: frames between the two images of a flow, >= 1.
         depth_gradient: let the gradient reach the pixels through depth too. Off by default: an object that seems
@@ -52,6 +54,7 @@ class Instruments:
 
     flow: Callable[..., Tensor] | None = None
     depth: Callable[..., Any] | None = None
+    known_distance: bool = False
     mask: str = "segmenter"
     flow_stride: int = 1
     depth_gradient: bool = False
@@ -171,6 +174,9 @@ class Observation:
         """Why nothing can be said in metres, or None. Costs no measurement."""
         if self.video.camera is None:
             return "the camera is unknown"
+        if self.instruments.known_distance:
+            known = self.video.object_depth_m_B is not None
+            return None if known else "the object's distance is said to be known but the clips lack it"
         if self.instruments.depth is None:
             return "there is no depth estimator"
         if getattr(self.instruments.depth, "metric", True) is False:
@@ -251,6 +257,13 @@ class Observation:
 
     def _line(self, weight_BT: Tensor) -> Line:
         camera, image = self.camera_for_metres(), self.image_track
+        if self.instruments.known_distance:
+            assert self.video.object_depth_m_B is not None
+            first = image.centroid_BT2.detach()[:, :1]
+            return Line.constant(
+                horizontal_distance(camera, first, self.video.object_depth_m_B.to(first)[:, None])[:, 0].double(),
+                relative_sd=self.instruments.depth_bias,
+            )
         if image.centre_depth_BT is None:
             raise ValueError("metres per second squared are refused: the depth estimator gave relative depth")
         # Where the pixel lies within the arc's parabola is the position's business: distance takes it detached.

@@ -23,6 +23,7 @@ class Video:
             acceleration is metres times fps squared.
         camera: pinhole camera of each clip (or one for all), or None when unknown; then there are no metres.
         first_mask_BHW: 1 on the object in the first frame and 0 elsewhere, or None when unknown.
+        object_depth_m_B: z-depth of the object's centre in the first frame, m, or None when unknown.
 
     Raises:
         ValueError: wrong shape or type, frame rate not positive, camera of another size.
@@ -32,6 +33,7 @@ class Video:
     fps_B: Tensor
     camera: Camera | None = None
     first_mask_BHW: Tensor | None = None
+    object_depth_m_B: Tensor | None = None
 
     def __post_init__(self) -> None:
         frames = self.frames_BTCHW
@@ -49,6 +51,11 @@ class Video:
         if mask is not None and mask.shape != (batch, height, width):
             raise ValueError(
                 f"first mask must have shape {(batch, height, width)} like the frames, got {tuple(mask.shape)}"
+            )
+        depth = self.object_depth_m_B
+        if depth is not None and (depth.shape != (batch,) or not (depth > 0).all()):
+            raise ValueError(
+                f"object depth must be one number > 0 m a clip, shape ({batch},), got {tuple(depth.shape)}"
             )
         camera = self.camera
         if camera is not None:
@@ -127,6 +134,7 @@ class Video:
             fps_B=self.fps_B.to(device),
             camera=None if self.camera is None else self.camera.to(device),
             first_mask_BHW=None if self.first_mask_BHW is None else self.first_mask_BHW.to(device),
+            object_depth_m_B=None if self.object_depth_m_B is None else self.object_depth_m_B.to(device),
         )
 
     def __getitem__(self, clips: slice | Tensor | list[int]) -> Video:
@@ -136,4 +144,5 @@ class Video:
             fps_B=self.fps_B[clips],
             camera=None if self.camera is None else self.camera[clips],
             first_mask_BHW=None if self.first_mask_BHW is None else self.first_mask_BHW[clips],
+            object_depth_m_B=None if self.object_depth_m_B is None else self.object_depth_m_B[clips],
         )

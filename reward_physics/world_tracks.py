@@ -81,6 +81,14 @@ class Line:
     mid_time_B: Tensor
     relative_sd_B: Tensor
 
+    @classmethod
+    def constant(cls, distance_B: Tensor, *, relative_sd: float) -> Line:
+        """One distance for the whole clip."""
+        zero = torch.zeros_like(distance_B)
+        return cls(
+            distance_B=distance_B, slope_B=zero, mid_time_B=zero, relative_sd_B=torch.full_like(zero, relative_sd)
+        )
+
     def at(self, time_BT: Tensor) -> Tensor:
         tau = (time_BT - self.mid_time_B[:, None]).to(self.distance_B)
         return (self.distance_B[:, None] + self.slope_B[:, None] * tau).clamp(min=0.05)
@@ -145,10 +153,14 @@ def track_in_world(image: ImageTrack, camera: Camera, line: Line, time_BT: Tenso
     distance = line.at(time_BT).to(image.centroid_BT2)
     position = place_at_distance(camera, image.centroid_BT2, distance)
     displacement = None
-    if image.flow_BS2 is not None and image.surface_depth_BT is not None and image.centre_depth_BT is not None:
+    if image.flow_BS2 is not None:
         start = image.centroid_BT2[:, :-stride]
         # The visible surface is nearer than the centre, so its pixels move farther than the centre does.
-        nearer = (image.surface_depth_BT / image.centre_depth_BT).detach()[:, :-stride, None]
+        if image.surface_depth_BT is not None and image.centre_depth_BT is not None:
+            nearer = (image.surface_depth_BT / image.centre_depth_BT).detach()
+        else:
+            nearer = 1 - (2 / 3) * image.radius_px_BT / camera.focal_px_B[:, None].to(image.radius_px_BT)
+        nearer = nearer[:, :-stride, None]
         end = place_at_distance(camera, start + image.flow_BS2 * nearer, distance[:, stride:])
         displacement = end - position[:, :-stride]
     with torch.no_grad():

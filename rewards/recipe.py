@@ -33,7 +33,11 @@ class _Strict(pydantic.BaseModel):
 
 
 class InstrumentsConfig(_Strict):
-    """What the clips are measured with; see `reward_physics.observation.Instruments`."""
+    """What the clips are measured with; see `reward_physics.observation.Instruments`.
+
+    `flow` and `depth` are names for `load_flow` and `load_depth`, or null; `depth: known` takes the object's
+    distance in the first frame from the data.
+    """
 
     flow: Name | None = "embedded"
     depth: Name | None = "embedded"
@@ -64,9 +68,10 @@ class InstrumentsConfig(_Strict):
         from reward_physics.flow import load_flow
 
         settings = self.model_dump(exclude={"flow", "depth", "flow_updates", "autocast"})
+        known = self.depth == "known"
         flow = None if self.flow is None else load_flow(self.flow, updates=self.flow_updates, autocast=self.autocast)
-        depth = None if self.depth is None else load_depth(self.depth, autocast=self.autocast)
-        return Instruments(flow=flow, depth=depth, **settings)
+        depth = None if self.depth is None or known else load_depth(self.depth, autocast=self.autocast)
+        return Instruments(flow=flow, depth=depth, known_distance=known, **settings)
 
 
 class RewardConfig(_Strict):

@@ -179,7 +179,14 @@ def video_of(rows: Sequence[Mapping[str, Any]], frames: Sequence[Tensor]) -> Vid
     )
     first = torch.tensor(np.stack([np.asarray(row["mask"])[0] == 1 for row in rows]), dtype=torch.float32)
     fps = torch.tensor([float(row["fps"]) for row in rows])
-    return Video(frames_BTCHW=torch.stack(list(frames)), fps_B=fps, camera=camera, first_mask_BHW=first)
+    start = torch.tensor(np.stack([np.asarray(row["poses"])[0, 0, :3] for row in rows]), dtype=torch.float32)
+    return Video(
+        frames_BTCHW=torch.stack(list(frames)),
+        fps_B=fps,
+        camera=camera,
+        first_mask_BHW=first,
+        object_depth_m_B=camera.project(start)[1],
+    )
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

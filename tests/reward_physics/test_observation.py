@@ -216,3 +216,26 @@ def test_visibility_pulls_a_fading_object_back():
 def test_instruments_that_do_not_fit(settings, message):
     with pytest.raises(ValueError, match=message):
         Instruments(**settings)
+
+
+def test_a_known_distance_stands_for_depth():
+    world = make_world(free_fall(frames=9))
+    _, depth_BT = world.camera.project(world.centres_BT3)
+    video = dataclasses.replace(world.video, object_depth_m_B=depth_BT[:, 0])
+    for flow in (False, True):
+        known = dataclasses.replace(world.instruments(flow=flow), depth=None, known_distance=True, mask="appearance")
+        fit = Observation(video, known, grad=False).fit
+        assert abs(fit.g_m_s2_B.item() - 9.81) < 0.15
+    with pytest.raises(ValueError, match="clips lack it"):
+        Observation(world.video, known, grad=False).camera_for_metres()
+
+
+def test_depth_near_the_floor_counts_more():
+    world = make_world(free_fall(frames=17, floor_m=0.2))
+    instruments = world.instruments(line_of_sight_speed_m_s=0.0)
+    high = (world.centres_BT3[..., 2] > 0.8).double()
+    instruments.depth.depth_BT = instruments.depth.depth_BT * (1 + 0.1 * high)
+    near = dataclasses.replace(instruments, floor_height_m=0.0)
+    misled = Observation(world.video, instruments, grad=False).fit.g_m_s2_B.item()
+    trusting = Observation(world.video, near, grad=False).fit.g_m_s2_B.item()
+    assert abs(trusting / 9.81 - 1) < 0.02 < abs(misled / 9.81 - 1)

@@ -15,7 +15,7 @@ def write(tmp_path, text):
     return path
 
 
-@pytest.mark.parametrize("name", ["gravity", "gravity_positions", "judge"])
+@pytest.mark.parametrize("name", ["gravity", "gravity_positions", "judge", "judge_scene"])
 def test_shipped_recipes_are_valid(root, name):
     config = read_recipe(root / "configs" / "recipes" / f"{name}.yaml")
     assert [reward.name for reward in config.rewards] == ["gravity"]
