@@ -63,7 +63,7 @@ SPLITS: dict[str, Ranges] = {
         shapes=("capsule",),
         kinds={"drop": 0.8, "bounce": 0.05, "throw": 0.05, "slide": 0.05, "collide": 0.05},
         height_m=(1.4, 1.7),
-        hue=(0.76, 0.94),
+        hue=(0.95, 0.99),
         distance_m=(3.9, 4.3),
         g_m_s2=((0.5, GRAVITY_M_S2, GRAVITY_M_S2), (0.5, 2.0, 14.0)),
     ),
