@@ -17,8 +17,14 @@ SCENES = 6
 
 
 ONE = {
-    "area_ratio": 1.0, "aligned_iou": 0.9, "iou": 0.5, "reason": None, "chamfer_px": 1.0,
-    "trajectory_l2_m": 0.1, "trajectory_l2_px": 0.1, "published_l2_px": 0.1,
+    "area_ratio": 1.0,
+    "aligned_iou": 0.9,
+    "iou": 0.5,
+    "reason": None,
+    "chamfer_px": 1.0,
+    "trajectory_l2_m": 0.1,
+    "trajectory_l2_px": 0.1,
+    "published_l2_px": 0.1,
 }
 PICTURE = {"disagreement": 0.01, "background_psnr_db": 30.0, "sharpness": 1.0, "colour_shift": 0.0}
 
