@@ -154,4 +154,5 @@ def to_video(batch: Mapping[str, Any]) -> Video:
         camera=camera,
         first_mask_BHW=(batch["mask_BTHW"][:, 0] == 1).float(),
         object_depth_m_B=depth_B,
+        at_rest_B=batch["at_rest_B"],
     )

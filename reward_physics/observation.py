@@ -240,6 +240,7 @@ class Observation:
             stride=self.instruments.flow_stride,
             min_frames=self.instruments.min_frames,
             reasons=arc.reasons,
+            at_rest_B=self.video.at_rest_B,
         )
         return fit.with_scale_error(track.scale_sd_B)
 

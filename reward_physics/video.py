@@ -24,6 +24,7 @@ class Video:
         camera: pinhole camera of each clip (or one for all), or None when unknown; then there are no metres.
         first_mask_BHW: 1 on the object in the first frame and 0 elsewhere, or None when unknown.
         object_depth_m_B: z-depth of the object's centre in the first frame, m, or None when unknown.
+        at_rest_B: True where the object is known to be released without velocity in the first frame, or None.
 
     Raises:
         ValueError: wrong shape or type, frame rate not positive, camera of another size.
@@ -34,6 +35,7 @@ class Video:
     camera: Camera | None = None
     first_mask_BHW: Tensor | None = None
     object_depth_m_B: Tensor | None = None
+    at_rest_B: Tensor | None = None
 
     def __post_init__(self) -> None:
         frames = self.frames_BTCHW
@@ -57,6 +59,8 @@ class Video:
             raise ValueError(
                 f"object depth must be one number > 0 m a clip, shape ({batch},), got {tuple(depth.shape)}"
             )
+        if self.at_rest_B is not None and self.at_rest_B.shape != (batch,):
+            raise ValueError(f"at_rest must have shape ({batch},), got {tuple(self.at_rest_B.shape)}")
         camera = self.camera
         if camera is not None:
             if (camera.height_px, camera.width_px) != (height, width):
@@ -135,6 +139,7 @@ class Video:
             camera=None if self.camera is None else self.camera.to(device),
             first_mask_BHW=None if self.first_mask_BHW is None else self.first_mask_BHW.to(device),
             object_depth_m_B=None if self.object_depth_m_B is None else self.object_depth_m_B.to(device),
+            at_rest_B=None if self.at_rest_B is None else self.at_rest_B.to(device),
         )
 
     def __getitem__(self, clips: slice | Tensor | list[int]) -> Video:
@@ -145,4 +150,5 @@ class Video:
             camera=None if self.camera is None else self.camera[clips],
             first_mask_BHW=None if self.first_mask_BHW is None else self.first_mask_BHW[clips],
             object_depth_m_B=None if self.object_depth_m_B is None else self.object_depth_m_B[clips],
+            at_rest_B=None if self.at_rest_B is None else self.at_rest_B[clips],
         )

@@ -114,6 +114,7 @@ def resized(video: Video, height: int | None, width: int | None) -> Video:
         camera=None if video.camera is None else video.camera.resized(height, width),
         first_mask_BHW=None if mask is None else interpolate(mask[:, None], size=(height, width))[:, 0],
         object_depth_m_B=video.object_depth_m_B,
+        at_rest_B=video.at_rest_B,
     )
 
 
