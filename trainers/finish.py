@@ -63,8 +63,10 @@ def finish(config: OROConfig, model: VideoModel, metrics: dict[str, float], trac
     """Write the LoRA in the stock format with its card, draw the reward curve, upload where asked for."""
     folder = Path(config.output_dir)
     model.save_lora(folder)
-    (folder / "README.md").write_text(model_card(config, model, metrics))
     lines = read_metrics(folder / "metrics.jsonl")
+    if not metrics and lines:  # resumed at its end: nothing was left to do
+        metrics = {name: value for line in lines[-2:] for name, value in line.items() if name != "step"}
+    (folder / "README.md").write_text(model_card(config, model, metrics))
     draw_reward_curve(lines, folder / "reward_curve.png")
     trackers.image("reward_curve", folder / "reward_curve.png", config.max_steps)
     trackers.close()

@@ -12,10 +12,16 @@ from trainers.models.base import VideoModel, lora_parameters
 
 
 def make_accelerator() -> Accelerator:
-    """An Accelerator; without a GPU several processes talk through gloo."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    handlers = [InitProcessGroupKwargs(backend="gloo")] if several and not torch.cuda.is_available() else []
-    return Accelerator(kwargs_handlers=handlers)  # pyright: ignore[reportArgumentType]
+    """An Accelerator; without a GPU several processes talk through gloo.
+
+    Asked for `cpu=True` accelerate ignores DeepSpeed; left alone it takes several gloo processes for one, so that
+    they neither gather nor wait for each other.
+    """
+    if torch.cuda.is_available():
+        return Accelerator()
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        return Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")])
+    return Accelerator(cpu=True)
 
 
 def use_threads(asked: int | None) -> None:
