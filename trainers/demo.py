@@ -44,7 +44,7 @@ class DemoConfig:
     scenes: Positive = option(24, "held-out scenes, at rest in the first frame")
     seed: Count = option(0, "seed of the noise that the held-out clips start from")
     recipe: str = option("configs/recipes/gravity.yaml", "recipe that is trained on")
-    judge: str = option("configs/recipes/judge.yaml", "recipe that judges")
+    judge: str = option("configs/recipes/judge_scene.yaml", "recipe that judges")
     overwrite: bool = option(False, "start over, even where an earlier run can be gone on with")
 
 

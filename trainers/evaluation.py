@@ -52,7 +52,7 @@ class EvaluationConfig:
     at_rest: bool = option(False, "keep only scenes whose object is at rest in the first frame")
     seeds: list[int] = option([0], "seeds of the noise; every scene is made with each")
     recipe: str = option("configs/recipes/gravity.yaml", "recipe whose instruments gave the reward")
-    judge: str = option("configs/recipes/judge.yaml", "recipe whose instruments judge")
+    judge: str = option("configs/recipes/judge_scene.yaml", "recipe whose instruments judge")
     tolerance: Rate = option(0.15, "relative error of g that still counts as right")
     num_inference_steps: Positive = option(8, "denoising steps; a LoRA with its run's config.yaml takes that run's")
     guidance_scale: Annotated[float, Field(ge=1)] = option(1.0, "classifier-free guidance; 1 is none")
