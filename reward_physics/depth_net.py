@@ -7,10 +7,11 @@ The camera enters as geometry, so that its field of view, pitch and height need 
 ray and the inverse depth p at which that ray would meet the floor (z = 0). Depths are predicted relative to the
 camera's height h: a world and a camera height twice as large give the same features and twice the depth.
 
-    log(z / h) = -log(max(p, P0)) + r,    p = h / (depth of the floor along this ray)
+    z_object = h / q_object,   z_background = h / max(p, q_wall),   p = h / (depth of the floor along this ray)
 
-Object and background have a depth of their own, r_object and r_background, joined by the mask; otherwise an object a
-few pixels wide would take some of the depth behind its edge.
+An object's q is the p of the floor beneath it, which is linear in the row of its shadow. Object and background have a
+depth of their own, joined by the mask; otherwise an object a few pixels wide would take some of the depth behind its
+edge.
 
 Axes: B clips, T frames, N = B T frames, C channels, H rows, W columns.
 """
@@ -29,8 +30,8 @@ from torch import Tensor, nn
 from reward_physics.camera import Camera
 from reward_physics.weights import at_least_float
 
-P0 = 0.1
-"""Smallest p of the prior: rays that meet the floor further away than 10 h count as walls."""
+Q0 = 0.02
+"""Smallest q: nothing is farther than 50 camera heights."""
 
 GEOMETRY_CHANNELS = 4
 
@@ -174,11 +175,11 @@ class DepthNet(nn.Module):
         coarse = self._attend(self.reduce(sixteenth), batch, numbers_T)
         fine = self.up1(self.up2(self.up4(self.up8(coarse, eighth), quarter), half), x)
         out = at_least_float(self.head(fine)).unflatten(0, (batch, frames))
-        known = geometry_BCHW[:, 3:4]
-        prior = -torch.where(known > 0, geometry_BCHW[:, :1].clamp(min=P0), P0).log() + log_height_B.view(-1, 1, 1, 1)
+        inverse = F.softplus(out[:, :, :2]) + Q0
+        log_height = log_height_B.view(-1, 1, 1, 1)
         return Layers(
-            object_log_depth_BTHW=prior + out[:, :, 0],
-            background_log_depth_BTHW=prior + out[:, :, 1],
+            object_log_depth_BTHW=log_height - inverse[:, :, 0].log(),
+            background_log_depth_BTHW=log_height - torch.maximum(inverse[:, :, 1], geometry_BCHW[:, :1]).log(),
             mask_logits_BTHW=4 * out[:, :, 2] - 3,
         )
 

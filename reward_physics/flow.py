@@ -25,6 +25,8 @@ from reward_physics.weights import EMBEDDED, at_least_float, freeze, load_into, 
 SMALLEST_SIDE_PX = 128
 """RAFT's correlation pyramid of four levels needs this many pixels a side; smaller frames are enlarged."""
 
+SHIPPED = {"embedded": EMBEDDED / "flow", "judge": EMBEDDED / "judge_flow"}
+
 STRIDE_PX = 8
 """Sides must be multiples of this: RAFT matches on a grid of 8 x 8 px cells."""
 
@@ -250,9 +252,8 @@ def load_flow(name: str, *, updates: int = 6, autocast: bool = False) -> FlowEst
         if name not in builders:
             raise ValueError(f"flow: unknown estimator {name!r}: expected one of {', '.join(builders)}")
         return FlowEstimator(builders[name](weights="DEFAULT"), updates=updates, autocast=autocast)
-    shipped = {"embedded": EMBEDDED / "flow", "judge": EMBEDDED / "judge_flow"}
-    path = shipped.get(name, Path(name))
-    if name not in shipped and not path.exists():
+    path = SHIPPED.get(name, Path(name))
+    if name not in SHIPPED and not path.exists():
         raise ValueError(
             f"flow: unknown estimator {name!r}: expected embedded, judge, torchvision/raft_small, "
             "torchvision/raft_large, or the path of a folder or file of weights"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reward_physics.camera import Camera
+from reward_physics.depth import SHIPPED as DEPTH_SHIPPED
 from reward_physics.depth import DepthEstimator, load_depth
+from reward_physics.flow import SHIPPED as FLOW_SHIPPED
 from reward_physics.flow import FlowEstimator, load_flow
 from trainers.pretrain.clips import Clips, read_clips
 
@@ -30,6 +33,18 @@ MOVING_PX = 0.1
 
 LEAST_PATH_PX = 3.0
 """An object's path must be this long before its relative bias is looked at."""
+
+FIGURES = {
+    "flow_epe_moving_px": "flow",
+    "flow_object_bias": "flow",
+    "flow_object_bias_signed": "flow",
+    "rubberwhale_epe_px": "flow",
+    "depth_abs_rel": "depth",
+    "depth_object_bias": "depth",
+    "depth_object_bias_signed": "depth",
+    "mask_iou": "depth",
+}
+"""Which network each figure is of."""
 
 LIMITS = {
     "flow_epe_moving_px": ("at most", 0.5),
@@ -64,7 +79,7 @@ def flow_figures(flow: FlowEstimator, clips: Clips, *, batch_size: int = 4) -> d
     return {
         "flow_epe_moving_px": float(torch.cat(errors).mean()),
         "flow_object_bias": float(torch.cat(biases).median()),
-        "flow_object_bias_signed": float(torch.cat(signed).mean()),
+        "flow_object_bias_signed": float(torch.cat(signed).median()),
     }
 
 
@@ -94,7 +109,7 @@ def depth_figures(depth: DepthEstimator, clips: Clips, *, batch_size: int = 4) -
     figures = {
         "depth_abs_rel": float(torch.cat(relative).mean()),
         "depth_object_bias": float(torch.cat(biases).median()),
-        "depth_object_bias_signed": float(torch.cat(signed).mean()),
+        "depth_object_bias_signed": float(torch.cat(signed).median()),
     }
     return figures | ({"mask_iou": float(torch.cat(ious).mean())} if ious else {})
 
@@ -151,6 +166,18 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     return results
 
 
+def record(results: Mapping[str, Mapping[str, float]], clips: str) -> None:
+    """Write the figures into training.json beside the weights that ship with the toolkit."""
+    kinds = {"flow": FLOW_SHIPPED, "depth": DEPTH_SHIPPED}
+    for kind, folders in kinds.items():
+        for name in folders.keys() & results.keys():
+            path = folders[name] / "training.json"
+            training = json.loads(path.read_text()) if path.exists() else {}
+            mine = {key: round(value, 4) for key, value in results[name].items() if FIGURES[key] == kind}
+            training["quality"] = {"measured_on": clips, **mine}
+            path.write_text(json.dumps(training, indent=2) + "\n")
+
+
 def table(results: Mapping[str, Mapping[str, float]]) -> str:
     """Figures as rows, estimators as columns, what is asked last."""
     rows = list(dict.fromkeys(figure for figures in results.values() for figure in figures))
@@ -174,6 +201,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--estimators", nargs="+", default=["embedded", "judge"], help="names or folders (default: %(default)s)")
     add("--flow_updates", type=int, default=6, help="RAFT's refinements (default: %(default)s)")
     add("--testdata", default=str(ROOT.parent / "shared/testdata"), help="real data, if any (default: %(default)s)")
+    add("--record", action="store_true", help="write the figures into training.json beside the shipped weights")
     add("--output", help="write the figures to this JSON file as well")
     return parser.parse_args(arguments)
 
@@ -183,6 +211,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options = parse(arguments)
     results = measure(options)
     print(table(results))
+    if options.record:
+        record(results, os.path.relpath(options.data, ROOT))
     if options.output:
         Path(options.output).write_text(json.dumps(results, indent=2) + "\n")
     return results

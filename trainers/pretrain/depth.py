@@ -55,8 +55,8 @@ def draw_batch(clips: Clips, count: int, frames: int, generator: Generator) -> B
     def rand(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator)
 
-    zooms = rand(count) < 0.6
-    span = torch.where(zooms, 0.8 + 0.4 * rand(count), 1.0)
+    zooms = rand(count) < 0.7
+    span = torch.where(zooms, 0.8 + 0.45 * rand(count), 1.0)
     shift = zooms[:, None] * (0.1 + (1 - span).abs()[:, None]) * (2 * rand(count, 2) - 1)
     grid = zoom_grid(span, shift, height, width)
     flat = grid[:, None].expand(-1, frames, -1, -1, -1).flatten(0, 1)
@@ -129,7 +129,9 @@ def recoloured(frames_BTCHW: Tensor, generator: Generator) -> Tensor:
 def depth_loss(layers: Layers, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     """|log z error| of all pixels, object pixels, the object's mean in a frame and over the clip; and the mask's loss.
 
-    Returns: the loss, and AbsRel, the clip's mean object bias and the mask's IoU of this batch.
+    The mask's loss is cross entropy, overlap (dice) and the drift of its centroid, from which motion is measured.
+
+    Returns: the loss, and AbsRel, the clip's mean object bias, the mask's IoU and its centroid's drift in this batch.
     """
     inside = batch.inside_BHW[:, None]
     front = batch.object_BTHW * inside
@@ -144,7 +146,7 @@ def depth_loss(layers: Layers, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         behind_error.abs().sum() / behind.sum()
         + 0.5 * joined.abs().sum() / inside.expand_as(front).sum()
         + object_error.abs().sum() / front.sum().clamp(min=1)
-        + 2 * in_frame.abs().sum() / (area_BT > 0).sum().clamp(min=1)
+        + 2 * (in_frame.abs() + 10 * in_frame.square()).sum() / (area_BT > 0).sum().clamp(min=1)
         + 2 * over_clip.abs().mean()
     )
     logits, target = layers.mask_logits_BTHW, batch.object_BTHW
@@ -159,7 +161,18 @@ def depth_loss(layers: Layers, batch: Batch) -> tuple[Tensor, dict[str, float]]:
             "object_bias": float(over_clip.abs().median()),
             "iou": float((hard * front).sum() / either.clamp(min=1)),
         }
-    return depth + 4 * cross + 0.3 * dice.mean(), values
+    drift_px = (centroid_px(soft) - centroid_px(front)).abs().sum(dim=-1)[area_BT > 0].mean()
+    values["centroid_px"] = float(drift_px.detach())
+    return depth + 4 * cross + 0.3 * dice.mean() + 0.15 * drift_px, values
+
+
+def centroid_px(mask_BTHW: Tensor) -> Tensor:
+    """Mean position (column, row) of a soft mask, px, (B, T, 2); the image's corner for an empty one."""
+    height, width = mask_BTHW.shape[-2:]
+    total = mask_BTHW.sum(dim=(2, 3)).clamp(min=1e-3)
+    u = (mask_BTHW.sum(dim=2) * torch.arange(width)).sum(dim=-1) / total
+    v = (mask_BTHW.sum(dim=3) * torch.arange(height)).sum(dim=-1) / total
+    return torch.stack((u, v), dim=-1)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

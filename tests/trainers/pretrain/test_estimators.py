@@ -157,6 +157,27 @@ def test_depth_loss_vanishes_on_the_truth_and_sees_a_biased_object(clips):
     assert values["object_bias"] == pytest.approx(0.1, rel=1e-3)
 
 
+def test_the_centroid_of_a_mask_and_of_two_pixels_of_unequal_weight():
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[0, 0, 2:4, 5:7] = 1
+    torch.testing.assert_close(train_depth.centroid_px(mask)[0, 0], torch.tensor([5.5, 2.5]))
+    mask.zero_()
+    mask[0, 0, 1, 0], mask[0, 0, 1, 4] = 0.25, 0.75
+    torch.testing.assert_close(train_depth.centroid_px(mask)[0, 0], torch.tensor([3.0, 1.0]))
+
+
+def test_figures_are_recorded_beside_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(check_estimators, "FLOW_SHIPPED", {"embedded": tmp_path / "flow"})
+    monkeypatch.setattr(check_estimators, "DEPTH_SHIPPED", {"embedded": tmp_path / "depth"})
+    for name in ("flow", "depth"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "training.json").write_text('{"seed": 1, "quality": {}}')
+    check_estimators.record({"embedded": {"flow_epe_moving_px": 0.5, "mask_iou": 0.9}, "published": {}}, "clips")
+    flow, depth = (json.loads((tmp_path / name / "training.json").read_text()) for name in ("flow", "depth"))
+    assert flow == {"seed": 1, "quality": {"measured_on": "clips", "flow_epe_moving_px": 0.5}}
+    assert depth == {"seed": 1, "quality": {"measured_on": "clips", "mask_iou": 0.9}}
+
+
 def test_reading_the_shipped_clips():
     clips = read_clips([VALIDATION], 3)
     assert clips is not None
