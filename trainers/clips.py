@@ -38,6 +38,8 @@ class Sample:
     fps: float
     scene: str = ""
     """Id of the scene whose first frame it starts from, or the path of the picture; empty for text alone."""
+    source: str = ""
+    """Hash of the scene's own pixels: a scene rendered anew is another source."""
 
 
 class ClipFolder:

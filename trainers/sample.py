@@ -9,6 +9,7 @@ Axes: B clips, T frames, C colours, H W pixels.
 """
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -77,6 +78,7 @@ def request_for_row(row: Mapping[str, Any], seed: int) -> Request:
         seed=(int(row["seed"]) * 1_000_003 + seed) % 2**63,
         fps=float(row["fps"]),
         scene=str(row["id"]),
+        source=hashlib.sha256(frames_THWC.tobytes()).hexdigest()[:16],
     )
     first_CHW = torch.from_numpy(frames_THWC[0].copy()).permute(2, 0, 1).float() / 255
     return Request(sample=sample, num_frames=num_frames, height_px=height, width_px=width, first_CHW=first_CHW)
@@ -192,10 +194,9 @@ def requests_of(config: SampleConfig) -> list[Request]:
     if config.fps is None:
         raise ValueError("without a split the frame rate is not known: give fps")
     first = None if config.image is None else _read_image(config.image, config.height, config.width)
-    samples = [
-        Sample(name=f"clip-{seed}", prompt=config.prompt, seed=seed, fps=config.fps, scene=config.image or "")
-        for seed in config.seeds
-    ]
+    source = "" if first is None else hashlib.sha256(first.numpy().tobytes()).hexdigest()[:16]
+    about = {"prompt": config.prompt, "fps": config.fps, "scene": config.image or "", "source": source}
+    samples = [Sample(name=f"clip-{seed}", seed=seed, **about) for seed in config.seeds]
     size = {"num_frames": config.num_frames, "height_px": config.height, "width_px": config.width}
     return [Request(sample=sample, first_CHW=first, **size) for sample in samples]
 

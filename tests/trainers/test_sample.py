@@ -87,6 +87,7 @@ def test_a_first_frame_is_kept(model_path, image_path, tmp_path):
     request = request_for_row(row, seed=1)
     assert request.size == (9, 32, 32, True)
     assert request_for_row(row, seed=2).sample.seed != request.sample.seed
+    assert request_for_row(row | {"frames": row["frames"] // 2}, seed=1).sample != request.sample
     assert generate(model, [request], settings).shape == (1, 9, 3, 32, 32)
 
 
