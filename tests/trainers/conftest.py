@@ -39,7 +39,8 @@ class Brightness:
 def write_split(folder, split, count=5, seed=0):
     """Random clips of 9 frames of 32 x 32 px at 16 fps, typed as real ones are."""
     random = np.random.default_rng(seed)
-    eye = np.eye(4, dtype=np.float32)
+    eye, poses = np.eye(4, dtype=np.float32), np.zeros((9, 2, 7), np.float32)
+    poses[..., 2] = 2.0  # two metres in front of the camera
     intrinsics = np.array([[32, 0, 16], [0, 32, 16], [0, 0, 1]], np.float32)
     rows = [
         {
@@ -59,7 +60,7 @@ def write_split(folder, split, count=5, seed=0):
             "depth_m": np.ones((9, 32, 32), np.float32),
             "mask": np.ones((9, 32, 32), np.uint8),
             "flow_px": np.zeros((8, 32, 32, 2), np.float32),
-            "poses": np.zeros((9, 2, 7), np.float32),
+            "poses": poses,
             "intrinsics": intrinsics,
             "world_from_camera": eye,
             "scene": "{}",
