@@ -141,7 +141,9 @@ def test_a_change_for_the_worse_is_no_success(play):
 
 def test_too_few_pairs_are_no_success():
     nothing = Interval(estimate=float("nan"), low=float("nan"), high=float("nan"), count=0)
-    assert not Outcome(g_before_m_s2=3, g_after_m_s2=9, difference=nothing, error_difference=nothing).success
+    assert not Outcome(
+        g_before_m_s2=3, g_after_m_s2=9, difference=nothing, mean_difference=nothing, error_difference=nothing
+    ).success
 
 
 def test_a_folder_of_something_else_is_refused(play, tmp_path):

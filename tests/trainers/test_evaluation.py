@@ -163,6 +163,9 @@ def test_the_paired_difference_is_between_the_same_scenes(evaluated):
     difference = evaluated.record["comparisons"]["fast"]["judge_g_m_s2"]
     assert difference.estimate == pytest.approx(2.0, abs=0.2)
     assert difference.excludes(0.0)
+    median = evaluated.record["comparisons"]["fast"]["judge_g_m_s2_median"]
+    assert median.low <= median.estimate <= median.high
+    assert median.estimate == pytest.approx(2.0, abs=0.2)
     assert describe(difference).startswith(f"{difference.estimate:+.2f} m/s² [")
     assert evaluated.record["comparisons"]["fast"]["judge_aligned_iou_ratio"] == pytest.approx(1.0, abs=0.05)
 
