@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from trainers.batches import Scenes
 from trainers.config import OROConfig
+from trainers.model_card import model_card
 from trainers.models.base import VideoModel, lora_parameters
 from trainers.rollout import choose_grad_steps, in_range
 from trainers.tracking import Trackers, draw_reward_curve, read_metrics
@@ -66,7 +67,9 @@ def finish(config: OROConfig, model: VideoModel, metrics: dict[str, float], trac
     lines = read_metrics(folder / "metrics.jsonl")
     if not metrics and lines:  # resumed at its end: nothing was left to do
         metrics = {name: value for line in lines[-2:] for name, value in line.items() if name != "step"}
-    (folder / "README.md").write_text(model_card(config, model, metrics))
+    pipeline = type(getattr(model, "pipeline", None)).__name__
+    settings = dataclasses.asdict(config)  # pyright: ignore[reportArgumentType]
+    (folder / "README.md").write_text(model_card(settings, pipeline=pipeline, metrics=metrics))
     draw_reward_curve(lines, folder / "reward_curve.png")
     trackers.image("reward_curve", folder / "reward_curve.png", config.max_steps)
     trackers.close()
@@ -78,36 +81,3 @@ def finish(config: OROConfig, model: VideoModel, metrics: dict[str, float], trac
         wanted = ["*.safetensors", "README.md", "*.png", "config.yaml", "eval/*"]
         api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=wanted)
     print(f"LoRA, card and reward curve are in {folder}")
-
-
-def model_card(config: OROConfig, model: VideoModel, metrics: dict[str, float]) -> str:
-    """The README of the LoRA: base, recipe, settings, figures and how to load it."""
-    pipeline = type(getattr(model, "pipeline", None)).__name__
-    figures = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(metrics.items()))
-    low, high = config.adapter_sigma_range
-    only = "" if (low, high) == (0, 1) else f"\nThe adapter is meant for noise levels {low:g} to {high:g} alone.\n"
-    return f"""---
-base_model: {config.model_name_or_path}
-library_name: diffusers
-tags: [lora, video, physics, reinforcement-learning]
----
-
-# LoRA on {config.model_name_or_path}
-
-Trained by ORO (the gradient of a differentiable reward through the rollout) with the recipe `{config.recipe}`,
-seed {config.seed}, {config.max_steps} steps, {config.num_inference_steps} denoising steps,
-guidance {config.guidance_scale:g}.
-{only}
-```python
-from diffusers import {pipeline}
-
-pipeline = {pipeline}.from_pretrained("{config.model_name_or_path}")
-pipeline.load_lora_weights("PATH_OF_THIS_FOLDER")
-```
-
-Every setting is in `config.yaml`. Figures at the last step:
-
-| figure | value |
-|---|---|
-{figures}
-"""
