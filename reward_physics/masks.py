@@ -15,7 +15,7 @@ from torch import Tensor
 
 NAMES = ("segmenter", "propagated", "appearance")
 _OBJECT_COLOURS = 6
-_TOLERANCE = 0.04
+_TOLERANCE = 0.06
 
 
 def segmenter(mask_logits_BTHW: Tensor) -> Tensor:
