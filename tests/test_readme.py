@@ -19,6 +19,8 @@ MINUTES = 5
 TRAIN = "accelerate launch trainers/oro.py --config configs/oro_drops.yaml"
 SAMPLE = "python -m trainers.sample --split heldout --scenes 8 --lora outputs/oro_drops --output_dir outputs/clips"
 EVALUATE = "python -m trainers.evaluation --lora outputs/oro_drops --at_rest --output_dir outputs/evaluation"
+CHECK = "python -m trainers.check_gravity --split heldout"
+ESTIMATORS = "python -m trainers.pretrain.check_estimators"
 COMMIT = "python -m trainers.commitment --model_name_or_path data/drops/model --output_dir outputs/commitment"
 WRITE = "python -m data.write --split train --clips 4000 --output_dir data/rendered"
 
@@ -33,6 +35,10 @@ SHORTER = {
     SAMPLE: "python -m trainers.sample --split heldout --scenes 1 --output_dir outputs/clips",
     EVALUATE: "python -m trainers.evaluation --arm truth base --scenes 2 --at_rest --output_dir outputs/evaluation",
     COMMIT: f"{COMMIT} --scenes 2 --completions 1 --sigmas 1.0 0.5",
+    # Minutes: a few clips instead of all.
+    CHECK: f"{CHECK} --clips 4",
+    f"{CHECK} --through_autoencoder": f"{CHECK} --through_autoencoder --clips 4",
+    ESTIMATORS: f"{ESTIMATORS} --max_clips 2 --estimators embedded --testdata nowhere",
     # The checkout's data folder is linked: write elsewhere.
     WRITE: "python -m data.write --split train --clips 2 --workers 1 --output_dir outputs/rendered",
 }
