@@ -39,7 +39,8 @@ class Ranges:
     """Half the object's extent: a sphere's radius."""
     height_m: Interval = (0.7, 1.4)
     """Clearance between the object's lowest point and the floor when it is released."""
-    hue: Interval = (0.0, 0.70)
+    hue: Interval = (0.02, 0.92)
+    """On the colour circle; what it leaves open, with a margin on both sides, is the hue of held-out objects."""
     distance_m: Interval = (3.1, 3.9)
     """From the camera to the point it looks at, `LOOK_AT_M` above the floor."""
     pitch_deg: Interval = (0.0, 30.0)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from reward_physics.camera import Camera
 from reward_physics.depth_net import DepthNet, DepthShape, Layers
 from reward_physics.flow import check_frames
-from reward_physics.weights import EMBEDDED, freeze, load_into, read_config, read_weights
+from reward_physics.weights import EMBEDDED, freeze, load_into, read_config, read_weights, shape_from_config
 
 SHIPPED = {"embedded": EMBEDDED / "depth", "judge": EMBEDDED / "judge_depth"}
 
@@ -153,7 +153,7 @@ def load_depth(name: str, *, autocast: bool = False) -> DepthEstimator:
 
 
 def _load_embedded(folder: Path, config: dict[str, Any], autocast: bool) -> EmbeddedDepth:
-    net = DepthNet(DepthShape.from_config(config, folder / "config.json"))
+    net = DepthNet(shape_from_config(DepthShape, "depth_net", config, "depth", folder / "config.json"))
     path = folder / "model.safetensors"
     load_into(net, read_weights(path, "depth"), "depth", path)
     return EmbeddedDepth(net, autocast=autocast)

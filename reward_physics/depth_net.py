@@ -19,7 +19,6 @@ Axes: B clips, T frames, N = B T frames, C channels, H rows, W columns.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -55,24 +54,6 @@ class DepthShape:
 
     def to_config(self) -> dict[str, Any]:
         return {"architecture": "depth_net", **asdict(self)}
-
-    @staticmethod
-    def from_config(config: dict[str, Any], source: Path) -> DepthShape:
-        """Inverse of `to_config`.
-
-        Raises:
-            ValueError: a config of another architecture, or with unknown fields.
-        """
-        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
-        if values.pop("architecture", None) != "depth_net":
-            raise ValueError(
-                f"depth: {source} must say architecture depth_net, got {config.get('architecture')!r}: "
-                "give a folder written by trainers.pretrain.depth, or a transformers model"
-            )
-        try:
-            return DepthShape(**values)
-        except TypeError as error:
-            raise ValueError(f"depth: {source} has a field that DepthShape lacks: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,15 @@ from torchvision.models.optical_flow._utils import make_coords_grid, upsample_fl
 from torchvision.models.optical_flow.raft import RAFT, BottleneckBlock, _raft, raft_large, raft_small
 
 from reward_physics.raft_keys import from_original, is_original
-from reward_physics.weights import EMBEDDED, at_least_float, freeze, load_into, read_config, read_weights
+from reward_physics.weights import (
+    EMBEDDED,
+    at_least_float,
+    freeze,
+    load_into,
+    read_config,
+    read_weights,
+    shape_from_config,
+)
 
 SMALLEST_SIDE_PX = 128
 """RAFT's correlation pyramid of four levels needs this many pixels a side; smaller frames are enlarged."""
@@ -72,21 +80,6 @@ class RaftShape:
 
     def to_config(self) -> dict[str, Any]:
         return {"architecture": "raft", **asdict(self)}
-
-    @staticmethod
-    def from_config(config: dict[str, Any], source: Path) -> RaftShape:
-        """Inverse of `to_config`.
-
-        Raises:
-            ValueError: a config of another architecture, or with unknown fields.
-        """
-        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
-        if values.pop("architecture", None) != "raft":
-            raise ValueError(f"flow: {source} must say architecture raft, got {config.get('architecture')!r}")
-        try:
-            return RaftShape(**values)
-        except TypeError as error:
-            raise ValueError(f"flow: {source} has a field that RaftShape lacks: {error}") from error
 
 
 def encode(raft: RAFT, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -264,7 +257,7 @@ def load_flow(name: str, *, updates: int = 6, autocast: bool = False) -> FlowEst
 
 def _load_folder(folder: Path) -> RAFT:
     config = read_config(folder, "flow")
-    raft = RaftShape.from_config(config, folder / "config.json").build()
+    raft = shape_from_config(RaftShape, "raft", config, "flow", folder / "config.json").build()
     path = folder / "model.safetensors"
     load_into(raft, read_weights(path, "flow"), "flow", path)
     return raft

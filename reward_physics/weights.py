@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "data" / "drops" / "estimators"
 """Where the embedded estimators lie in a checkout."""
+
+Shape = TypeVar("Shape")
 
 
 def read_config(folder: Path, thing: str) -> dict[str, Any]:
@@ -36,6 +38,26 @@ def read_config(folder: Path, thing: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{thing}: {path} must hold a JSON object, got {type(config).__name__}: restore the file")
     return config
+
+
+def shape_from_config(
+    kind: Callable[..., Shape], architecture: str, config: Mapping[str, Any], thing: str, source: Path
+) -> Shape:
+    """A network's shape, a dataclass of numbers and tuples, from its `config.json`.
+
+    Raises:
+        ValueError: a config of another architecture, or with unknown fields.
+    """
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
+    if values.pop("architecture", None) != architecture:
+        raise ValueError(
+            f"{thing}: {source} must say architecture {architecture}, got {config.get('architecture')!r}: "
+            f"give a folder written by trainers.pretrain.{thing}, or name one of the known models"
+        )
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(f"{thing}: {source} has a field that is not known: {error}") from error
 
 
 def read_weights(path: Path, thing: str) -> dict[str, Tensor]:

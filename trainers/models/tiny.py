@@ -1,4 +1,4 @@
-"""Random little pipelines of the real classes: tests and dry runs build on them, and they download nothing."""
+"""Random little pipelines of the real classes, with nothing to download: tests and pretraining start from them."""
 
 from pathlib import Path
 
@@ -28,6 +28,26 @@ def tiny_tokenizer(texts: list[str] | None = None, max_length: int = 32) -> PreT
     )
 
 
+def small_autoencoder(*, latent_channels: int, width: int) -> AutoencoderKLLTXVideo:
+    """Return a random autoencoder of pixel patches of 8 and one halving of space and time: 16-fold and 2-fold."""
+    return AutoencoderKLLTXVideo(
+        latent_channels=latent_channels,
+        block_out_channels=(width, width),
+        down_block_types=("LTXVideoDownBlock3D",) * 2,
+        decoder_block_out_channels=(width, width),
+        layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        spatio_temporal_scaling=(True, False),
+        decoder_spatio_temporal_scaling=(True, False),
+        decoder_inject_noise=(False, False, False),
+        downsample_type=("conv", "conv"),
+        upsample_residual=(False, False),
+        upsample_factor=(1, 1),
+        patch_size=8,
+        scaling_factor=1.0,
+    )
+
+
 def tiny_ltx(folder: str | Path | None = None, *, seed: int = 0, width: int = 24, layers: int = 2) -> LTXPipeline:
     """Return (and save to `folder`, where given) a random LTX pipeline: 16-fold in space, 2-fold in time.
 
@@ -39,21 +59,7 @@ def tiny_ltx(folder: str | Path | None = None, *, seed: int = 0, width: int = 24
     text_config = T5Config(
         vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.1
     )
-    vae = AutoencoderKLLTXVideo(
-        latent_channels=8,
-        block_out_channels=(8, 8),
-        down_block_types=("LTXVideoDownBlock3D",) * 2,
-        decoder_block_out_channels=(8, 8),
-        layers_per_block=(1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1),
-        spatio_temporal_scaling=(True, False),
-        decoder_spatio_temporal_scaling=(True, False),
-        decoder_inject_noise=(False, False, False),
-        downsample_type=("conv", "conv"),
-        upsample_residual=(False, False),
-        upsample_factor=(1, 1),
-        patch_size=8,
-    )
+    vae = small_autoencoder(latent_channels=8, width=8)
     torch.nn.init.normal_(vae.latents_mean, std=0.2)
     torch.nn.init.uniform_(vae.latents_std, 0.5, 1.5)
     transformer = LTXVideoTransformer3DModel(

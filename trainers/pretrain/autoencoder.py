@@ -1,4 +1,4 @@
-"""Pretrain the embedded autoencoder on rendered drops: `python -m trainers.pretrain.autoencoder --steps 900`.
+"""Pretrain the embedded autoencoder on rendered drops: `python -m trainers.pretrain.autoencoder --steps 3000`.
 
 A stock `AutoencoderKLLTXVideo` learns to rebuild clips: x -> z ~ q(z | x) -> x_hat with the loss
 
@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.rows import load_split
+from trainers.models.tiny import small_autoencoder
 from trainers.pretrain.common import (
     Ema,
     cosine_with_warmup,
@@ -36,23 +37,8 @@ from trainers.pretrain.linear_start import start_linear
 
 
 def build_autoencoder() -> AutoencoderKLLTXVideo:
-    """17 x 64 x 64 pixels to 9 x 4 x 4 latents of 64 channels: pixel patches of 8, one halving of both."""
-    return AutoencoderKLLTXVideo(
-        latent_channels=64,
-        block_out_channels=(96, 96),
-        down_block_types=("LTXVideoDownBlock3D",) * 2,
-        decoder_block_out_channels=(96, 96),
-        layers_per_block=(1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1),
-        spatio_temporal_scaling=(True, False),
-        decoder_spatio_temporal_scaling=(True, False),
-        decoder_inject_noise=(False, False, False),
-        downsample_type=("conv", "conv"),
-        upsample_residual=(False, False),
-        upsample_factor=(1, 1),
-        patch_size=8,
-        scaling_factor=1.0,
-    )
+    """17 x 64 x 64 pixels to 9 x 4 x 4 latents of 96 channels."""
+    return small_autoencoder(latent_channels=96, width=96)
 
 
 def reconstruction_loss(rebuilt: Tensor, clips: Tensor, motion_weight: float) -> Tensor:
@@ -165,7 +151,7 @@ def train(options: argparse.Namespace) -> AutoencoderKLLTXVideo:
 
 def main(arguments: list[str] | None = None) -> None:
     """Train and save the autoencoder in the layout of diffusers, with `training.json` beside it."""
-    parser = pretraining_parser("autoencoder", __doc__, steps=900, batch_size=8, learning_rate=1e-3)
+    parser = pretraining_parser("autoencoder", __doc__, steps=3000, batch_size=8, learning_rate=3e-4)
     add = parser.add_argument
     add("--clip_frames", type=int, default=9, help="consecutive frames of a training clip (default: %(default)s)")
     add("--short_share", type=float, default=0.7, help="share of steps on short clips (default: %(default)s)")
