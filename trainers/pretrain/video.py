@@ -21,6 +21,7 @@ import torch
 from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXPipeline, LTXVideoTransformer3DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 from transformers import T5Config, T5EncoderModel
 
@@ -165,13 +166,16 @@ def flow_matching_loss(
     free[given_B, : rows * columns] = 0
     noisy = torch.where(free.bool(), model.add_noise(clean, noise, sigma_B), clean)
     fps = 16.0
-    with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-        text = model.pipeline.text_encoder(prompts.input_ids[caption_B])[0]
+    # Flash attention in bf16 has a backward on CPUs that costs four times that of the plain kernels.
+    with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16), sdpa_kernel(SDPBackend.MATH):
+        # The text encoder sees the padding, as in the stock pipeline; the transformer masks it and need not carry it.
+        longest = int(prompts.attention_mask.sum(1).max())
+        text = model.pipeline.text_encoder(prompts.input_ids[caption_B])[0][:, :longest]
         prediction = model.transformer(
             hidden_states=noisy,
             encoder_hidden_states=text,
             timestep=sigma_B[:, None] * 1000 * free[..., 0],
-            encoder_attention_mask=prompts.attention_mask[caption_B].bool(),
+            encoder_attention_mask=prompts.attention_mask[caption_B, :longest].bool(),
             num_frames=frames,
             height=rows,
             width=columns,
@@ -197,7 +201,7 @@ def save_pipeline(pipeline: LTXPipeline, ema: Ema, trained: nn.ModuleDict, folde
 
 def main(arguments: list[str] | None = None) -> None:
     """Train the transformer and text encoder and save the whole pipeline in the layout of diffusers."""
-    parser = pretraining_parser("video", __doc__, steps=2500, batch_size=16, learning_rate=1e-3)
+    parser = pretraining_parser("video", __doc__, steps=7500, batch_size=12, learning_rate=1e-3)
     add = parser.add_argument
     add("--autoencoder", default="runs/pretrain/autoencoder", help="folder of the trained autoencoder")
     add("--width", type=int, default=192, help="width of the transformer (default: %(default)s)")
