@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from reward_physics.camera import Camera
 from reward_physics.depth import SHIPPED as DEPTH_SHIPPED
-from reward_physics.depth import DepthEstimator, load_depth
+from reward_physics.depth import Depth, DepthEstimator, load_depth
 from reward_physics.flow import SHIPPED as FLOW_SHIPPED
 from reward_physics.flow import FlowEstimator, load_flow
 from trainers.pretrain.clips import Clips, read_clips
@@ -42,6 +42,7 @@ FIGURES = {
     "depth_abs_rel": "depth",
     "depth_object_bias": "depth",
     "depth_object_bias_signed": "depth",
+    "first_frame_distance_error": "depth",
     "mask_iou": "depth",
 }
 """Which network each figure is of."""
@@ -51,6 +52,7 @@ LIMITS = {
     "flow_object_bias": ("at most", 0.02),
     "depth_abs_rel": ("at most", 0.05),
     "depth_object_bias": ("at most", 0.02),
+    "first_frame_distance_error": ("at most", 0.05),
     "mask_iou": ("at least", 0.85),
 }
 
@@ -88,30 +90,38 @@ def depth_figures(depth: DepthEstimator, clips: Clips, *, batch_size: int = 4) -
     """AbsRel of all pixels, the first object's mean depth against the truth, and the masks' IoU.
 
     Surfaces are compared with surfaces: the correction from surface to centre is the track's, not the network's.
+    `first_frame_distance_error` is the bias where the network sees the first frame alone: whether an image-to-video
+    model can know the scale.
     """
-    relative, biases, signed, ious = [], [], [], []
+    relative, biases, probes, ious = [], [], [], []
     for part in tqdm(torch.arange(len(clips)).split(batch_size), desc="depth", unit="batch"):
         frames = clips.frames_NTHW3[part].permute(0, 1, 4, 2, 3).float() / 255
-        answer = depth(frames, camera_of(clips, part))
+        camera = camera_of(clips, part)
+        answer, probe = depth(frames, camera), depth(frames[:, :1], camera)
         truth, mask = clips.depth_NTHW[part].float(), clips.mask_NTHW[part]
         relative.append(((answer.depth_BTHW - truth).abs() / truth).mean(dim=(1, 2, 3)))
-        on = (mask == 1).float()
-        seen = on.sum(dim=(2, 3)) > 0
-        measured = answer.depth_BTHW if answer.object_depth_BTHW is None else answer.object_depth_BTHW
-        means = ((x * on).sum(dim=(2, 3)) / on.sum(dim=(2, 3)).clamp(min=1) for x in (measured, truth))
-        estimate, exact = ((x * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1) for x in means)
-        bias = (estimate / exact.clamp(min=1e-6) - 1)[seen.any(dim=1)]
-        biases.append(bias.abs())
-        signed.append(bias)
+        biases.append(object_bias(answer, truth, mask))
+        probes.append(object_bias(probe, truth[:, :1], mask[:, :1]))
         if answer.mask_logits_BTHW is not None:
             found, there = answer.mask_logits_BTHW > 0, mask > 0
             ious.append((found & there).sum(dim=(1, 2, 3)) / (found | there).sum(dim=(1, 2, 3)).clamp(min=1))
     figures = {
         "depth_abs_rel": float(torch.cat(relative).mean()),
-        "depth_object_bias": float(torch.cat(biases).median()),
-        "depth_object_bias_signed": float(torch.cat(signed).median()),
+        "depth_object_bias": float(torch.cat(biases).abs().median()),
+        "depth_object_bias_signed": float(torch.cat(biases).median()),
+        "first_frame_distance_error": float(torch.cat(probes).abs().median()),
     }
     return figures | ({"mask_iou": float(torch.cat(ious).mean())} if ious else {})
+
+
+def object_bias(answer: Depth, truth_BTHW: Tensor, mask_BTHW: Tensor) -> Tensor:
+    """Estimated over true mean depth of the first object's pixels, minus 1, of every clip that shows it."""
+    on = (mask_BTHW == 1).float()
+    seen = on.sum(dim=(2, 3)) > 0
+    measured = answer.depth_BTHW if answer.object_depth_BTHW is None else answer.object_depth_BTHW
+    means = ((x * on).sum(dim=(2, 3)) / on.sum(dim=(2, 3)).clamp(min=1) for x in (measured, truth_BTHW))
+    estimate, exact = ((x * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1) for x in means)
+    return (estimate / exact.clamp(min=1e-6) - 1)[seen.any(dim=1)]
 
 
 def camera_of(clips: Clips, index: Tensor) -> Camera:
