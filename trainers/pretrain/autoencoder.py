@@ -6,8 +6,8 @@ A stock `AutoencoderKLLTXVideo` learns to rebuild clips: x -> z ~ q(z | x) -> x_
 
 w = 1 + motion_weight where a pixel differs from the clip's mean image, 1 elsewhere. Training starts from principal
 components (`linear_start.py`); its first steps see short clips, which cost less. `--decoder_of DIR` keeps a trained
-encoder, and with it the latents, and trains its decoder further. The latents' mean and standard deviation are measured
-at the end of the first training and saved with the weights, as the pipelines expect.
+encoder, and with it the latents, and trains its decoder further. How the pipelines are to normalise the latents
+(`channel_weights`) is measured at the end of the first training and saved with the weights.
 """
 
 from __future__ import annotations
@@ -92,10 +92,31 @@ def evaluate(autoencoder: AutoencoderKLLTXVideo, clips: Tensor) -> float:
 
 @torch.no_grad()
 def measure_latents(autoencoder: AutoencoderKLLTXVideo, clips: Tensor) -> None:
-    """Write the mean and standard deviation of each latent channel into the autoencoder's buffers."""
+    """Write the mean and the standard deviation of each latent channel, over its weight, into the buffers."""
     latents = torch.cat([posterior(autoencoder, to_model(batch)).mode() for batch in clips.split(8)])
+    some = posterior(autoencoder, to_model(clips[:: max(1, len(clips) // 8)][:8])).mode()
     autoencoder.latents_mean.copy_(latents.mean(dim=(0, 2, 3, 4)))
-    autoencoder.latents_std.copy_(latents.std(dim=(0, 2, 3, 4)))
+    autoencoder.latents_std.copy_(latents.std(dim=(0, 2, 3, 4)) / channel_weights(autoencoder, some))
+
+
+@torch.no_grad()
+def channel_weights(autoencoder: AutoencoderKLLTXVideo, latents: Tensor) -> Tensor:
+    """How far each channel of the normalised latents spreads, (C,): by how much of the picture it carries.
+
+        w_k = min(2.5, sqrt(e_k^0.75 / mean_j e_j^0.75)),    e_k: mean squared change of the pixels without channel k
+
+    The encoder gives every channel variance 1, and the pixels that channels carry differ a thousandfold: a model that
+    denoises them all alike spends itself on what nobody sees.
+    """
+    rebuilt = cast(Any, autoencoder.decode(latents)).sample
+    mean = latents.mean(dim=(0, 2, 3, 4))
+    effects = []
+    for channel in tqdm(range(latents.shape[1]), desc="what each latent channel carries"):
+        without = latents.clone()
+        without[:, channel] = mean[channel]
+        effects.append((cast(Any, autoencoder.decode(without)).sample - rebuilt).square().mean())
+    share = torch.stack(effects) ** 0.75
+    return (share / share.mean()).sqrt().clamp(max=2.5)
 
 
 def train(options: argparse.Namespace) -> AutoencoderKLLTXVideo:
