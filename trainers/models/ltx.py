@@ -126,6 +126,9 @@ class LTXModel:
             raise ValueError(f"fps must be > 0, got {fps_B.min().item():g}: give the clip's frames a second")
         prompt, mask = self.encode_prompt(prompts)
         negative = self.encode_prompt([negative_prompt] * len(prompts)) if guidance_scale > 1 else (None, None)
+        # Padding is masked in every cross-attention: what no text of the batch reaches need not be carried along.
+        masks = [mask] if negative[1] is None else [mask, negative[1]]
+        longest = int(max(one.sum(1).max() for one in masks))
         first = None
         if first_frames_BCHW is not None:
             if first_frames_BCHW.shape[-2:] != (height_px, width_px):
@@ -137,10 +140,10 @@ class LTXModel:
             height_px=height_px,
             width_px=width_px,
             fps_B=fps_B,
-            prompt_BLD=prompt,
-            prompt_mask_BL=mask,
-            negative_BLD=negative[0],
-            negative_mask_BL=negative[1],
+            prompt_BLD=prompt[:, :longest],
+            prompt_mask_BL=mask[:, :longest],
+            negative_BLD=None if negative[0] is None else negative[0][:, :longest],
+            negative_mask_BL=None if negative[1] is None else negative[1][:, :longest],
             guidance_scale=guidance_scale,
             first_latents=first,
         )
