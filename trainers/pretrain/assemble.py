@@ -1,8 +1,7 @@
 """Put the embedded video model together: `python -m trainers.pretrain.assemble --output_dir data/drops/model`.
 
-Takes the transformer and text encoder of one training and the autoencoder of another (the same encoder, its decoder
-trained further), and saves a stock `LTXPipeline`. Transformer and autoencoder are stored in half precision and load as
-float32 by default.
+Saves the pipeline that `trainers.pretrain.video` left, transformer and autoencoder in half precision (they load as float32
+by default), with the commands that made both.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from diffusers import AutoencoderKLLTXVideo, LTXPipeline
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Check that the two trainings share their latents, then write the pipeline beside its place and rename it."""
+    """Check that the two trainings belong together, then write the pipeline beside its place and rename it."""
     parser = argparse.ArgumentParser(
         prog="python -m trainers.pretrain.assemble",
         description=__doc__,
@@ -27,19 +26,21 @@ def main(arguments: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--pipeline", default="runs/pretrain/video/pipeline", help="what pretrain.video wrote (default: %(default)s)")
-    add("--autoencoder", default="runs/pretrain/decoder", help="what pretrain.autoencoder wrote (default: %(default)s)")
+    add(
+        "--autoencoder",
+        default="runs/pretrain/autoencoder",
+        help="the autoencoder it was trained on (default: %(default)s)",
+    )
     add("--output_dir", required=True, help="folder of the pipeline; replaced where it exists")
     options = parser.parse_args(arguments)
     pipeline: Any = LTXPipeline.from_pretrained(options.pipeline, dtype=torch.float32)
     autoencoder: Any = AutoencoderKLLTXVideo.from_pretrained(options.autoencoder, dtype=torch.float32)
-    theirs = autoencoder.encoder.state_dict()
-    same = all(torch.equal(value, theirs[name]) for name, value in pipeline.vae.encoder.state_dict().items())
-    if not same:
+    theirs = autoencoder.state_dict()
+    if not all(torch.equal(value, theirs[name]) for name, value in pipeline.vae.state_dict().items()):
         parser.error(
-            f"--autoencoder {options.autoencoder} must have the encoder that {options.pipeline} was trained on, and "
-            "has another: make it with `python -m trainers.pretrain.autoencoder --decoder_of`"
+            f"--autoencoder {options.autoencoder} must be what {options.pipeline} was trained on, and is another: "
+            "name that one, whose training.json is to be kept"
         )
-    pipeline.vae = autoencoder
     output = Path(options.output_dir)
     temporary = output.with_name(output.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)

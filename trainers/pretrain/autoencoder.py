@@ -1,13 +1,12 @@
-"""Pretrain the embedded autoencoder on rendered drops: `python -m trainers.pretrain.autoencoder --steps 3000`.
+"""Pretrain the embedded autoencoder on rendered drops: `python -m trainers.pretrain.autoencoder --steps 2400`.
 
 A stock `AutoencoderKLLTXVideo` learns to rebuild clips: x -> z ~ q(z | x) -> x_hat with the loss
 
     mean(w |x_hat - x|) + 10 mean(w (x_hat - x)^2) + kl_weight KL(q(z | x) || N(0, I)),
 
 w = 1 + motion_weight where a pixel differs from the clip's mean image, 1 elsewhere. Training starts from principal
-components (`linear_start.py`); its first steps see short clips, which cost less. `--decoder_of DIR` keeps a trained
-encoder, and with it the latents, and trains its decoder further. How the pipelines are to normalise the latents
-(`channel_weights`) is measured at the end of the first training and saved with the weights.
+components (`linear_start.py`); its first steps see short clips, which cost less. How the pipelines are to normalise the
+latents (`channel_weights`) is measured at the end and saved with the weights.
 """
 
 from __future__ import annotations
@@ -126,13 +125,8 @@ def train(options: argparse.Namespace) -> AutoencoderKLLTXVideo:
     generator = torch.Generator().manual_seed(options.seed)
     clips, checked = load_clips(options.data), load_clips([options.validation], limit=32)
     autoencoder = build_autoencoder()
-    if options.decoder_of:
-        autoencoder = AutoencoderKLLTXVideo.from_pretrained(options.decoder_of).train()
-        autoencoder.encoder.requires_grad_(False)
-    else:
-        start_linear(autoencoder, to_model(clips[:: max(1, len(clips) // 150)][:150]))
-    learned = [parameter for parameter in autoencoder.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=options.learning_rate, weight_decay=1e-4, fused=True)
+    start_linear(autoencoder, to_model(clips[:: max(1, len(clips) // 150)][:150]))
+    optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=options.learning_rate, weight_decay=1e-4, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(options.steps, 100))
     ema = Ema(autoencoder, decay=0.995)
     state = {"model": autoencoder, "optimizer": optimizer, "schedule": schedule, "ema": ema}
@@ -165,19 +159,17 @@ def train(options: argparse.Namespace) -> AutoencoderKLLTXVideo:
             averaged = ema.copy_to(build_autoencoder())
             tqdm.write(f"step {step + 1}: held-out PSNR {evaluate(averaged, checked):.2f} dB")
     autoencoder = ema.copy_to(build_autoencoder()).eval()
-    if not options.decoder_of:
-        measure_latents(autoencoder, clips[:: max(1, len(clips) // 256)])
+    measure_latents(autoencoder, clips[:: max(1, len(clips) // 256)])
     return autoencoder
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train and save the autoencoder in the layout of diffusers, with `training.json` beside it."""
-    parser = pretraining_parser("autoencoder", __doc__, steps=3000, batch_size=8, learning_rate=3e-4)
+    parser = pretraining_parser("autoencoder", __doc__, steps=2400, batch_size=8, learning_rate=3e-4)
     add = parser.add_argument
     add("--clip_frames", type=int, default=9, help="consecutive frames of a training clip (default: %(default)s)")
     add("--short_share", type=float, default=0.7, help="share of steps on short clips (default: %(default)s)")
     add("--short_frames", type=int, default=5, help="frames of the short clips (default: %(default)s)")
-    add("--decoder_of", help="folder of a trained autoencoder: keep its encoder, train its decoder further")
     add("--motion_weight", type=float, default=3.0, help="extra weight of moving pixels (default: %(default)s)")
     add("--kl_weight", type=float, default=1e-5, help="weight of the KL term (default: %(default)s)")
     options = parser.parse_args(arguments)
