@@ -1,7 +1,7 @@
 """Put the embedded video model together: `python -m trainers.pretrain.assemble --output_dir data/drops/model`.
 
-Saves the pipeline that `trainers.pretrain.video` left, transformer and autoencoder in half precision (they load as float32
-by default), with the commands that made both.
+Saves the pipeline that `trainers.pretrain.video` left, transformer and autoencoder in half precision (they load as
+float32 by default), with the commands that made both.
 """
 
 from __future__ import annotations
