@@ -165,3 +165,15 @@ def test_training_takes_the_settings_of_its_file(tmp_path):
 def test_a_missing_settings_file_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         training_config(DemoConfig(training=str(tmp_path / "absent.yaml")))
+
+
+@pytest.mark.parametrize(
+    ("gain", "flags", "status"), [(5.0, [], 0), (0.0, [], 1), (0.0, ["--require_change", "false"], 0)]
+)
+def test_the_exit_status_says_whether_g_was_mended(play, monkeypatch, gain, flags, status):
+    _, _, outcome = play(gain)
+    monkeypatch.setattr(demo, "run", lambda config: outcome)
+    monkeypatch.setattr("sys.argv", ["demo", *flags])
+    with pytest.raises(SystemExit) as ended:
+        demo.main()
+    assert ended.value.code == status
