@@ -19,4 +19,5 @@ arm last_1 --grad_steps last --reference_weight 0
 arm control --reward_weight 0 --reference_weight 0 --denoising_weight 1
 arm full --reference_weight 0
 arm early --adapter_sigma_range 0.86 1 --reference_weight 0
-python -m trainers.evaluation --arm "${arms[@]}" --at_rest --scenes "$SCENES" --output_dir "$OUT/evaluation"
+python -m trainers.evaluation --arm "${arms[@]}" --recipe configs/recipes/gravity_positions.yaml --at_rest --scenes "$SCENES" \
+  --output_dir "$OUT/evaluation"

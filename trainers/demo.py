@@ -46,7 +46,7 @@ class DemoConfig:
     steps: Positive | None = option(None, "optimizer steps; by default those of the settings")
     scenes: Positive = option(64, "held-out scenes, at rest in the first frame")
     seed: Count = option(0, "seed of the noise that the held-out clips start from")
-    recipe: str = option("configs/recipes/gravity.yaml", "recipe that is trained on")
+    recipe: str | None = option(None, "recipe that is trained on; by default that of the settings")
     judge: str = option("configs/recipes/judge_scene.yaml", "recipe that judges")
     overwrite: bool = option(False, "start over, even where an earlier run can be gone on with")
     require_change: bool = option(True, "exit with status 1 where g has not come nearer to the truth beyond chance")
@@ -136,14 +136,9 @@ def run(
 
 def training_config(config: DemoConfig) -> OROConfig:
     """The settings of the training: the YAML file, with the demo's own folder and number of steps."""
-    arguments = [
-        "--config",
-        config.training,
-        "--output_dir",
-        str(Path(config.output_dir) / "oro"),
-        "--recipe",
-        config.recipe,
-    ]
+    arguments = ["--config", config.training, "--output_dir", str(Path(config.output_dir) / "oro")]
+    if config.recipe is not None:
+        arguments += ["--recipe", config.recipe]
     if config.steps is not None:
         arguments += ["--max_steps", str(config.steps)]
     return parse_config(OROConfig, [*arguments, "--resume_from_checkpoint", "auto"])
@@ -159,7 +154,7 @@ def evaluation_config(
         "scenes": config.scenes,
         "at_rest": True,
         "seeds": [config.seed],
-        "recipe": config.recipe,
+        "recipe": training.recipe,
         "judge": config.judge,
         "num_inference_steps": training.num_inference_steps,
         "guidance_scale": training.guidance_scale,
@@ -180,7 +175,7 @@ def prepare(config: DemoConfig, training: OROConfig) -> None:
     settings = {
         "training": Path(config.training).read_text(),
         "max_steps": training.max_steps,
-        "recipe": Path(config.recipe).read_text() if Path(config.recipe).is_file() else config.recipe,
+        "recipe": Path(training.recipe).read_text() if Path(training.recipe).is_file() else training.recipe,
         "model": fingerprint(training.model_name_or_path),
     }
     if folder.exists() and any(folder.iterdir()) and not record.exists():
