@@ -6,7 +6,8 @@ four frames), rests (a point for at least two) and skipped frames, the least of
     sum over segments (RSS / sigma^2 + P log(2 T)) + skip * (number of skipped frames)
 
 with RSS the residual of the segment's own parabola (P = 6 parameters) or point (P = 2): the Bayesian information
-criterion. The first flight that moves vertically is the one that is measured. All of it is detached.
+criterion. The first flight that moves vertically is the one that is measured; where an object is known to be released
+at rest in the first frame, the first segment is a flight, and that one is measured. All of it is detached.
 
 Axes: B clips, T frames, D coordinates (the last of them vertical, up).
 """
@@ -51,6 +52,7 @@ def find_arc(
     sigma_floor_B: Tensor,
     min_frames: int = 5,
     reasons: Sequence[str | None] | None = None,
+    at_rest_B: Tensor | None = None,
 ) -> Arc:
     """Find the first free flight of every clip.
 
@@ -61,6 +63,8 @@ def find_arc(
         sigma_floor_B: noise that no track can fall under, in the units of the positions.
         min_frames: a flight shorter than this is no flight.
         reasons: reasons known beforehand.
+        at_rest_B: True where the flight is known to begin with the first frame. Without it, a fall that is no clean
+            parabola may be passed over for a later piece of the track, a rebound or the end of a fade.
     """
     time, position = time_BT.double(), position_BTD.detach().double()
     seen = (weight_BT.detach() > 0.1).double()
@@ -71,12 +75,20 @@ def find_arc(
     flight_cost = torch.where(count_BTT >= _SHORTEST_FLIGHT, flight_rss_BTT / variance + 6 * nats, torch.inf)
     rest_cost = torch.where(count_BTT >= _SHORTEST_REST, rest_rss_BTT / variance + 2 * nats, torch.inf)
     weights, impacts = torch.zeros_like(time), torch.full_like(time[:, 0], torch.nan)
-    cuts = _best_partition(torch.minimum(flight_cost, rest_cost), seen)
+    cost, skip_BT = torch.minimum(flight_cost, rest_cost), _SKIP * seen
+    released = torch.zeros_like(seen[:, 0], dtype=torch.bool) if at_rest_B is None else at_rest_B.to(seen.device)
+    for clip in (released & (seen.sum(1) >= min_frames)).nonzero()[:, 0].tolist():
+        first = int(seen[clip].argmax())
+        skip_BT[clip, first] = torch.inf
+        cost[clip, first] = torch.where(count_BTT[clip, first] >= min_frames, flight_cost[clip, first], torch.inf)
+    cuts = _best_partition(cost, skip_BT)
     for clip, segments in enumerate(cuts):
         if why[clip] is not None:
             continue
-        chosen = _choose(segments, time[clip], position[clip], seen[clip], float(sigma_B[clip]), min_frames)
-        if chosen is None:
+        chosen = 0
+        if not released[clip]:
+            chosen = _choose(segments, time[clip], position[clip], seen[clip], float(sigma_B[clip]), min_frames)
+        if chosen is None or not segments:
             frames = int(max((seen[clip, i : k + 1].sum() for i, k in segments), default=0))
             why[clip] = f"too few frames in free flight: {frames}, needs {min_frames}"
             continue
@@ -133,13 +145,13 @@ def _noise(rss: Tensor, count: Tensor, floor: Tensor) -> Tensor:
     return torch.maximum(torch.nan_to_num(low, nan=0.0).sqrt(), floor)
 
 
-def _best_partition(cost: Tensor, seen: Tensor) -> list[list[tuple[int, int]]]:
+def _best_partition(cost: Tensor, skip_BT: Tensor) -> list[list[tuple[int, int]]]:
     """Segments (first, last) of the cheapest partition of every clip."""
-    batch, frames = seen.shape
+    batch, frames = skip_BT.shape
     best = torch.zeros(batch, frames + 1, dtype=cost.dtype, device=cost.device)
     start = torch.full((batch, frames + 1), -1, dtype=torch.long, device=cost.device)
     for k in range(frames):
-        skipped = best[:, k] + _SKIP * seen[:, k]
+        skipped = best[:, k] + skip_BT[:, k]
         joined, first = (best[:, : k + 1] + cost[:, : k + 1, k]).min(1)
         best[:, k + 1] = torch.minimum(skipped, joined)
         start[:, k + 1] = torch.where(joined < skipped, first, -1)

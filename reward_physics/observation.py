@@ -210,6 +210,7 @@ class Observation:
                 sigma_floor_B=self.instruments.centroid_noise_px * track.metres_per_px_BT.median(dim=1).values,
                 min_frames=self.instruments.min_frames,
                 reasons=self._unseen(),
+                at_rest_B=self.video.at_rest_B,
             )
 
     @_once

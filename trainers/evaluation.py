@@ -186,6 +186,7 @@ def video_of(rows: Sequence[Mapping[str, Any]], frames: Sequence[Tensor]) -> Vid
         camera=camera,
         first_mask_BHW=first,
         object_depth_m_B=camera.project(start)[1],
+        at_rest_B=torch.tensor([bool(row["at_rest"]) for row in rows]),
     )
 
 

@@ -18,13 +18,17 @@ def heights(kind: str, g: float = 9.81, frames: int = 17, fps: float = 16.0) -> 
     return torch.where(time < impact, 1.2 - 0.5 * g * time.square(), up)
 
 
-def arc(height_BT: torch.Tensor, noise: float = 0.003, fps: float = 16.0, weight=None):
+def arc(height_BT: torch.Tensor, noise: float = 0.003, fps: float = 16.0, weight=None, at_rest=False):
     time = (torch.arange(height_BT.shape[1], dtype=torch.float64) / fps).expand_as(height_BT)
     position = torch.stack((torch.zeros_like(height_BT), height_BT), dim=-1)
     position = position + noise * torch.randn(position.shape, generator=torch.Generator().manual_seed(0)).double()
     weight = torch.ones_like(time) if weight is None else weight
     return find_arc(
-        time_BT=time, position_BTD=position, weight_BT=weight, sigma_floor_B=torch.full_like(time[:, 0], 0.004)
+        time_BT=time,
+        position_BTD=position,
+        weight_BT=weight,
+        sigma_floor_B=torch.full_like(time[:, 0], 0.004),
+        at_rest_B=torch.full((len(time),), at_rest),
     )
 
 
@@ -80,3 +84,18 @@ def test_a_missing_frame_does_not_end_the_flight():
 def test_nothing_is_differentiated_and_inputs_stay():
     height = heights("bounce")[None].requires_grad_()
     assert not arc(height).weights_BT.requires_grad
+
+
+def test_a_release_in_the_first_frame_is_measured_from_there_however_odd_the_fall():
+    odd = 0.9 - 0.004 * torch.arange(17, dtype=torch.float64).square()
+    odd[:5] = torch.tensor([1.2, 1.1, 1.18, 1.0, 1.07])  # no parabola, and then a long clean one
+    odd = odd[None].repeat(30, 1)
+    assert (arc(odd).weights_BT[:, :3] == 0).all()
+    found = arc(odd, at_rest=True).weights_BT
+    assert (found[:, :5] == 1).all() and (found[:, 8:] == 0).all()
+
+
+def test_a_release_in_the_first_frame_still_ends_at_the_bounce():
+    found = arc(heights("bounce")[None].repeat(50, 1), at_rest=True)
+    assert (found.weights_BT[:, :7] == 1).double().mean() > 0.95
+    assert (found.weights_BT[:, 9:] == 0).double().mean() > 0.95

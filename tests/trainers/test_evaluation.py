@@ -199,7 +199,9 @@ def test_a_shrunken_object_shows_in_area_and_iou(world, tmp_path):
     frames_TCHW = torch.from_numpy(shrink(scene, 0)).permute(0, 3, 1, 2).float() / 255
     from trainers.evaluation import video_of
 
-    reading = read(PlaneJudge().judge(video_of([row], [frames_TCHW]), {}, False).observation)[0]
+    video = video_of([row], [frames_TCHW])
+    assert video.at_rest_B is not None and video.at_rest_B.all()
+    reading = read(PlaneJudge().judge(video, {}, False).observation)[0]
     figures = clip_figures(frames_TCHW, {"reward": reading, "judge": reading}, TrueScene(scene), g_m_s2=9.81)
     assert figures["judge"]["area_ratio"] == pytest.approx(0.49, abs=0.08)
     assert figures["judge"]["aligned_iou"] == pytest.approx(0.49, abs=0.08)
