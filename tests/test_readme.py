@@ -18,7 +18,11 @@ MINUTES = 5
 
 TRAIN = "accelerate launch trainers/oro.py --config configs/oro_drops.yaml"
 SAMPLE = "python -m trainers.sample --split heldout --scenes 8 --lora outputs/oro_drops --output_dir outputs/clips"
-EVALUATE = "python -m trainers.evaluation --lora outputs/oro_drops --at_rest --output_dir outputs/evaluation"
+EVALUATE = (
+    "python -m trainers.evaluation --lora outputs/oro_drops --recipe configs/recipes/gravity_positions.yaml --at_rest "
+    "--output_dir outputs/evaluation"
+)
+ARMS = "benchmarks/arms.sh"
 CHECK = "python -m trainers.check_gravity --split heldout"
 ESTIMATORS = "python -m trainers.pretrain.check_estimators"
 COMMIT = "python -m trainers.commitment --model_name_or_path data/drops/model --output_dir outputs/commitment"
@@ -34,6 +38,7 @@ SHORTER = {
     # What the run above would have left is not there.
     SAMPLE: "python -m trainers.sample --split heldout --scenes 1 --output_dir outputs/clips",
     EVALUATE: "python -m trainers.evaluation --arm truth base --scenes 2 --at_rest --output_dir outputs/evaluation",
+    ARMS: f"STEPS=1 SCENES=2 {ARMS}",
     COMMIT: f"{COMMIT} --scenes 2 --completions 1 --sigmas 1.0 0.5",
     # Minutes: a few clips instead of all.
     CHECK: f"{CHECK} --clips 4",
@@ -44,7 +49,12 @@ SHORTER = {
 }
 """Commands of the README that take too long for a test, and what runs in their place."""
 
-MARKS = {EVALUATE: pytest.mark.slow, COMMIT: pytest.mark.slow, WRITE: pytest.mark.render}
+MARKS = {
+    EVALUATE: pytest.mark.slow,
+    ARMS: pytest.mark.slow,
+    COMMIT: pytest.mark.slow,
+    WRITE: pytest.mark.render,
+}
 """Markers of commands, as written in the README."""
 
 

@@ -37,7 +37,8 @@ class CheckConfig:
     """Read g off true clips by the instruments of one or several recipes."""
 
     recipe: list[str] = option(
-        ["configs/recipes/gravity.yaml", "configs/recipes/judge.yaml"], "recipes whose instruments are checked"
+        ["configs/recipes/gravity.yaml", "configs/recipes/judge_scene.yaml", "configs/recipes/gravity_positions.yaml"],
+        "recipes whose instruments are checked; the first two are compared",
     )
     split: str = option("heldout", "split of the clips")
     dataset: str | None = option(None, "folder of splits; by default the shipped clips")

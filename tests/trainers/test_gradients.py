@@ -93,7 +93,8 @@ FULL = tuple(range(STEPS))
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_full_gradient_equals_central_differences(model, condition, guidance):
     if guidance > 1:
-        negative = model.encode_prompt(["", ""])
+        length = condition.prompt_BLD.shape[1]
+        negative = [part[:, :length] for part in model.encode_prompt(["", ""])]
         condition = dataclasses.replace(
             condition, guidance_scale=guidance, negative_BLD=negative[0], negative_mask_BL=negative[1]
         )
