@@ -23,6 +23,12 @@ SHIPPED = Path(__file__).resolve().parent / "drops" / "clips"
 
 MAX_OBJECTS = 2
 
+LIGHT_COLUMNS = [
+    "id", "seed", "caption", "kind", "shape", "at_rest", "fps", "g_m_s2", "radius_m", "height_m", "impact_times_s",
+    "frames", "mask", "poses", "intrinsics", "world_from_camera", "scene",
+]  # fmt: skip
+"""All that `collate` needs: depth and flow stay on the disk."""
+
 
 def features(frames: int, height: int, width: int) -> datasets.Features:
     """The typed columns of a clip of `frames` images of `height` x `width` pixels."""
@@ -110,7 +116,10 @@ def load_split(split: str, root: str | Path | None = None, columns: list[str] | 
 
 
 def collate(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Stack rows: frames_BTCHW in [0, 1], depth_BTHW (m), mask_BTHW, flow_BSHW2 (px), poses_BTN7 and the scalars."""
+    """Stack rows: frames_BTCHW in [0, 1], depth_BTHW (m), mask_BTHW, flow_BSHW2 (px), poses_BTN7 and the scalars.
+
+    Depth and flow, large and not needed by all, are left out where the rows lack them.
+    """
     rows = list(rows)
 
     def stack(name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -119,9 +128,10 @@ def collate(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     texts = ("id", "caption", "kind", "shape", "scene")
     batch: dict[str, Any] = {name: [str(row[name]) for row in rows] for name in texts}
     batch["frames_BTCHW"] = stack("frames").permute(0, 1, 4, 2, 3).contiguous() / 255
-    batch["depth_BTHW"] = stack("depth_m")
     batch["mask_BTHW"] = stack("mask", torch.uint8)
-    batch["flow_BSHW2"] = stack("flow_px")
+    for ours, name in (("depth_BTHW", "depth_m"), ("flow_BSHW2", "flow_px")):
+        if name in rows[0]:
+            batch[ours] = stack(name)
     batch["poses_BTN7"] = stack("poses")
     batch["intrinsics_B33"] = stack("intrinsics")
     batch["world_from_camera_B44"] = stack("world_from_camera")
@@ -130,6 +140,11 @@ def collate(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         batch[f"{name}_B"] = stack(name, dtype)
     batch["impact_times_s"] = [[float(time) for time in row["impact_times_s"]] for row in rows]
     return batch
+
+
+def reward_columns(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reward may ask for by name: all of a collated batch but the true clips."""
+    return {name: value for name, value in batch.items() if name != "frames_BTCHW"}
 
 
 def to_camera(batch: Mapping[str, Any]) -> Camera:

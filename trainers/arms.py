@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from trainers.clips import ClipFolder, read_clip, read_samples
 from trainers.config import read_yaml
-from trainers.models import VideoModel
+from trainers.models import VideoModel, round_trip
 from trainers.sample import Request, batches, fill, load_model, model_settings, request_for_row
 
 CALIBRATION = ("truth", "autoencoder")
@@ -138,7 +138,9 @@ class Clips:
             for batch in batches(requests, self.batch_size):
                 frames_BTCHW = torch.stack([true[request.sample.scene] for request in batch])
                 if arm.kind == "autoencoder":
-                    frames_BTCHW = through_autoencoder(self._model(None), batch, frames_BTCHW)
+                    prompts = [request.sample.prompt for request in batch]
+                    fps_B = torch.tensor([request.sample.fps for request in batch])
+                    frames_BTCHW = round_trip(self._model(None), frames_BTCHW, prompts, fps_B)
                 for request, frames_TCHW in zip(batch, frames_BTCHW, strict=True):
                     folder.write(request.sample, frames_TCHW)
                     bar.update()
@@ -147,20 +149,6 @@ class Clips:
 def true_frames(row: Mapping[str, Any]) -> Tensor:
     """The rendered clip of a row, frames_TCHW in [0, 1]."""
     return torch.from_numpy(np.asarray(row["frames"], dtype=np.uint8)).permute(0, 3, 1, 2).float() / 255
-
-
-@torch.no_grad()
-def through_autoencoder(model: VideoModel, requests: Sequence[Request], frames_BTCHW: Tensor) -> Tensor:
-    """Clips encoded and decoded again, frames_BTCHW in [0, 1]."""
-    _, num_frames, _, height, width = frames_BTCHW.shape
-    condition = model.condition(
-        [request.sample.prompt for request in requests],
-        fps=torch.tensor([request.sample.fps for request in requests]),
-        num_frames=num_frames,
-        height_px=height,
-        width_px=width,
-    )
-    return model.decode(model.encode_clip(frames_BTCHW), condition).clamp(0, 1)
 
 
 def read_existing(arm: Arm, requests: Sequence[Request]) -> list[Tensor]:

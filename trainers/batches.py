@@ -88,15 +88,14 @@ class Scenes:
 
     def batch(self, numbers: list[int]) -> Batch:
         """The scenes of these clip numbers, resized to the configured size."""
-        columns = data_rows.collate([self.table[self.row_index(number)] for number in numbers])
+        batch = data_rows.collate([self.table[self.row_index(number)] for number in numbers])
         if self.config.fps is not None:
-            columns["fps_B"] = torch.full((len(numbers),), float(self.config.fps))
-        video = resized(data_rows.to_video(columns), self.config.height, self.config.width)
+            batch["fps_B"] = torch.full((len(numbers),), float(self.config.fps))
+        video = resized(data_rows.to_video(batch), self.config.height, self.config.width)
         if self.config.num_frames is not None:
             video = video.with_frames(video.frames_BTCHW[:, : self.config.num_frames])
-        captions, ids = columns.pop("caption"), columns.pop("id")
-        del columns["frames_BTCHW"]
-        return Batch(video=video, captions=captions, ids=ids, columns=columns, numbers=numbers)
+        columns = data_rows.reward_columns(batch)
+        return Batch(video=video, captions=batch["caption"], ids=batch["id"], columns=columns, numbers=numbers)
 
 
 def resized(video: Video, height: int | None, width: int | None) -> Video:

@@ -25,11 +25,7 @@ from reward_physics.kinematics import cramer_rao_g_m_s2
 from reward_physics.video import Video
 from trainers.clips import write_text
 from trainers.config import Positive, Rate, exit_with_one_line, option, parse_config, strict
-
-COLUMNS = [
-    "id", "caption", "kind", "shape", "scene", "frames", "depth_m", "mask", "flow_px", "poses", "intrinsics",
-    "world_from_camera", "fps", "g_m_s2", "radius_m", "height_m", "at_rest", "seed", "impact_times_s",
-]  # fmt: skip
+from trainers.models import load_video_model, round_trip
 
 
 @strict
@@ -148,34 +144,17 @@ def _metres_per_px(batch: Mapping[str, Any], video: Video) -> Tensor:
 
 def _batches(config: CheckConfig):
     """Collated rows and their clips, through the autoencoder where asked."""
-    from data.rows import collate, load_split, to_video
+    from data.rows import LIGHT_COLUMNS, collate, load_split, to_video
 
-    model: Any = None
-    if config.through_autoencoder:
-        from trainers.models import load_video_model
-
-        model = load_video_model(config.model)
-    table = load_split(config.split, config.dataset, columns=COLUMNS).with_format("numpy")
+    model = load_video_model(config.model) if config.through_autoencoder else None
+    table = load_split(config.split, config.dataset, columns=LIGHT_COLUMNS).with_format("numpy")
     count = min(len(table), config.clips or len(table))
     for start in tqdm(range(0, count, config.batch_size), desc=config.split, unit="batch"):
         batch = collate([table[index] for index in range(start, min(start + config.batch_size, count))])
         video = to_video(batch)
         if model is not None:
-            video = video.with_frames(_round_trip(model, batch, video))
+            video = video.with_frames(round_trip(model, video.frames_BTCHW, batch["caption"], video.fps_B))
         yield batch, video
-
-
-@torch.no_grad()
-def _round_trip(model: Any, batch: Mapping[str, Any], video: Video) -> Tensor:
-    """Encode and decode true clips."""
-    condition = model.condition(
-        list(batch["caption"]),
-        num_frames=video.num_frames,
-        height_px=video.height_px,
-        width_px=video.width_px,
-        fps=video.fps_B,
-    )
-    return model.decode(model.encode_clip(video.frames_BTCHW), condition).clamp(0, 1)
 
 
 def show(result: dict[str, Any]) -> None:

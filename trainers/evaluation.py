@@ -16,16 +16,14 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
+from data.rows import collate, reward_columns, to_video
 from data.scenes import Scene
-from reward_physics.camera import Camera
 from reward_physics.metrics import STANDARD_G_M_S2
-from reward_physics.video import Video
 from trainers.arms import Arm, Clips, parse_arms
 from trainers.clips import write_text
 from trainers.config import Positive, Rate, exit_with_one_line, option, parse_config, strict
@@ -148,10 +146,11 @@ def measure(
     with tqdm(total=len(each), desc=f"{arm.name}: measuring", unit="clip") as bar:
         for start in range(0, len(each), batch_size):
             some, pixels = each[start : start + batch_size], frames[start : start + batch_size]
-            video = video_of(some, pixels).to(default_device())
+            batch = collate(some)
+            video = to_video(batch).with_frames(torch.stack(pixels)).to(default_device())
             by_name = {}
             for name, recipe in instruments.items():
-                _, observation = score(recipe, video, columns_of(some))
+                _, observation = score(recipe, video, reward_columns(batch))
                 by_name[name] = read(observation)
             for clip, row in enumerate(some):
                 readings.append({name: all_clips[clip] for name, all_clips in by_name.items()})
@@ -162,39 +161,6 @@ def measure(
     return MeasuredArm(
         arm=arm, rows=each, seeds=[*seeds] * len(rows), frames=frames, readings=readings, figures=figures
     )
-
-
-def video_of(rows: Sequence[Mapping[str, Any]], frames: Sequence[Tensor]) -> Video:
-    """Clips with the frame rate, the camera and the first mask of their scenes."""
-    height, width = frames[0].shape[-2:]
-    stacked = {
-        name: torch.tensor(np.stack([row[name] for row in rows]), dtype=torch.float32)
-        for name in ("intrinsics", "world_from_camera")
-    }
-    camera = Camera(
-        intrinsics_B33=stacked["intrinsics"],
-        world_from_camera_B44=stacked["world_from_camera"],
-        height_px=height,
-        width_px=width,
-    )
-    first = torch.tensor(np.stack([np.asarray(row["mask"])[0] == 1 for row in rows]), dtype=torch.float32)
-    fps = torch.tensor([float(row["fps"]) for row in rows])
-    start = torch.tensor(np.stack([np.asarray(row["poses"])[0, 0, :3] for row in rows]), dtype=torch.float32)
-    return Video(
-        frames_BTCHW=torch.stack(list(frames)),
-        fps_B=fps,
-        camera=camera,
-        first_mask_BHW=first,
-        object_depth_m_B=camera.project(start)[1],
-        at_rest_B=torch.tensor([bool(row["at_rest"]) for row in rows]),
-    )
-
-
-def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The columns of the data that a reward may ask for."""
-    return {
-        name: [row[name] for row in rows] for name in ("id", "caption", "kind", "g_m_s2", "poses", "impact_times_s")
-    }
 
 
 def record_of(config: EvaluationConfig, arms: Sequence[MeasuredArm]) -> dict[str, Any]:

@@ -130,12 +130,10 @@ def true_rows(row: Any) -> list[float]:
 
 def draw_track(path: Path, measured: MeasuredArm, index: int) -> Path:
     """One clip with its track and fit, by the judge."""
-    from trainers.evaluation import video_of
+    from data.rows import collate, to_camera
 
     reading = measured.readings[index][_judge(measured)]
-    camera = video_of([measured.rows[index]], [measured.frames[index]]).camera
-    assert camera is not None
-    fitted_uv = camera.project(reading.fitted_T3[None])[0][0].numpy()
+    fitted_uv = to_camera(collate([measured.rows[index]])).project(reading.fitted_T3[None])[0][0].numpy()
     return report.tracked_object(
         path,
         measured.frames[index],

@@ -68,6 +68,11 @@ class Request:
         return self.num_frames, self.height_px, self.width_px, self.first_CHW is not None
 
 
+def digest(pixels: np.ndarray) -> str:
+    """What tells pictures apart that a clip was started from."""
+    return hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
+
+
 def request_for_row(row: Mapping[str, Any], seed: int) -> Request:
     """The clip of one scene of drops: its first frame and caption, and noise that depends on scene and seed."""
     frames_THWC = np.asarray(row["frames"], dtype=np.uint8)
@@ -78,7 +83,7 @@ def request_for_row(row: Mapping[str, Any], seed: int) -> Request:
         seed=(int(row["seed"]) * 1_000_003 + seed) % 2**63,
         fps=float(row["fps"]),
         scene=str(row["id"]),
-        source=hashlib.sha256(frames_THWC.tobytes()).hexdigest()[:16],
+        source=digest(frames_THWC),
     )
     first_CHW = torch.from_numpy(frames_THWC[0].copy()).permute(2, 0, 1).float() / 255
     return Request(sample=sample, num_frames=num_frames, height_px=height, width_px=width, first_CHW=first_CHW)
@@ -162,18 +167,11 @@ def load_model(model: str, lora: str | None) -> VideoModel:
     return loaded
 
 
-COLUMNS = [
-    "id", "seed", "caption", "kind", "at_rest", "fps", "g_m_s2", "impact_times_s", "frames", "mask", "poses",
-    "intrinsics", "world_from_camera", "scene",
-]  # fmt: skip
-"""What sampling and evaluation read of a row; depth and flow stay on the disk."""
-
-
 def rows_of_split(split: str, *, scenes: int, at_rest: bool, root: str | Path | None = None) -> list[dict[str, Any]]:
     """The first `scenes` rows of a split, or the first that start from rest."""
-    from data.rows import load_split
+    from data.rows import LIGHT_COLUMNS, load_split
 
-    table = load_split(split, root, columns=COLUMNS).with_format("numpy")
+    table = load_split(split, root, columns=LIGHT_COLUMNS).with_format("numpy")
     flags = table["at_rest"][:]
     chosen = [index for index in range(len(table)) if not at_rest or flags[index]]
     if len(chosen) < scenes:
@@ -194,7 +192,7 @@ def requests_of(config: SampleConfig) -> list[Request]:
     if config.fps is None:
         raise ValueError("without a split the frame rate is not known: give fps")
     first = None if config.image is None else _read_image(config.image, config.height, config.width)
-    source = "" if first is None else hashlib.sha256(first.numpy().tobytes()).hexdigest()[:16]
+    source = "" if first is None else digest(first.numpy())
     about = {"prompt": config.prompt, "fps": config.fps, "scene": config.image or "", "source": source}
     samples = [Sample(name=f"clip-{seed}", seed=seed, **about) for seed in config.seeds]
     size = {"num_frames": config.num_frames, "height_px": config.height, "width_px": config.width}

@@ -189,5 +189,6 @@ def draw_reward_curve(metrics: list[dict[str, Any]], path: str | Path) -> None:
         other.plot(*zip(*share, strict=True), color="0.7", label="measurable")
         other.set_ylim(0, 1.05)
         other.set_ylabel("measurable share")
-    axes.legend(loc="lower right")
+    if axes.lines:
+        axes.legend(loc="lower right")
     figure.savefig(str(path), dpi=120)

@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from data.drops import geometry, simulate
-from data.rows import make_row
+from data.rows import collate, make_row, to_video
 from data.scenes import Ranges, Scene, draw_scene
 from data.write import write_shard
 from reward_physics.depth import Depth
 from reward_physics.observation import Instruments, Observation
 from trainers.arms import Clips, parse_arms, run_settings
+from trainers.batches import Scenes
 from trainers.clips import ClipFolder
+from trainers.config import DataConfig
 from trainers.evaluation import EvaluationConfig, evaluate, gather_repeated, plain
 from trainers.models.tiny import tiny_ltx
 from trainers.readings import TrueScene, clip_figures, read
@@ -197,15 +199,27 @@ def test_a_shrunken_object_shows_in_area_and_iou(world, tmp_path):
     row = rows_of_split("heldout", scenes=1, at_rest=True, root=world)[0]
     scene = Scene.from_json(str(row["scene"]))
     frames_TCHW = torch.from_numpy(shrink(scene, 0)).permute(0, 3, 1, 2).float() / 255
-    from trainers.evaluation import video_of
-
-    video = video_of([row], [frames_TCHW])
+    video = to_video(collate([row])).with_frames(frames_TCHW[None])
     assert video.at_rest_B is not None and video.at_rest_B.all()
     reading = read(PlaneJudge().judge(video, {}, False).observation)[0]
     figures = clip_figures(frames_TCHW, {"reward": reading, "judge": reading}, TrueScene(scene), g_m_s2=9.81)
     assert figures["judge"]["area_ratio"] == pytest.approx(0.49, abs=0.08)
     assert figures["judge"]["aligned_iou"] == pytest.approx(0.49, abs=0.08)
     assert figures["disagreement"] == 0.0
+
+
+def test_rewards_get_the_columns_that_they_get_in_training(world, tmp_path):
+    seen: list[dict] = []
+
+    class Curious(PlaneJudge):
+        def judge(self, video, columns, grad):
+            seen.append(columns)
+            return super().judge(video, columns, grad)
+
+    evaluate(config(world, tmp_path, arm=["truth"], scenes=2), instruments={"reward": Curious(), "judge": PlaneJudge()})
+    trained_on = Scenes(DataConfig(dataset=str(world)), "heldout", shuffle=False).batch([0, 1]).columns
+    assert set(seen[0]) == set(trained_on) - {"depth_BTHW", "flow_BSHW2"}
+    assert torch.equal(seen[0]["g_m_s2_B"], trained_on["g_m_s2_B"])
 
 
 def test_models_are_sampled_once_and_reported(world, tmp_path):

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from trainers.models.base import Condition, Schedule, VideoModel, lora_parameters, lora_scaled
+from trainers.models.base import Condition, Schedule, VideoModel, lora_parameters, lora_scaled, round_trip
 
-__all__ = ["Condition", "Schedule", "VideoModel", "load_video_model", "lora_parameters", "lora_scaled"]
+__all__ = ["Condition", "Schedule", "VideoModel", "load_video_model", "lora_parameters", "lora_scaled", "round_trip"]
 
 FAMILIES = {
     "LTXPipeline": "trainers.models.ltx:LTXModel",

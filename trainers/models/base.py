@@ -150,6 +150,14 @@ class VideoModel(Protocol):
         ...
 
 
+@torch.no_grad()
+def round_trip(model: VideoModel, frames_BTCHW: Tensor, prompts: Sequence[str], fps_B: Tensor) -> Tensor:
+    """Clips encoded and decoded again by the model's autoencoder, frames_BTCHW in [0, 1]."""
+    _, num_frames, _, height, width = frames_BTCHW.shape
+    condition = model.condition(prompts, fps=fps_B, num_frames=num_frames, height_px=height, width_px=width)
+    return model.decode(model.encode_clip(frames_BTCHW), condition).clamp(0, 1)
+
+
 @contextlib.contextmanager
 def lora_scaled(module: nn.Module, scale: float) -> Iterator[None]:
     """Multiply the LoRA's contribution by `scale` inside the block; 0 turns the adapter off.
