@@ -59,7 +59,14 @@ SLOW_GRAVITY = ((0.8, 2.0, 5.0), (0.2, 5.0, 14.0))
 SPLITS: dict[str, Ranges] = {
     "train": Ranges(g_m_s2=SLOW_GRAVITY),
     "validation": Ranges(g_m_s2=SLOW_GRAVITY),
-    "varied": Ranges(g_m_s2=((1.0, 2.0, 14.0),), fps=(12.0, 16.0, 20.0, 24.0)),
+    "varied": Ranges(
+        size_m=(0.16, 0.38),
+        height_m=(0.4, 1.4),
+        distance_m=(2.6, 3.9),
+        fov_deg=(40.0, 56.0),
+        g_m_s2=((1.0, 2.0, 14.0),),
+        fps=(12.0, 16.0, 20.0, 24.0),
+    ),
     "heldout": Ranges(
         shapes=("capsule",),
         kinds={"drop": 0.8, "bounce": 0.05, "throw": 0.05, "slide": 0.05, "collide": 0.05},

@@ -176,7 +176,7 @@ def centroid_px(mask_BTHW: Tensor) -> Tensor:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = pretraining_parser("depth", __doc__, steps=1400, batch_size=10, learning_rate=2e-3)
+    parser = pretraining_parser("depth", __doc__, steps=5600, batch_size=10, learning_rate=2e-3)
     add_training_flags(parser)
     parser.add_argument("--variant", choices=sorted(VARIANTS), default="embedded", help="which network")
     parser.add_argument("--frames", type=int, default=5, help="frames of each clip in a batch (default: %(default)s)")

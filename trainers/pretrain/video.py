@@ -201,7 +201,7 @@ def save_pipeline(pipeline: LTXPipeline, ema: Ema, trained: nn.ModuleDict, folde
 
 def main(arguments: list[str] | None = None) -> None:
     """Train the transformer and text encoder and save the whole pipeline in the layout of diffusers."""
-    parser = pretraining_parser("video", __doc__, steps=4600, batch_size=12, learning_rate=1e-3)
+    parser = pretraining_parser("video", __doc__, steps=10000, batch_size=12, learning_rate=1e-3)
     add = parser.add_argument
     add("--autoencoder", default="runs/pretrain/autoencoder", help="folder of the trained autoencoder")
     add("--width", type=int, default=192, help="width of the transformer (default: %(default)s)")
