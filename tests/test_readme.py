@@ -25,7 +25,9 @@ EVALUATE = (
 ARMS = "benchmarks/arms.sh"
 CHECK = "python -m trainers.check_gravity --split heldout"
 ESTIMATORS = "python -m trainers.pretrain.check_estimators"
-COMMIT = "python -m trainers.commitment --model_name_or_path data/drops/model --output_dir outputs/commitment"
+COMMIT = (
+    "python -m trainers.commitment --model_name_or_path data/drops/model --at_rest true --output_dir outputs/commitment"
+)
 WRITE = "python -m data.write --split train --clips 4000 --output_dir data/rendered"
 
 SHORTER = {

@@ -1,11 +1,14 @@
 """At which noise level a model's motion is decided.
 
-    python -m trainers.commitment --model_name_or_path data/drops/model --output_dir outputs/commitment
+    python -m trainers.commitment --model_name_or_path data/drops/model --at_rest true --output_dir outputs/commitment
 
 A sampled clip is noised again to level sigma and completed by the same sampler: x_0 -> x_sigma -> x_0'. Both clips are
-draws given x_sigma, so half of the mean squared change of their measured g is the variance that x_sigma leaves open:
+draws given x_sigma, so the change of their measured g tells the spread that x_sigma leaves open. One clip whose motion
+was misread would rule a mean of squares: the median is taken, scaled to the standard deviation of a normal distribution:
 
-    spread(sigma) = sqrt(E[(g' - g)^2] / 2),    shown as a share of spread(1), where nothing of x_0 is left
+    spread(sigma) = 1.4826 median|g' - g| / sqrt(2),    shown as a share of spread(1), where nothing of x_0 is left
+
+The noise of the measurement is in it at every level: the share does not fall to zero.
 
 Below the level where the share is small, the adapter cannot change the motion any more and the reference distance may
 hold the looks (`reference_sigma_range`); above it the motion is learned (`adapter_sigma_range`).
@@ -17,6 +20,7 @@ Axes: B clips, S sampling steps.
 import dataclasses
 import json
 import math
+import statistics
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,7 +47,7 @@ class CommitmentConfig(ModelConfig, DataConfig):
     recipe: str = option("configs/recipes/gravity.yaml", "recipe whose instruments measure g")
     output_dir: str = option("outputs/commitment", "folder of the figures; a run that was stopped goes on")
     sigmas: list[float] = option([1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.3], "noise levels, the first must be 1")
-    scenes: Positive = option(12, "scenes of the split")
+    scenes: Positive = option(24, "scenes of the split")
     completions: Positive = option(2, "completions of each clip at each level")
     batch_size: Positive = option(6, "clips at a time")
     open_share: Weight = option(0.1, "motion counts as decided where less than this share of its spread is open")
@@ -81,8 +85,9 @@ def open_shares(records: list[dict[str, Any]]) -> list[dict[str, float]]:
     for sigma in sorted({record["sigma"] for record in records}, reverse=True):
         pairs = [(record["g"], record["again"]) for record in records if record["sigma"] == sigma]
         known = [(g, again) for g, again in pairs if math.isfinite(g) and math.isfinite(again)]
-        mean_square = sum((again - g) ** 2 for g, again in known) / len(known) if known else math.nan
-        rows.append({"sigma": sigma, "spread_m_s2": math.sqrt(mean_square / 2), "pairs": len(known), "of": len(pairs)})
+        change = statistics.median(abs(again - g) for g, again in known) if known else math.nan
+        spread = 1.4826 * change / math.sqrt(2)
+        rows.append({"sigma": sigma, "spread_m_s2": spread, "pairs": len(known), "of": len(pairs)})
     prior = rows[0]["spread_m_s2"] if rows else math.nan
     return [row | {"open": row["spread_m_s2"] / prior if prior > 0 else math.nan} for row in rows]
 

@@ -40,6 +40,12 @@ class MeanColour:
         )
 
 
+def test_the_spread_of_normal_draws_is_their_standard_deviation():
+    g, again = 5 + 2 * torch.randn(2, 20_000, generator=torch.Generator().manual_seed(0))
+    records = [{"sigma": 1.0, "g": a, "again": b} for a, b in zip(g.tolist(), again.tolist(), strict=True)]
+    assert open_shares(records)[0]["spread_m_s2"] == pytest.approx(2.0, rel=0.03)
+
+
 def test_a_schedule_can_be_entered_anywhere():
     assert schedule_from(EVEN, 0.6).sigmas.tolist() == pytest.approx([0.6, 0.5, 0.25, 0.0])
     assert schedule_from(EVEN, 0.5).sigmas.tolist() == [0.5, 0.25, 0.0]
@@ -47,13 +53,14 @@ def test_a_schedule_can_be_entered_anywhere():
 
 
 def test_the_open_share_of_known_pairs():
-    """Pairs that differ by d leave a spread of d / sqrt 2; pairs that cannot be measured do not count."""
+    """Changes of 4 and 1 leave spreads as 4 to 1; an outlier, and pairs that cannot be measured, do not count."""
     nan = float("nan")
     records = [{"sigma": 1.0, "g": 2.0, "again": 6.0}, {"sigma": 1.0, "g": 6.0, "again": 2.0}]
+    records += [{"sigma": 1.0, "g": 2.0, "again": -90.0}]
     records += [{"sigma": 0.5, "g": 2.0, "again": 3.0}, {"sigma": 0.5, "g": 2.0, "again": nan}]
     rows = open_shares(records)
     assert [row["sigma"] for row in rows] == [1.0, 0.5]
-    assert rows[0]["spread_m_s2"] == pytest.approx(8**0.5)
+    assert rows[0]["spread_m_s2"] == pytest.approx(1.4826 * 8**0.5)
     assert [row["open"] for row in rows] == pytest.approx([1.0, 0.25])
     assert (rows[1]["pairs"], rows[1]["of"]) == (1, 2)
     assert commitment_level(rows, 0.5) == pytest.approx(1 - 0.5 * (0.5 / 0.75))
