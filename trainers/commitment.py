@@ -4,7 +4,7 @@
 
 A sampled clip is noised again to level sigma and completed by the same sampler: x_0 -> x_sigma -> x_0'. Both clips are
 draws given x_sigma, so the change of their measured g tells the spread that x_sigma leaves open. One clip whose motion
-was misread would rule a mean of squares: the median is taken, scaled to the standard deviation of a normal distribution:
+was misread would rule a mean of squares: the median is taken, scaled to the deviation of a normal distribution:
 
     spread(sigma) = 1.4826 median|g' - g| / sqrt(2),    shown as a share of spread(1), where nothing of x_0 is left
 
