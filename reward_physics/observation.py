@@ -38,6 +38,10 @@ class Instruments:
         depth: frames_BTCHW, camera -> Depth (a DepthEstimator), or None: nothing in metres.
         known_distance: take the object's distance from `Video.object_depth_m_B`, constant over the clip, instead of
             measuring depth.
+        first_frame_distance: read the object's distance in the first frame alone and keep it for the clip. Where the
+            first frame is given, as in image-to-video, a model cannot change the scale that it is measured with: an
+            object that comes down too low in the picture would otherwise look nearer, and its fall slower. For what
+            keeps its distance from the camera.
         mask: `segmenter` (the depth estimator's mask), `propagated` or `appearance`.
         flow_stride: frames between the two images of a flow, >= 1.
         depth_gradient: let the gradient reach the pixels through depth too. Off by default: an object that seems
@@ -55,6 +59,7 @@ class Instruments:
     flow: Callable[..., Tensor] | None = None
     depth: Callable[..., Any] | None = None
     known_distance: bool = False
+    first_frame_distance: bool = False
     mask: str = "segmenter"
     flow_stride: int = 1
     depth_gradient: bool = False
@@ -268,6 +273,8 @@ class Observation:
             )
         if image.centre_depth_BT is None:
             raise ValueError("metres per second squared are refused: the depth estimator gave relative depth")
+        if self.instruments.first_frame_distance:
+            return Line.constant(self._distance_in_first_frame(camera), relative_sd=self.instruments.depth_bias)
         # Where the pixel lies within the arc's parabola is the position's business: distance takes it detached.
         distance = horizontal_distance(camera, image.centroid_BT2.detach(), image.centre_depth_BT)
         if self.instruments.floor_height_m is not None:
@@ -280,6 +287,21 @@ class Observation:
             speed_sd_m_s=self.instruments.line_of_sight_speed_m_s,
             bias_sd=self.instruments.depth_bias,
         )
+
+    @torch.no_grad()
+    def _distance_in_first_frame(self, camera: Camera) -> Tensor:
+        """Horizontal distance of the object (B,), m, by the depth estimator on the first frame alone."""
+        assert self.instruments.depth is not None
+        depth = self.instruments.depth(self.video.frames_BTCHW[:, :1].detach(), camera)
+        layer = depth.depth_BTHW if depth.object_depth_BTHW is None else depth.object_depth_BTHW
+        first = track_in_image(
+            self.mask_BTHW[:, :1].detach(),
+            first_mask_BHW=self.video.first_mask_BHW,
+            depth_BTHW=layer,
+            camera=camera,
+        )
+        assert first.centre_depth_BT is not None
+        return horizontal_distance(camera, first.centroid_BT2, first.centre_depth_BT)[:, 0].double()
 
     def _unseen(self) -> list[str | None]:
         image, reasons = self.image_track, []

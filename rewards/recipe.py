@@ -45,6 +45,7 @@ class InstrumentsConfig(_Strict):
     flow_updates: int = Field(default=6, ge=1, le=64)
     flow_stride: int = Field(default=1, ge=1)
     autocast: bool = False
+    first_frame_distance: bool = False
     depth_gradient: bool = False
     depth_bias: Finite = Field(default=0.02, ge=0)
     line_of_sight_speed_m_s: Finite = Field(default=0.2, ge=0)

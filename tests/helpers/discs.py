@@ -79,11 +79,12 @@ class TruthDepth(nn.Module):
         self.depth_BT, self.radius_m, self.camera, self.centres = depth * factor, radius_m, camera, centres_BT3
 
     def forward(self, frames_BTCHW: Tensor, camera: Camera | None = None) -> Depth:
-        uv, depth = self.camera.project(self.centres)
+        frames = frames_BTCHW.shape[1]
+        uv, depth = self.camera.project(self.centres[:, :frames])
         radius_px = self.radius_m * self.camera.focal_px_B[:, None].to(depth) / depth
         away = (self.camera.rays_uv().to(uv) - uv[:, :, None, None]).norm(dim=-1)
         bulge = (1 - (away / radius_px[..., None, None]).square()).clamp(min=0).sqrt() * self.radius_m
-        surface = (self.depth_BT[..., None, None] - bulge).to(frames_BTCHW)
+        surface = (self.depth_BT[:, :frames, None, None] - bulge).to(frames_BTCHW)
         red = ((frames_BTCHW[:, :, 0] - 0.2) / (OBJECT[0] - 0.2)).clamp(1e-4, 1 - 1e-4)
         return Depth(depth_BTHW=surface, metric=True, mask_logits_BTHW=torch.log(red) - torch.log1p(-red))
 

@@ -69,6 +69,15 @@ def test_g_scales_with_the_square_of_the_frame_rate_and_with_distance():
     assert abs(fit.g_m_s2_B.item() / 9.81 - 1.1) < 0.02
 
 
+@pytest.mark.parametrize("first_frame_distance", [False, True])
+def test_a_distance_read_in_the_first_frame_is_not_changed_by_what_comes_later(first_frame_distance):
+    world = make_world(free_fall(frames=9))
+    instruments = world.instruments(first_frame_distance=first_frame_distance)
+    instruments.depth.depth_BT[:, 1:] *= 0.8
+    g = Observation(world.video, instruments, grad=False).fit.g_m_s2_B.item()
+    assert (abs(g - 9.81) < 0.1) == first_frame_distance
+
+
 def test_permuting_and_splitting_clips():
     centres = free_fall(batch=3, frames=12, g_m_s2=torch.tensor([3.0, 9.81, 6.0]))
     together = observe(make_world(centres), flow=True).fit
