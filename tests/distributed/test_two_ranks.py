@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -49,7 +50,8 @@ def launch(world, processes, batch_size):
 
 
 def results(output):
-    return [json.loads(line.split("RESULT ")[1]) for line in output.splitlines() if "RESULT " in line]
+    """Every printed result: two processes may write on one line."""
+    return [json.loads(found) for found in re.findall(r"RESULT (\{[^}]*\})", output)]
 
 
 @pytest.mark.slow
