@@ -45,7 +45,8 @@ def main(model: str, clips: str, output: str, batch_size: str) -> None:
         other = [torch.empty_like(weights) for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather(other, weights)
         spread = max((one - weights).abs().max().item() for one in other)
-    print("RESULT", json.dumps({"spread": spread, "grad_norm": metrics["grad_norm"], "reward": metrics["reward"]}))
+    result = {"spread": spread, "grad_norm": metrics["grad_norm"], "reward": metrics["reward"]}
+    print(f"RESULT{json.dumps(result)}", flush=True)
 
 
 if __name__ == "__main__":
