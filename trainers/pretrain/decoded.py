@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from data.rows import collate, load_split
 from data.write import write_shard
+from trainers.config import exit_with_one_line
 from trainers.models import load_video_model, round_trip
 
 
@@ -29,8 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     source = Path(options.data)
-    model = load_video_model(options.model)
     table = load_split(source.name, source.parent)
+    model = load_video_model(options.model)
     folder = source.with_name(source.name + "_decoded")
     folder.mkdir(parents=True, exist_ok=True)
     count = min(len(table), options.clips or len(table))
@@ -52,4 +53,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_one_line(main)
