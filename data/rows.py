@@ -29,6 +29,9 @@ LIGHT_COLUMNS = [
 ]  # fmt: skip
 """All that `collate` needs: depth and flow stay on the disk."""
 
+HEAVY_COLUMNS = ["depth_m", "flow_px"]
+"""What only estimators learn from; a light split has none."""
+
 
 def features(frames: int, height: int, width: int) -> datasets.Features:
     """The typed columns of a clip of `frames` images of `height` x `width` pixels."""

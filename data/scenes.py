@@ -56,9 +56,13 @@ class Ranges:
 SLOW_GRAVITY = ((0.8, 2.0, 5.0), (0.2, 5.0, 14.0))
 """Falls that are mostly too slow, with a tail, as pretrained video models produce them."""
 
+TRAINING = Ranges(height_m=(0.55, 1.4), distance_m=(2.6, 3.9), fov_deg=(40.0, 54.0), g_m_s2=SLOW_GRAVITY)
+"""What the video model knows and ORO trains on: a metre is 17 to 34 px long, so that the scale has to be read off the
+scene and not learned by heart."""
+
 SPLITS: dict[str, Ranges] = {
-    "train": Ranges(g_m_s2=SLOW_GRAVITY),
-    "validation": Ranges(g_m_s2=SLOW_GRAVITY),
+    "train": TRAINING,
+    "validation": TRAINING,
     "varied": Ranges(
         size_m=(0.16, 0.38),
         height_m=(0.4, 1.4),

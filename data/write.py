@@ -28,20 +28,24 @@ def clip(task: tuple[str, int, int, int]) -> dict[str, Any]:
     return make_row(scene, split, motion, geometry(scene, motion), render(scene, motion))
 
 
-def write_shard(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write rows to a temporary file beside `path`, then rename it."""
+def write_shard(rows: list[dict[str, Any]], path: Path, *, light: bool = False) -> None:
+    """Write rows to a temporary file beside `path`, then rename it; `light` leaves out depth and flow."""
     import datasets
     import numpy as np
     import pyarrow.parquet as pq
 
-    from data.rows import features
+    from data.rows import HEAVY_COLUMNS, features
 
     frames, height, width, _ = rows[0]["frames"].shape
+    kept = {
+        name: kind for name, kind in features(frames, height, width).items() if not light or name not in HEAVY_COLUMNS
+    }
     columns = {
         name: np.stack([row[name] for row in rows]) if isinstance(value, np.ndarray) else [row[name] for row in rows]
         for name, value in rows[0].items()
+        if name in kept
     }
-    dataset = datasets.Dataset.from_dict(columns, features=features(frames, height, width))
+    dataset = datasets.Dataset.from_dict(columns, features=datasets.Features(kept))
     temporary = path.with_suffix(".partial")
     pq.write_table(dataset.data.table, temporary, compression="zstd", compression_level=5)
     os.replace(temporary, path)
@@ -69,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
             for row in pool.imap(clip, tasks):
                 rows.append(row)
                 progress.update()
-            write_shard(rows, shard_path(folder, start))
+            write_shard(rows, shard_path(folder, start), light=options.light)
 
 
 def shard_path(folder: Path, start: int) -> Path:
@@ -86,6 +90,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--first", type=int, default=0, help="index of the first clip within the split (default: %(default)s)")
     add("--shard_size", type=int, default=100, help="clips a file (default: %(default)s)")
     add("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    add(
+        "--light",
+        action="store_true",
+        help="leave out depth and flow, which only estimators train on: a third of the size",
+    )
     add("--frames", type=int, default=17, help="frames a clip (default: %(default)s)")
     add("--side_px", type=int, default=64, help="height and width in pixels (default: %(default)s)")
     options = parser.parse_args(arguments)

@@ -49,10 +49,10 @@ class Scenes:
         if root is not None and not root.is_dir():
             raise ValueError(f"dataset must be `drops` or a folder of splits, but {config.dataset} does not exist")
         table = data_rows.load_split(split, root)
-        missing = sorted(set(data_rows.features(1, 1, 1)) - set(table.column_names))
+        missing = sorted(set(data_rows.LIGHT_COLUMNS) - set(table.column_names))
         if missing:
             raise ValueError(
-                f"split {split} must have all columns of `data.rows`, but lacks {', '.join(missing)}: "
+                f"split {split} must have the columns of `data.rows`, but lacks {', '.join(missing)}: "
                 f"write it again with `python -m data.write --split {split}`"
             )
         kept = range(len(table))

@@ -8,6 +8,7 @@ from data.drops import geometry, simulate
 from data.rows import collate, features, load_split, to_video
 from data.scenes import Scene
 from data.write import main as write
+from data.write import write_shard
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,15 @@ def test_writing_resumes_with_the_shards_that_are_missing(tmp_path):
     rows = load_split("varied", tmp_path)
     assert len(set(rows["id"])) == 2
     assert torch.isfinite(collate([rows[0], rows[1]])["frames_BTCHW"]).all()
+
+
+def test_a_light_shard_lacks_depth_and_flow_alone_and_gives_the_same_video(validation, tmp_path):
+    rows = [row | {"impact_times_s": list(row["impact_times_s"])} for row in (validation[i] for i in range(2))]
+    for name, light in (("whole", False), ("light", True)):
+        (tmp_path / name).mkdir()
+        write_shard(rows, tmp_path / name / "clips.parquet", light=light)
+    whole, light = load_split("whole", tmp_path), load_split("light", tmp_path)
+    assert set(whole.column_names) - set(light.column_names) == {"depth_m", "flow_px"}
+    batch = collate([light[i] for i in range(2)])
+    assert torch.equal(to_video(batch).frames_BTCHW, to_video(collate(rows)).frames_BTCHW)
+    assert not {"depth_BTHW", "flow_BSHW2"} & set(batch)

@@ -111,9 +111,12 @@ def train(options: argparse.Namespace) -> LTXPipeline:
     generator = torch.Generator().manual_seed(options.seed)
     output = Path(options.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    autoencoder = AutoencoderKLLTXVideo.from_pretrained(options.autoencoder)
     captions = read_captions(options.data)
-    pipeline = build_pipeline(autoencoder, [*captions, ""], options.width, options.layers)
+    if options.start_from:
+        pipeline = LTXPipeline.from_pretrained(options.start_from)
+    else:
+        autoencoder = AutoencoderKLLTXVideo.from_pretrained(options.autoencoder)
+        pipeline = build_pipeline(autoencoder, [*captions, ""], options.width, options.layers)
     model = LTXModel(pipeline)
     latents = encode_split(model, options.data, output / "latents.safetensors")
     trained = nn.ModuleDict({"transformer": pipeline.transformer, "text_encoder": pipeline.text_encoder})
@@ -204,6 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = pretraining_parser("video", __doc__, steps=10000, batch_size=12, learning_rate=1e-3)
     add = parser.add_argument
     add("--autoencoder", default="runs/pretrain/autoencoder", help="folder of the trained autoencoder")
+    add("--start_from", help="pipeline folder to train further, such as data/drops/model, in place of random weights")
     add("--width", type=int, default=192, help="width of the transformer (default: %(default)s)")
     add("--layers", type=int, default=6, help="blocks of the transformer (default: %(default)s)")
     add(
