@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -23,6 +23,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--max_clips", type=int, default=4000, help="most clips to hold in memory (default: %(default)s)")
     add("--log_steps", type=int, default=25, help="steps between lines of train.jsonl (default: %(default)s)")
+    add("--start_from", help="folder of exported weights to train further, in place of random ones")
     add("--stop_after_minutes", type=float, help="checkpoint, export and stop; the same command goes on from there")
 
 
@@ -33,6 +34,8 @@ class Training:
         self.options, self.model = options, model
         self.folder = Path(options.output_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
+        if options.start_from:
+            model.load_state_dict(load_file(Path(options.start_from) / "model.safetensors"))
         decays = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]
         groups = [{"params": decays, "weight_decay": 1e-4}, {"params": others, "weight_decay": 0.0}]

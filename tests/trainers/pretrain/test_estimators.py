@@ -16,6 +16,7 @@ from trainers.pretrain import check_estimators
 from trainers.pretrain import depth as train_depth
 from trainers.pretrain import flow as train_flow
 from trainers.pretrain.clips import Clips, read_clips
+from trainers.pretrain.training import Training
 
 VALIDATION = Path(__file__).resolve().parents[3] / "data" / "drops" / "clips" / "validation"
 
@@ -217,6 +218,16 @@ def test_depth_training_leaves_a_depth_estimator_that_can_be_checked(tmp_path, c
     text = check_estimators.table({"mine": figures})
     assert "at most 0.05" in text
     assert "mask_iou" in text
+
+
+def test_training_starts_from_exported_weights(tmp_path):
+    options = train_depth.parse(["--output_dir", str(tmp_path / "first"), "--seed", "1"])
+    first = Training(options, torch.nn.Linear(3, 2))
+    first.ema.values["weight"].fill_(0.5)
+    first.export({}, {})
+    options = train_depth.parse(["--output_dir", str(tmp_path / "second"), "--start_from", str(tmp_path / "first")])
+    second = Training(options, torch.nn.Linear(3, 2))
+    assert (second.model.weight == 0.5).all() and (second.ema.values["weight"] == 0.5).all()
 
 
 def test_depth_training_without_clips_says_so(tmp_path):
