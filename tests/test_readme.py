@@ -30,6 +30,8 @@ COMMIT = (
 )
 WRITE = "python -m data.write --split train --clips 4000 --output_dir data/rendered"
 
+MONITOR = "python -m trainers.monitor outputs/oro_drops --watch 10"
+
 SHORTER = {
     # Makes the environment and trains for minutes: .ci/run has a stage for it.
     "make demo": "make --dry-run demo",
@@ -38,6 +40,10 @@ SHORTER = {
     # Hours: build everything, print the plan and stop.
     TRAIN: f"{TRAIN} --dry_run",
     # What the run above would have left is not there.
+    MONITOR: (
+        "python trainers/oro.py --config configs/oro_demo.yaml --max_steps 1 --per_device_train_batch_size 1 "
+        "--report_to none --output_dir outputs/oro_drops && python -m trainers.monitor outputs/oro_drops"
+    ),
     SAMPLE: "python -m trainers.sample --split heldout --scenes 1 --output_dir outputs/clips",
     EVALUATE: "python -m trainers.evaluation --arm truth base --scenes 2 --at_rest --output_dir outputs/evaluation",
     ARMS: f"STEPS=1 SCENES=2 {ARMS}",
