@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,6 +10,7 @@ import os
 import random
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainers.parallel import gathered
+
 MANIFEST = "checkpoint.json"
+SHARDS = "deepspeed"
+"""Sub-folder of what DeepSpeed's engine writes of its sharded state."""
+
 CARRIED_ON = {  # settings that may change on resume without another meaning of the steps before
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "max_steps", "logging_steps", "save_steps"),
     *("save_total_limit", "eval_steps", "eval_scenes", "eval_recipe", "eval_split", "report_to", "run_name"),
@@ -54,6 +61,7 @@ class TrainState:
         weights: the LoRA by name.
         optimizer, scheduler: with state_dict and load_state_dict.
         ema: moving average by name, empty where there is none.
+        engine: DeepSpeed's, whose shards of the optimizer it writes and reads itself; None without it.
         step: optimizer steps done.
         clips: clips generated so far over all processes; decides the next scenes and their noise.
     """
@@ -62,6 +70,7 @@ class TrainState:
     optimizer: Any
     scheduler: Any
     ema: dict[str, Tensor]
+    engine: Any = None
     step: int = 0
     clips: int = 0
 
@@ -103,20 +112,24 @@ def save_checkpoint(
         temporary.mkdir(parents=True)
     barrier()
     torch.save(get_rng(), temporary / f"rng_{process}.pt")
-    if process == 0:
-        save_lora(temporary)
-        body = {
-            "weights": {name: weight.detach().cpu() for name, weight in state.weights.items()},
-            "optimizer": state.optimizer.state_dict(),
-            "scheduler": state.scheduler.state_dict(),
-            "ema": state.ema,
-        }
-        torch.save(body, temporary / "training_state.pt")
-        if recipe is not None:
-            shutil.copyfile(recipe, temporary / "recipe.yaml")
+    with gathered(state.weights.values()):
+        if process == 0:
+            save_lora(temporary)
+            body = {
+                "weights": {name: weight.detach().cpu() for name, weight in state.weights.items()},
+                "optimizer": state.optimizer.state_dict() if state.engine is None else {},
+                "scheduler": state.scheduler.state_dict(),
+                "ema": state.ema,
+            }
+            torch.save(body, temporary / "training_state.pt")
+            if recipe is not None:
+                shutil.copyfile(recipe, temporary / "recipe.yaml")
+    if state.engine is not None:
+        state.engine.save_checkpoint(str(temporary), tag=SHARDS, save_latest=False, exclude_frozen_parameters=True)
     barrier()
     if process == 0:
-        hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        hashes = {path.relative_to(temporary).as_posix(): _sha256(path) for path in files}
         manifest = {"step": state.step, "clips": state.clips, "num_processes": num_processes}
         manifest |= {"config": config, "sha256": hashes}
         _write_synced(temporary / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True))
@@ -146,15 +159,27 @@ def load_checkpoint(
         if not (path / name).is_file() or _sha256(path / name) != expected:
             raise ValueError(f"checkpoint {path} is damaged: {name} is not what was written: resume from an older one")
     body = torch.load(path / "training_state.pt", weights_only=True)
-    shapes = {name: tuple(weight.shape) for name, weight in state.weights.items()}
-    if {name: tuple(weight.shape) for name, weight in body["weights"].items()} != shapes:
+    if (state.engine is None) != (not (path / SHARDS).exists()) or (
+        state.engine is not None and manifest["num_processes"] != num_processes
+    ):
+        now = f"{num_processes} processes {'without' if state.engine is None else 'with'} DeepSpeed"
         raise ValueError(
-            f"checkpoint {path} holds another LoRA: keep model, lora_r and lora_target_modules as they were"
+            f"checkpoint {path} was written by {manifest['num_processes']} processes "
+            f"{'with' if (path / SHARDS).exists() else 'without'} DeepSpeed and cannot go on with {now}: "
+            "launch it as it was, or start a new run from its LoRA with lora_path"
         )
-    with torch.no_grad():
+    with torch.no_grad(), gathered(state.weights.values(), write=True):
+        shapes = {name: tuple(weight.shape) for name, weight in state.weights.items()}
+        if {name: tuple(weight.shape) for name, weight in body["weights"].items()} != shapes:
+            raise ValueError(
+                f"checkpoint {path} holds another LoRA: keep model, lora_r and lora_target_modules as they were"
+            )
         for name, weight in state.weights.items():
             weight.copy_(body["weights"][name])
-    state.optimizer.load_state_dict(body["optimizer"])
+    if state.engine is None:
+        state.optimizer.load_state_dict(body["optimizer"])
+    else:  # DeepSpeed unpickles its own files: they are those whose hashes were just compared
+        state.engine.load_checkpoint(str(path), tag=SHARDS, load_module_strict=False)
     state.scheduler.load_state_dict(body["scheduler"])
     for name in state.ema:
         state.ema[name] = body["ema"].get(name, body["weights"][name]).clone()
@@ -188,30 +213,36 @@ def find_resume(output_dir: str | Path, asked: str | None) -> Path | None:
     return found[-1] if found else None
 
 
+def start_ema(weights: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The moving average of weights that have not moved yet."""
+    with gathered(weights.values()):
+        return {name: weight.detach().clone() for name, weight in weights.items()}
+
+
 def update_ema(ema: dict[str, Tensor], weights: dict[str, nn.Parameter], decay: float, step: int) -> None:
     """ema <- d ema + (1 - d) weights with d = min(decay, (1 + step) / (10 + step)): a young average forgets faster."""
     decay = min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
+    with torch.no_grad(), gathered(weights.values() if ema else []):
         for name, average in ema.items():
             average.lerp_(weights[name].to(average), 1 - decay)
 
 
-class averaged:
-    """Inside the block the LoRA holds its moving average, where there is one."""
+@contextlib.contextmanager
+def averaged(state: TrainState) -> Iterator[None]:
+    """Inside the block the LoRA holds its moving average, where there is one; all processes must enter."""
 
-    def __init__(self, state: TrainState) -> None:
-        self.state, self.saved = state, {}
+    def exchange(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.no_grad(), gathered(state.weights.values() if values else [], write=True):
+            saved = {name: state.weights[name].detach().clone() for name in values}
+            for name, value in values.items():
+                state.weights[name].copy_(value)
+        return saved
 
-    def __enter__(self) -> None:
-        with torch.no_grad():
-            for name, average in self.state.ema.items():
-                self.saved[name] = self.state.weights[name].detach().clone()
-                self.state.weights[name].copy_(average)
-
-    def __exit__(self, *_: object) -> None:
-        with torch.no_grad():
-            for name, value in self.saved.items():
-                self.state.weights[name].copy_(value)
+    saved = exchange(state.ema)
+    try:
+        yield
+    finally:
+        exchange(saved)
 
 
 def check_output_dir(output_dir: str | Path, *, overwrite: bool, resume: bool) -> None:

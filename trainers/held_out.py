@@ -43,14 +43,14 @@ def evaluate(
     config: Any,
     *,
     step: int,
-    folder: Path,
-    trackers: Trackers,
+    folder: Path | None,
+    trackers: Trackers | None,
 ) -> dict[str, float]:
     """Judge the first `config.eval_scenes` held-out scenes and leave videos and a plot in `folder`.
 
     Args:
         judges: recipes by the name their figures get: `eval` the training recipe, `judge` the held-out one.
-        folder: step's own folder, made here.
+        folder, trackers: step's own folder, made here, and where figures go; None on a process that does not write.
 
     Returns:
         Mean reward, measurable share and the median measured g of each judge.
@@ -80,6 +80,8 @@ def evaluate(
         known = known[known.isfinite()]
         if len(known):
             means[f"{name}/g_m_s2"] = known.median().item()
+    if folder is None or trackers is None:
+        return means
     folder.mkdir(parents=True, exist_ok=True)
     picture = torch.cat(rows, dim=-1)  # scenes side by side, the data's clip above the generated one
     write_video(folder / "clips.mp4", picture, fps=fps)

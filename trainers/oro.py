@@ -35,7 +35,16 @@ from trainers.finish import finish, print_plan, write_config
 from trainers.held_out import evaluate
 from trainers.losses import denoising_loss, reference_distance
 from trainers.models import VideoModel, load_video_model, lora_parameters
-from trainers.parallel import average_gradients, make_accelerator, use_threads, wrap
+from trainers.parallel import (
+    backward,
+    engine_of,
+    gathered,
+    is_sharded,
+    make_accelerator,
+    reduce_and_clip,
+    use_threads,
+    wrap,
+)
 from trainers.rollout import choose_grad_steps, in_range, rollout
 from trainers.scoring import Judge, check_recipe, reward_metrics, score_with_gradient
 from trainers.tracking import check_trackers, open_trackers
@@ -92,12 +101,12 @@ def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel |
 
     def evaluate_now() -> dict[str, float]:
         figures: dict[str, float] = {}
-        if trackers is not None:
+        if is_main or is_sharded(accelerator):  # under ZeRO-3 no process can sample without the others' weights
             with ckpt.averaged(run):
-                folder = Path(config.output_dir) / "eval" / f"step_{run.step}"
+                folder = Path(config.output_dir) / "eval" / f"step_{run.step}" if is_main else None
                 figures = evaluate(model, held_out, judges, config, step=run.step, folder=folder, trackers=trackers)
         accelerator.wait_for_everyone()
-        return figures
+        return figures if is_main else {}
 
     metrics: dict[str, float] = {}
     if config.eval_steps and run.step == 0:
@@ -107,19 +116,17 @@ def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel |
     progress = tqdm(total=config.max_steps, initial=run.step, desc="ORO", unit="step", disable=quiet)
     while run.step < config.max_steps:
         started, several = time.perf_counter(), []
-        for _ in range(config.gradient_accumulation_steps):
+        for micro in range(config.gradient_accumulation_steps):
             size = config.per_device_train_batch_size
             first = run.clips + accelerator.process_index * size
             batch = scenes.batch(list(range(first, first + size)))
             loss, figures = oro_loss(config, model, recipe, batch, accelerator, run.step)
             several.append(figures)
-            accelerator.backward(loss / config.gradient_accumulation_steps)
+            last = micro + 1 == config.gradient_accumulation_steps
+            backward(accelerator, loss / config.gradient_accumulation_steps, last=last)
             run.clips += size * accelerator.num_processes
         metrics = mean_of(several)
-        average_gradients(accelerator, weights)
-        metrics["grad_norm"] = torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm).item()
-        if not all(torch.isfinite(weight.grad).all() for weight in weights if weight.grad is not None):
-            raise ValueError(f"the gradient is not finite at step {run.step}: lower learning_rate or mend the reward")
+        metrics["grad_norm"] = reduce_and_clip(accelerator, weights, config.max_grad_norm)
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
         run.scheduler.step()
@@ -137,8 +144,8 @@ def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel |
         if run.step == config.max_steps or (config.save_steps and run.step % config.save_steps == 0):
             save()
     progress.close()
-    if trackers is not None:
-        with ckpt.averaged(run):
+    with ckpt.averaged(run), gathered(weights):
+        if trackers is not None:
             finish(config, model, metrics, trackers)
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -237,15 +244,17 @@ def build(
         eps=config.adam_epsilon,
         weight_decay=config.weight_decay,
     )
-    optimizer = wrap(accelerator, model, optimizer)
+    per_device, norm = config.per_device_train_batch_size, config.max_grad_norm
+    optimizer = wrap(accelerator, model, optimizer, batch_size=per_device, max_grad_norm=norm)
     scheduler = get_scheduler(
         "constant_with_warmup" if config.lr_scheduler_type == "constant" else config.lr_scheduler_type,
         optimizer,
         num_warmup_steps=config.warmup_steps,
         num_training_steps=config.max_steps,
     )
-    ema = {name: weight.detach().clone() for name, weight in weights.items()} if config.ema_decay > 0 else {}
-    run = ckpt.TrainState(weights=weights, optimizer=optimizer, scheduler=scheduler, ema=ema)
+    ema = ckpt.start_ema(weights) if config.ema_decay > 0 else {}
+    engine = engine_of(accelerator)
+    run = ckpt.TrainState(weights=weights, optimizer=optimizer, scheduler=scheduler, ema=ema, engine=engine)
     return run, model, recipe, judges, scenes, held_out
 
 

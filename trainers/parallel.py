@@ -1,8 +1,12 @@
-"""Several processes: what is wrapped, and how gradients meet."""
+"""Several processes: what is wrapped, how gradients meet, and who holds which weights."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -37,18 +41,76 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.DEEPSPEED
 
 
-def wrap(accelerator: Accelerator, model: VideoModel, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+def engine_of(accelerator: Accelerator) -> Any:
+    """DeepSpeed's engine, which owns the optimizer's sharded state; None without DeepSpeed."""
+    wrapped = getattr(accelerator, "deepspeed_engine_wrapped", None)
+    return None if wrapped is None else wrapped.engine
+
+
+def wrap(
+    accelerator: Accelerator,
+    model: VideoModel,
+    optimizer: torch.optim.Optimizer,
+    *,
+    batch_size: int,
+    max_grad_norm: float,
+) -> torch.optim.Optimizer:
     """Let all processes start from the same LoRA; under DeepSpeed, sample through its engine.
 
     DDP is not used: its reducer expects one forward a backward, and a rollout has many, evaluated again in backward.
     `average_gradients` does its work in one call: a LoRA's gradient is small.
     """
     if is_sharded(accelerator):
+        settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        settings["train_micro_batch_size_per_gpu"] = batch_size
+        settings["gradient_accumulation_steps"] = 1  # `backward` says which micro-batch is the last
+        settings["gradient_clipping"] = max_grad_norm
         model.denoiser, optimizer = accelerator.prepare(model.transformer, optimizer)
     elif accelerator.num_processes > 1:
         for weight in lora_parameters(model.transformer).values():
             torch.distributed.broadcast(weight.data, src=0)
     return optimizer
+
+
+def backward(accelerator: Accelerator, loss: torch.Tensor, *, last: bool) -> None:
+    """Add the loss's gradient; `last` on a step's last micro-batch, where DeepSpeed reduces, clips and steps."""
+    if is_sharded(accelerator):
+        accelerator.deepspeed_engine_wrapped.backward(loss, sync_gradients=last)
+    else:
+        accelerator.backward(loss)
+
+
+def reduce_and_clip(accelerator: Accelerator, weights: list[torch.nn.Parameter], max_grad_norm: float) -> float:
+    """Average the gradient over the processes and scale it down to `max_grad_norm`; returns its norm before that.
+
+    Raises:
+        ValueError: the gradient is not finite.
+    """
+    if is_sharded(accelerator):
+        norm = float(engine_of(accelerator).get_global_grad_norm() or 0.0)
+    else:
+        average_gradients(accelerator, weights)
+        norm = torch.nn.utils.clip_grad_norm_(weights, max_grad_norm).item()
+    if not math.isfinite(norm):
+        raise ValueError("the gradient is not finite: lower learning_rate or mend the reward")
+    return norm
+
+
+@contextlib.contextmanager
+def gathered(weights: Iterable[torch.nn.Parameter], *, write: bool = False) -> Iterator[None]:
+    """Inside the block every process holds the weights whole, under ZeRO-3 too; all processes must enter.
+
+    Args:
+        write: keep what process 0 leaves in them.
+    """
+    parts = [weight for weight in weights if hasattr(weight, "ds_id")]
+    if not parts:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parts, modifier_rank=0 if write else None):
+        yield
 
 
 def average_gradients(accelerator: Accelerator, weights: list[torch.nn.Parameter]) -> None:

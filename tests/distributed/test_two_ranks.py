@@ -1,9 +1,12 @@
 """Two CPU processes through real `accelerate launch` hold equal weights, with the gradient of one process."""
 
+import contextlib
+import io
 import json
 import os
 import re
 import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,22 +34,29 @@ def world(tmp_path_factory):
     blank |= {"at_rest": True, "fps": 16.0, "g_m_s2": 9.81, "radius_m": 0.2, "height_m": 1.0, "impact_times_s": [0.4]}
     rows = [
         blank | {"id": str(i), "seed": i, "frames": random.integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)}
-        for i in range(4)
+        for i in range(8)
     ]
     datasets.Dataset.from_list(rows, features=shapes).to_parquet(folder / "clips" / "train" / "part.parquet")
     return folder
 
 
-def launch(world, processes, batch_size):
+def launch(world, output, *, processes=2, batch_size=2, steps=2, accumulation=1, zero=0):
     """Results of every rank. Without a GPU `--multi_gpu` starts the processes and the trainer asks for gloo."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    command += ["--use_deepspeed", "--zero_stage", str(zero)] if zero else ["--multi_gpu"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--main_process_port", "29511", str(SCRIPT)]
-    command += [str(world / "model"), str(world / "clips"), str(world / "several"), str(batch_size)]
+    command += ["--main_process_port", str(free_port()), str(SCRIPT), str(world / "model"), str(world / "clips")]
+    command += [str(world / output), str(batch_size), str(steps), str(accumulation)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return results(done.stdout)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def results(output):
@@ -54,14 +64,61 @@ def results(output):
     return [json.loads(found) for found in re.findall(r"RESULT(\{.*?\})", output)]
 
 
+@pytest.fixture(scope="module")
+def one(world):
+    """One process at twice the batch."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        runpy.run_path(str(SCRIPT))["main"](*map(str, (world / "model", world / "clips", world / "one", 4)))
+    (result,) = results(output.getvalue())
+    return result
+
+
+def needs_deepspeed(zero):
+    if zero:
+        pytest.importorskip("deepspeed")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_two_ranks_hold_equal_weights_and_the_gradient_of_one(world, capsys):
-    runpy.run_path(str(SCRIPT))["main"](*map(str, (world / "model", world / "clips", world / "one", 4)))
-    (one,) = results(capsys.readouterr().out)
-    several = launch(world, 2, 2)
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_two_ranks_hold_equal_weights_and_the_gradient_of_one(world, one, zero):
+    needs_deepspeed(zero)
+    several = launch(world, f"several_{zero}", zero=zero)
     assert len(several) == 2
     for rank in several:
         assert rank["spread"] == 0
-        assert rank["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+        assert rank["count"] == one["count"] > 1000
+        assert rank["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-5)
         assert rank["reward"] == pytest.approx(one["reward"], rel=1e-5)
+        assert rank["weights"] == pytest.approx(one["weights"], abs=2e-4)  # Adam amplifies the smallest gradients
+    assert (world / f"several_{zero}" / "pytorch_lora_weights.safetensors").stat().st_size > 4 * one["count"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("zero", [0, 2])
+def test_accumulated_micro_batches_are_the_large_batch(world, one, zero):
+    needs_deepspeed(zero)
+    for rank in launch(world, f"accumulated_{zero}", batch_size=1, accumulation=2, zero=zero):
+        assert rank["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("zero", [0, 2])
+def test_a_resumed_run_ends_bit_for_bit_like_one_in_one_go(world, zero):
+    needs_deepspeed(zero)
+    whole = launch(world, f"whole_{zero}", steps=4, zero=zero)
+    launch(world, f"resumed_{zero}", steps=2, zero=zero)
+    resumed = launch(world, f"resumed_{zero}", steps=4, zero=zero)
+    assert resumed[0]["weights"] == whole[0]["weights"]
+    assert resumed[0]["grad_norm"] == whole[0]["grad_norm"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_shards_of_another_number_of_processes_are_refused(world):
+    needs_deepspeed(2)
+    launch(world, "shards", zero=2)
+    with pytest.raises(AssertionError, match="was written by 2 processes with DeepSpeed and cannot go on with 1"):
+        launch(world, "shards", processes=1, steps=4, zero=2)

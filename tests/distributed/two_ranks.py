@@ -1,4 +1,4 @@
-"""Trains a toy by ORO in one of several processes: two_ranks.py MODEL CLIPS OUTPUT BATCH_SIZE."""
+"""Trains a toy by ORO in one of several processes: two_ranks.py MODEL CLIPS OUTPUT BATCH_SIZE STEPS ACCUMULATION."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ import torch
 from trainers import oro
 from trainers.config import OROConfig
 from trainers.models import load_video_model, lora_parameters
+from trainers.parallel import gathered
 
 
 class Brightness:
@@ -23,7 +24,7 @@ class Brightness:
         )
 
 
-def main(model: str, clips: str, output: str, batch_size: str) -> None:
+def main(model: str, clips: str, output: str, batch_size: str, steps: str = "2", accumulation: str = "1") -> None:
     config = OROConfig(
         model_name_or_path=model,
         dataset=clips,
@@ -31,21 +32,30 @@ def main(model: str, clips: str, output: str, batch_size: str) -> None:
         num_inference_steps=3,
         per_device_train_batch_size=int(batch_size),
         lora_r=4,
-        max_steps=2,
+        gradient_accumulation_steps=int(accumulation),
+        max_steps=int(steps),
         learning_rate=1e-2,
         reference_weight=0.1,
+        ema_decay=0.5,
+        eval_steps=2,
+        eval_scenes=1,
+        eval_split="train",
+        resume_from_checkpoint="auto",
         report_to=["none"],
         disable_tqdm=True,
     )
     adapter = load_video_model(model)
     metrics = oro.train(config, recipe=Brightness(), model=adapter)
-    weights = torch.cat([weight.detach().flatten() for weight in lora_parameters(adapter.transformer).values()])
+    parameters = lora_parameters(adapter.transformer).values()
+    with gathered(parameters):
+        weights = torch.cat([weight.detach().flatten() for weight in parameters])
     spread = 0.0
     if torch.distributed.is_initialized():
         other = [torch.empty_like(weights) for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather(other, weights)
         spread = max((one - weights).abs().max().item() for one in other)
-    result = {"spread": spread, "grad_norm": metrics["grad_norm"], "reward": metrics["reward"]}
+    result = {"spread": spread, "count": len(weights), "weights": weights[:: max(1, len(weights) // 50)].tolist()}
+    result |= {name: metrics[name] for name in ("grad_norm", "reward") if name in metrics}
     print(f"RESULT{json.dumps(result)}", flush=True)
 
 
