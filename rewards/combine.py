@@ -1,4 +1,4 @@
-"""Several rewards and clips that cannot be measured -> one total a clip.
+"""Several rewards, gates and clips that cannot be measured -> one total a clip.
 
 Axes: B clips.
 """
@@ -15,6 +15,9 @@ from torch import Tensor
 
 from reward_physics.observation import Observation
 
+Aggregation = Literal["sum", "normalised_sum", "product"]
+_LEAST_FACTOR = 1e-6
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Term:
@@ -24,12 +27,15 @@ class Term:
         name: its label in logs.
         reward: callable (observation, **columns) -> (B,).
         weight: factor in the total.
+        scale: a difference of the reward that counts as 1, > 0; None: 1, or the batch's spread where the aggregation
+            normalises.
         parameters: keyword arguments from the recipe.
     """
 
     name: str
     reward: Callable[..., Any]
     weight: float = 1.0
+    scale: float | None = None
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -56,12 +62,13 @@ class RewardResult:
     """What a recipe says of a batch of clips.
 
     Args:
-        total_B: weighted sum, with unmeasurable clips priced; carries the gradient when one was asked for.
-        terms: every reward by name, unweighted and detached, NaN where not measurable; held-out ones as
-            `held_out/name`.
-        measurable_B: True where every trained reward was measured.
+        total_B: the aggregate, gated, with unmeasurable clips priced; carries the gradient when one was asked for.
+        terms: every reward by name, unweighted, unscaled and detached, NaN where not measurable; gates as `gates/name`,
+            held-out rewards as `held_out/name`.
+        measurable_B: True where every trained reward and every gate was measured.
         reasons: None, or why not.
         observation: what was measured on the clips.
+        live_terms: the trained rewards with their graph, for the gradient of each alone; empty without gradient.
     """
 
     total_B: Tensor
@@ -69,6 +76,7 @@ class RewardResult:
     measurable_B: Tensor
     reasons: list[str | None]
     observation: Observation
+    live_terms: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     @property
     def unmeasurable_fraction(self) -> float:
@@ -83,58 +91,60 @@ def combine(
     unmeasurable: float | Literal["worst"] = "worst",
     visibility_weight: float = 0.0,
     held_out: Sequence[Term] = (),
+    gates: Sequence[Term] = (),
+    aggregation: Aggregation = "sum",
 ) -> RewardResult:
     """Judge an observation.
 
-        total_b = sum_k w_k r_kb                                          where every r_kb was measured
+        sum_b   = sum_k w_k r_kb / s_k,   or   prod_k (r_kb / s_k)^w_k   under `product`
+        total_b = min(sum_b, price + prod_j gate_jb (sum_b - price))      where every r_kb and gate_jb was measured
                 = price + visibility_weight (visibility_b - 1)            elsewhere
 
-    The visibility term is never positive, so hiding an object never pays, and it is differentiable, so a hidden
-    object is pulled back into sight where the price alone has no gradient.
+    A gate in [0, 1] so takes away what a clip is worth above the price of an unmeasurable one, and never adds. The
+    visibility term is never positive, so hiding an object never pays, and it is differentiable, so a hidden object is
+    pulled back into sight where the price alone has no gradient.
 
     Args:
         observation: measured clips; its grad mode decides whether the total carries gradient.
         terms: rewards to train on.
         columns: columns of the data set, handed to the rewards that name them.
         unmeasurable: what such a clip is worth: a number, or the worst total among the batch's measurable clips
-            (minus the sum of the weights' sizes when there is none).
+            (minus the sum of the weights' sizes, 0 under `product`, when there is none). With gates, which
+            need a price below what they take away, the worst is at most that fallback.
         visibility_weight: >= 0.
         held_out: rewards to report and not to train on.
+        gates: rewards in [0, 1].
+        aggregation: `sum`; `normalised_sum`, where a reward without a scale of its own is divided by its standard
+            deviation over the batch's measurable clips; or `product`, of rewards in [0, 1].
 
     Raises:
         ValueError: a reward without gradient where one is asked for, or a reward's own mistake, naming it.
     """
-    total = torch.zeros(observation.batch_size, device=observation.video.frames_BTCHW.device)
-    measurable, values, culprits = torch.ones_like(total, dtype=torch.bool), {}, [[] for _ in range(len(total))]
-    for term in terms:
-        if observation.grad and not term.differentiable:
-            raise ValueError(
-                f"reward {term.name} says that it is not differentiable: list it under held_out, "
-                "or train without gradient"
-            )
-        value = term(observation, columns)
-        missing = value.detach().isnan()
-        if observation.grad and not value.requires_grad and not missing.all():
-            raise ValueError(
-                f"reward {term.name} has no gradient at the pixels: compute it from the observation without detaching, "
-                f"or mark it with {term.name}.differentiable = False and list it under held_out"
-            )
-        total = total + term.weight * torch.where(missing, torch.zeros_like(value), value)
-        measurable = measurable & ~missing
-        values[term.name] = value.detach()
-        for clip in missing.nonzero()[:, 0].tolist():
-            culprits[clip].append(term.name)
-    if not measurable.all():
-        total = _price(total, measurable, observation, terms, unmeasurable, visibility_weight)
+    lives = {term.name: _live_value(term, observation, columns) for term in terms}
+    shut = {gate.name: _in_unit_range("gate", gate.name, _live_value(gate, observation, columns)) for gate in gates}
+    measurable_B, culprits = _measured(observation, [*lives.items(), *shut.items()])
+    total_B = _aggregate(terms, lives, aggregation, observation)
+    if gates or not measurable_B.all():
+        fallback = 0.0 if aggregation == "product" else -sum(abs(term.weight) for term in terms)
+        price_B = _price(total_B, measurable_B, unmeasurable, fallback, gated=bool(gates))
+        for value_B in shut.values():
+            open_B = torch.where(value_B.detach().isnan(), 0.0, value_B)
+            total_B = torch.where(total_B > price_B, price_B + open_B * (total_B - price_B), total_B)
+        if visibility_weight > 0 and not measurable_B.all():
+            price_B = price_B + visibility_weight * (observation.visibility_B - 1)
+        total_B = torch.where(measurable_B, total_B, price_B.to(total_B.dtype))
+    values = {name: value_B.detach() for name, value_B in lives.items()}
+    values |= {f"gates/{name}": value_B.detach() for name, value_B in shut.items()}
     with torch.no_grad():
         for term in held_out:
             values[f"held_out/{term.name}"] = term(observation, columns).detach()
     return RewardResult(
-        total_B=total,
+        total_B=total_B,
         terms=values,
-        measurable_B=measurable,
+        measurable_B=measurable_B,
         reasons=[_reason(observation, clip, names) for clip, names in enumerate(culprits)],
         observation=observation,
+        live_terms=lives if observation.grad else {},
     )
 
 
@@ -148,17 +158,86 @@ def accepted_columns(
     return {name: value for name, value in columns.items() if name not in taken and (takes_all or name in names)}
 
 
-def _price(total, measurable, observation, terms, unmeasurable, visibility_weight) -> Tensor:
-    seen = total.detach()[measurable]
+def _live_value(term: Term, observation: Observation, columns: Mapping[str, Any]) -> Tensor:
+    """The reward with its graph, refused where it has none and one is needed."""
+    if observation.grad and not term.differentiable:
+        raise ValueError(
+            f"reward {term.name} says that it is not differentiable: list it under held_out, or train without gradient"
+        )
+    value_B = term(observation, columns)
+    if observation.grad and not value_B.requires_grad and not value_B.detach().isnan().all():
+        raise ValueError(
+            f"reward {term.name} has no gradient at the pixels: compute it from the observation without detaching, "
+            f"or mark it with {term.name}.differentiable = False and list it under held_out"
+        )
+    return value_B
+
+
+def _in_unit_range(kind: str, name: str, value_B: Tensor) -> Tensor:
+    beyond = (value_B.detach() < -1e-6) | (value_B.detach() > 1 + 1e-6)
+    if beyond.any():
+        got = value_B[beyond][0].item()
+        todo = "use aggregation: sum" if kind == "reward" else "list it under rewards, or bring it into that range"
+        raise ValueError(f"{kind} {name} must lie in [0, 1], got {got:g} for clip {int(beyond.nonzero()[0])}: {todo}")
+    return value_B
+
+
+def _measured(observation: Observation, values: Sequence[tuple[str, Tensor]]) -> tuple[Tensor, list[list[str]]]:
+    """Where all of them are known, and the names of those that are not, a clip."""
+    measurable_B = torch.ones(observation.batch_size, dtype=torch.bool, device=observation.video.frames_BTCHW.device)
+    culprits: list[list[str]] = [[] for _ in range(observation.batch_size)]
+    for name, value_B in values:
+        missing_B = value_B.detach().isnan()
+        measurable_B = measurable_B & ~missing_B
+        for clip in missing_B.nonzero()[:, 0].tolist():
+            culprits[clip].append(name)
+    return measurable_B, culprits
+
+
+def _aggregate(
+    terms: Sequence[Term], lives: Mapping[str, Tensor], aggregation: Aggregation, observation: Observation
+) -> Tensor:
+    """One number a clip; what was not measured counts 0, or 1 in a product, and is priced afterwards."""
+    product = aggregation == "product"
+    total_B = torch.full((observation.batch_size,), float(product), device=observation.video.frames_BTCHW.device)
+    for term in terms:
+        value_B = lives[term.name]
+        missing_B = value_B.detach().isnan()
+        value_B = torch.where(missing_B, torch.zeros_like(value_B), value_B)
+        scale = term.scale
+        if scale is None and aggregation == "normalised_sum":
+            scale = _spread(value_B.detach()[~missing_B])
+        if scale is not None:
+            value_B = value_B / scale
+        if product:
+            factor_B = _in_unit_range("reward", term.name, value_B).clamp(_LEAST_FACTOR, 1) ** term.weight
+            total_B = total_B * torch.where(missing_B, torch.ones_like(factor_B), factor_B)
+        else:
+            total_B = total_B + term.weight * value_B
+    return total_B
+
+
+def _spread(seen_N: Tensor) -> float:
+    """Standard deviation, or 1 where there is none to speak of."""
+    spread = seen_N.double().std(correction=0).item() if len(seen_N) > 1 else 0.0
+    return spread if spread > 1e-6 else 1.0
+
+
+def _price(
+    total_B: Tensor,
+    measurable_B: Tensor,
+    unmeasurable: float | Literal["worst"],
+    fallback: float,
+    *,
+    gated: bool,
+) -> Tensor:
+    seen = total_B.detach()[measurable_B]
     if unmeasurable != "worst":
-        price = torch.full_like(total, float(unmeasurable))
-    elif len(seen):
-        price = seen.min().expand_as(total)
-    else:
-        price = torch.full_like(total, -sum(abs(term.weight) for term in terms))
-    if visibility_weight > 0:
-        price = price + visibility_weight * (observation.visibility_B - 1)
-    return torch.where(measurable, total, price.to(total.dtype))
+        return torch.full_like(total_B, float(unmeasurable))
+    if not len(seen):
+        return torch.full_like(total_B, fallback)
+    worst = seen.min()
+    return (worst.clamp(max=fallback) if gated else worst).expand_as(total_B)
 
 
 def _reason(observation: Observation, clip: int, names: list[str]) -> str | None:

@@ -1,24 +1,42 @@
-"""A reward by name: `gravity`, `my_package.rewards:hover` or `my_rewards.py:hover`. Nothing is registered."""
+"""A reward by name: `gravity`, `my_package.rewards:hover` or `my_rewards.py:hover`. Nothing is registered.
+
+A recipe is a text that may come from elsewhere, so a name in it runs only what was meant to be a reward: a file in the
+recipe's folder, in the working directory or in a folder that REWARD_PHYSICS_PATH lists, or an installed module outside
+the standard library; and in it a function, or a dataclass, that asks for an `observation`.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import importlib.util
+import inspect
+import os
 import pkgutil
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_NOT_REWARDS = {"recipe", "load", "combine", "score"}
+from rewards.adapters import takes_observation
+
+SEARCH_PATH = "REWARD_PHYSICS_PATH"
+"""Environment variable: more folders that a recipe's reward files may lie in, separated as in PATH."""
 
 
 def known_rewards() -> list[str]:
-    """Short names: the modules of `rewards` that hold a function of their own name."""
+    """Short names: the modules of `rewards` that define a reward, or a class, of their own name."""
     import rewards
 
-    return sorted(module.name for module in pkgutil.iter_modules(rewards.__path__) if module.name not in _NOT_REWARDS)
+    names = []
+    for module in pkgutil.iter_modules(rewards.__path__):
+        source = Path(rewards.__path__[0], f"{module.name}.py")
+        own = rf"^(?:def {module.name}\(\s*observation\b|class {module.name}\b)"
+        if module.name != "combine" and source.is_file() and re.search(own, source.read_text(encoding="utf-8"), re.M):
+            names.append(module.name)
+    return sorted(names)
 
 
 def load_reward(spec: str, *, base: Path | None = None) -> Callable[..., Any]:
@@ -26,10 +44,12 @@ def load_reward(spec: str, *, base: Path | None = None) -> Callable[..., Any]:
 
     Args:
         spec: a short name, `package.module:attr`, or `file.py:attr`.
-        base: folder that a file's relative path starts from (the recipe's); the working directory is tried next.
+        base: folder that a file's relative path starts from (the recipe's); the working directory is tried next, and
+            a file elsewhere is refused. None: the caller vouches for the name, and any file will do.
 
     Raises:
-        ValueError: nothing of that name, with the nearest one; a module that cannot be imported; not callable.
+        ValueError: nothing of that name, with the nearest one; a module that cannot be imported; a file outside the
+            folders that a recipe may name; not callable; no reward.
     """
     where, colon, attribute = spec.rpartition(":")
     if not colon:
@@ -54,14 +74,18 @@ def load_reward(spec: str, *, base: Path | None = None) -> Callable[..., Any]:
         raise ValueError(f"reward {spec!r}: {where} has no {attribute}{hint}") from None
     if not callable(found):
         raise ValueError(f"reward {spec!r} must be callable, got {type(found).__name__}")
+    if inspect.isclass(found) and not dataclasses.is_dataclass(found):
+        raise ValueError(f"reward {spec!r} is a class: make it a frozen dataclass with __call__(self, observation)")
+    if not takes_observation(found):
+        raise ValueError(
+            f"reward {spec!r} must be a function whose first parameter is called `observation` "
+            "(or one in TRL's manner, of `prompts` and `completions`)"
+        )
     return found
 
 
 def _from_file(where: str, spec: str, base: Path | None) -> Any:
-    tried = [Path(where)] if Path(where).is_absolute() or base is None else [base / where, Path(where)]
-    path = next((path for path in tried if path.is_file()), None)
-    if path is None:
-        raise ValueError(f"reward {spec!r}: no such file: {', '.join(str(path) for path in tried)}")
+    path = _find(where, spec, base)
     name = f"_reward_file_{path.stem}_{abs(hash(path.resolve()))}"
     if name in sys.modules:
         return sys.modules[name]
@@ -78,7 +102,28 @@ def _from_file(where: str, spec: str, base: Path | None) -> Any:
     return module
 
 
+def _find(where: str, spec: str, base: Path | None) -> Path:
+    """The file, which lies in a folder that the recipe may name files of, also once links are followed."""
+    more = [Path(folder) for folder in os.environ.get(SEARCH_PATH, "").split(os.pathsep) if folder]
+    roots = [folder for folder in (base, Path(), *more) if folder is not None]
+    tried = [Path(where)] if Path(where).is_absolute() else [root / where for root in roots]
+    path = next((path for path in tried if path.is_file()), None)
+    if path is None:
+        raise ValueError(f"reward {spec!r}: no such file: {', '.join(str(path) for path in tried)}")
+    inside = any(path.resolve().is_relative_to(root.resolve()) for root in roots)
+    if base is not None and not inside:
+        raise ValueError(
+            f"reward {spec!r}: {path.resolve()} lies outside the recipe's folder and the working directory: move it "
+            f"there, name its folder in the environment variable {SEARCH_PATH}, or install it as a package"
+        )
+    return path
+
+
 def _from_package(where: str, spec: str) -> Any:
+    if where.split(".")[0] in sys.stdlib_module_names:
+        raise ValueError(
+            f"reward {spec!r}: {where} belongs to Python itself and holds no rewards: name a module of yours"
+        )
     try:
         return importlib.import_module(where)
     except (Exception, SystemExit) as error:

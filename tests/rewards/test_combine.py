@@ -115,3 +115,70 @@ def test_rewards_without_gradient_are_refused_where_one_is_needed():
     result = combine(observe(grad=True), [giving(0.0, 0.0, 0.0)], {}, held_out=[term])
     assert set(result.terms) == {"constant", "held_out/detached"}
     assert not result.terms["held_out/detached"].requires_grad
+
+
+def named(name, *values, **more):
+    return Term(name=name, reward=giving(*values).reward, **more)
+
+
+def test_a_gate_takes_away_what_lies_above_the_price_and_never_adds():
+    rewards, gate = [giving(-0.5, -0.5, -0.5)], [named("seen", 1.0, 0.5, 0.0)]
+    result = combine(observe(), rewards, {}, gates=gate, unmeasurable=-2.0)
+    assert result.total_B.tolist() == [-0.5, -1.25, -2.0]
+    assert result.terms["gates/seen"].tolist() == [1.0, 0.5, 0.0]
+    below = combine(observe(), [giving(-3.0, -3.0, -3.0)], {}, gates=gate, unmeasurable=-2.0)
+    assert below.total_B.tolist() == [-3.0, -3.0, -3.0]
+    both = combine(observe(), rewards, {}, gates=[*gate, named("sharp", 0.5, 0.5, 0.5)], unmeasurable=-2.0)
+    assert both.total_B.tolist() == [-1.25, -1.625, -2.0]
+
+
+def test_a_gate_works_on_a_batch_of_one_kind_by_the_worst_price():
+    result = combine(observe(), [giving(-0.5, -0.5, -0.5)], {}, gates=[named("seen", 1.0, 0.0, NAN)])
+    assert result.total_B.tolist() == [-0.5, -1.0, -1.0]
+    assert result.measurable_B.tolist() == [True, True, False]
+    assert result.reasons[2] == "reward seen could not be measured"
+
+
+def test_a_gate_carries_gradient():
+    def brightness(observation):
+        return observation.video.frames_BTCHW.mean((1, 2, 3, 4)).clamp(0, 1)
+
+    observation = observe(grad=True)
+    leaf = observation.video.frames_BTCHW
+    gate = Term(name="brightness", reward=brightness)
+    total = combine(observation, [giving(-0.5, -0.5, -0.5)], {}, gates=[gate], unmeasurable=-2.0).total_B
+    (gradient,) = torch.autograd.grad(total.sum(), leaf)
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 1.5 / gradient[0].numel()))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_a_gate_outside_its_range_is_refused(value):
+    with pytest.raises(ValueError, match=r"gate seen must lie in \[0, 1\], got .* for clip 1"):
+        combine(observe(), [giving(0.0, 0.0, 0.0)], {}, gates=[named("seen", 1.0, value, 0.0)])
+
+
+def test_normalised_sum_divides_by_the_spread_or_the_scale():
+    a, b = named("a", 10.0, 30.0, NAN, weight=2.0), named("b", 1.0, 3.0, 3.0, scale=0.5)
+    result = combine(observe(), [a, b], {}, aggregation="normalised_sum", unmeasurable=-9.0)
+    assert result.total_B.tolist() == [2 * 1.0 + 2.0, 2 * 3.0 + 6.0, -9.0]
+    assert result.terms["a"][:2].tolist() == [10.0, 30.0]
+    same = combine(observe(), [named("a", 3.0, 3.0, 3.0)], {}, aggregation="normalised_sum")
+    assert same.total_B.tolist() == [3.0, 3.0, 3.0]
+    assert combine(observe(), [named("b", 1.0, 3.0, 3.0, scale=0.5)], {}).total_B.tolist() == [2.0, 6.0, 6.0]
+
+
+def test_product_of_powers():
+    a, b = named("a", 0.25, 1.0, 0.0, weight=0.5), named("b", 1.0, 0.5, 1.0)
+    total = combine(observe(), [a, b], {}, aggregation="product").total_B
+    torch.testing.assert_close(total, torch.tensor([0.5, 0.5, 1e-3]))
+    nothing = combine(observe(), [named("a", NAN, 0.5, 0.25)], {}, aggregation="product")
+    assert nothing.total_B.tolist() == [0.25, 0.5, 0.25]
+    with pytest.raises(ValueError, match=r"reward a must lie in \[0, 1\], got -0.5 for clip 1: use aggregation: sum"):
+        combine(observe(), [named("a", 0.5, -0.5, 0.5)], {}, aggregation="product")
+
+
+def test_live_terms_carry_the_graph_of_each_reward():
+    observation = observe(grad=True)
+    result = combine(observation, [giving(1.0, NAN, 3.0)], {})
+    assert result.live_terms["constant"].requires_grad and not result.terms["constant"].requires_grad
+    assert combine(observe(), [giving(1.0, 1.0, 1.0)], {}).live_terms == {}

@@ -1,10 +1,14 @@
 """Recipes: what they accept, and one line with the place of every mistake."""
 
+import json
+
 import pytest
 import torch
 from discs import free_fall, make_world
 
-from rewards.recipe import Recipe, RecipeConfig, load_recipe, read_recipe
+from rewards.load import known_rewards
+from rewards.recipe import Recipe, RecipeConfig, load_recipe, main, read_recipe
+from rewards.recipe_config import SCHEMA, recipe_schema
 
 PIXELS = "instruments: {flow: null, depth: null, mask: appearance}\n"
 
@@ -50,6 +54,13 @@ def test_defaults(tmp_path):
         ("rewards: [", "line 1|line 2"),
         ("- 3", "a recipe is a mapping"),
         ("", "a recipe is a mapping"),
+        ("rewards: [{name: gravity}]\naggregation: som", "line 2: aggregation: .*did you mean sum?"),
+        ("gates: [{name: a, weight: 1}]\nrewards: [{name: gravity}]", "line 1: unknown key gates.0.weight"),
+        ("rewards: [{name: a, scale: 0}]", "line 1: rewards.0.scale: .*greater than 0"),
+        ("rewards: [{name: a, label: 'x y'}]", "line 1: rewards.0.label: .*pattern"),
+        ("rewards: [{name: a, weight: -1}]\naggregation: product", "aggregation product needs weights > 0"),
+        (f"rewards: [{{name: gravity}}]\nunmeasurable: {10**400}", "line 2: unmeasurable"),
+        (f"rewards: [{{name: gravity, weight: {10**400}}}]", "line 1: rewards.0.weight"),
         ("x: !!python/object:os.system a", "line 1: could not determine a constructor"),
     ],
 )
@@ -123,3 +134,87 @@ def test_gravity_by_the_whole_chain():
     torch.testing.assert_close(result.total_B.detach(), torch.tensor([0.0, -0.25]), atol=0.01, rtol=0)
     (gradient,) = torch.autograd.grad(result.total_B.sum(), leaf)
     assert torch.isfinite(gradient).all() and gradient[1].abs().sum() > 0
+
+
+def test_aliases_that_stand_for_gigabytes_are_refused_at_once(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    with pytest.raises(ValueError, match=r"rewards.0: .*valid dictionary") as caught:
+        read_recipe(write(tmp_path, "\n".join([*lines, "rewards: *a11"])))
+    assert len(str(caught.value)) < 500
+    inside = ["rewards:", "- name: gravity", "  parameters:", *(f"    {line}" for line in lines)]
+    for last, message in [
+        ("held_out: 3", "line 16: held_out"),
+        ("unmeasurable: *a11", "line 16: unmeasurable: must be"),
+    ]:
+        with pytest.raises(ValueError, match=message) as caught:
+            read_recipe(write(tmp_path, "\n".join([*inside, last])))
+        assert len(str(caught.value)) < 500
+
+
+def test_gates_labels_and_scales_reach_the_judge(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def bright(observation, *, gain=1.0):\n    return gain * observation.video.frames_BTCHW.mean((1, 2, 3, 4))\n"
+    )
+    text = (
+        f"{PIXELS}rewards: [{{name: 'mine.py:bright', label: light, scale: 0.5}}]\n"
+        "gates: [{name: 'mine.py:bright', parameters: {gain: 0.5}}]\nunmeasurable: -1\n"
+    )
+    result = load_recipe(write(tmp_path, text), for_gradient=True).judge(make_world(free_fall(frames=6)).video)
+    bright = result.terms["light"]
+    torch.testing.assert_close(result.terms["gates/bright"], 0.5 * bright)
+    torch.testing.assert_close(result.total_B, -1 + 0.5 * bright * (2 * bright + 1))
+
+
+def test_dataclass_parameters_are_checked_when_the_recipe_is_loaded(tmp_path):
+    for parameters, message in [
+        ("{}", "reward http needs the parameter url"),
+        ("{url: 'ftp://host/x'}", "url must be an http"),
+        ("{url: 'http://host', timeout: 1}", "no parameter timeout: did you mean timeout_s?"),
+        ("{url: 'http://host', retries: many}", "retries must be a number"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_recipe(write(tmp_path, f"{PIXELS}rewards: [{{name: http, parameters: {parameters}}}]"))
+    text = f"{PIXELS}rewards: [{{name: http, parameters: {{url: 'http://host'}}}}]"
+    with pytest.raises(ValueError, match="reward http says that it is not differentiable"):
+        load_recipe(write(tmp_path, text), for_gradient=True)
+
+
+def without_examples(schema):
+    return {
+        key: without_examples(value) if isinstance(value, dict) else value
+        for key, value in schema.items()
+        if key != "examples"
+    }
+
+
+def test_the_committed_schema_is_current(root):
+    committed = json.loads(SCHEMA.read_text())
+    assert without_examples(committed) == without_examples(recipe_schema()), (
+        "write it again: python -m rewards.recipe schema > configs/recipes/recipe.schema.json"
+    )
+    assert set(committed["$defs"]["RewardConfig"]["properties"]["name"]["examples"]) <= set(known_rewards())
+    assert SCHEMA.parent == root / "configs" / "recipes"
+    for path in SCHEMA.parent.glob("*.yaml"):
+        assert path.read_text().startswith("# yaml-language-server: $schema=recipe.schema.json\n"), path.name
+
+
+def test_check_says_what_a_recipe_does(root, capsys, tmp_path):
+    assert main(["check", str(root / "configs" / "recipes" / "gravity_positions.yaml")]) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "depth: embedded",
+        "flow: none",
+        "gravity, weight 1",
+        "Minus the squared relative error of the acceleration",
+        "g_m_s2 = 9.81",
+        "needs: metres: a camera and metric depth, depth, the object's mask",
+        "as much as the worst of its batch, less up to 0.1",
+    ):
+        assert words in said
+    assert main(["check", str(write(tmp_path, "rewards: [{name: gravty}]"))]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main([]) == 0 and main(["chekc"]) == 2
+    capsys.readouterr()
+    assert main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "reward-physics recipe"
