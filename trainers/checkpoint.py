@@ -10,7 +10,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,7 @@ def save_checkpoint(
     process: int = 0,
     num_processes: int = 1,
     barrier: Any = lambda: None,
+    extra: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write checkpoint-N, N the step, and remove the oldest beyond `keep`. Every process calls this.
 
@@ -104,6 +105,7 @@ def save_checkpoint(
         save_lora: called with a folder, writes the LoRA in the stock format.
         recipe: the reward recipe's file, copied.
         barrier: waits for the other processes.
+        extra: called by every process with the folder, adds what the trainer needs beyond `state`.
     """
     final = Path(output_dir) / f"checkpoint-{state.step}"
     temporary = Path(output_dir) / f".writing-{final.name}"
@@ -124,6 +126,8 @@ def save_checkpoint(
             torch.save(body, temporary / "training_state.pt")
             if recipe is not None:
                 shutil.copyfile(recipe, temporary / "recipe.yaml")
+    if extra is not None:
+        extra(temporary)
     if state.engine is not None:
         state.engine.save_checkpoint(str(temporary), tag=SHARDS, save_latest=False, exclude_frozen_parameters=True)
     barrier()

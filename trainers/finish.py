@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from ruamel.yaml import YAML
+from torch import Tensor
 
 from trainers.batches import Scenes
 from trainers.config import OROConfig
 from trainers.model_card import model_card
-from trainers.models.base import VideoModel, lora_parameters
+from trainers.models.base import VideoModel
 from trainers.rollout import choose_grad_steps, in_range
 from trainers.tracking import Trackers, draw_reward_curve, read_metrics
+
+PIPELINE = "model"
+"""Sub-folder of a run that trained every weight: the whole pipeline, as `model_name_or_path` takes it."""
 
 
 def write_config(config: Any) -> None:
@@ -23,22 +28,42 @@ def write_config(config: Any) -> None:
         YAML().dump(dataclasses.asdict(config), file)
 
 
-def print_plan(config: OROConfig, model: VideoModel, scenes: Scenes, per_step: int, resume: Path | None) -> None:
-    """Say what will be trained, on what, at which noise levels, and where it goes."""
-    lora = sum(weight.numel() for weight in lora_parameters(model.transformer).values())
+def print_plan(
+    config: Any,
+    model: VideoModel,
+    scenes: Scenes,
+    weights: Mapping[str, Tensor],
+    per_step: int,
+    resume: Path | None,
+    about: Mapping[str, str],
+) -> None:
+    """Say what will be trained, on what, and where it goes.
+
+    Args:
+        weights: what is trained.
+        per_step: clips of an optimizer step over all processes.
+        about: the trainer's own lines.
+    """
     total = sum(weight.numel() for weight in model.transformer.parameters())
+    trained = sum(weight.numel() for weight in weights.values())
+    rest = total - trained
+    what = f"transformer {rest:,} weights, LoRA {trained:,}" if rest else f"transformer, all {total:,} weights trained"
     example = scenes.batch([0])
     height, width = example.video.height_px, example.video.width_px
     frames = config.num_frames or example.video.num_frames
     lines = {
-        "model": f"{config.model_name_or_path}: transformer {total - lora:,} weights, LoRA {lora:,}",
+        "model": f"{config.model_name_or_path}: {what}",
         "clips": f"{frames} frames of {height} x {width} px at {example.video.fps_B[0]:g} fps, {len(scenes):,} scenes",
-        "rewards": f"{config.recipe}, weight {config.reward_weight:g}",
+        **about,
         "steps": f"{config.max_steps} of {per_step} clips, learning rate {config.learning_rate:g}",
         "output": f"{config.output_dir}" + (f", resumed from {resume}" if resume else ""),
     }
     for name, value in lines.items():
         print(f"{name:8} {value}")
+
+
+def print_sigmas(config: OROConfig, model: VideoModel, scenes: Scenes) -> None:
+    """Say at which noise levels of a rollout the gradient, the adapter and the distance to the reference act."""
     print("sigma    gradient adapter reference")
     steps = config.num_inference_steps
     carries = choose_grad_steps(config.grad_steps, steps, config.grad_steps_k, torch.Generator().manual_seed(0))
@@ -60,16 +85,32 @@ def plan_sigmas(model: VideoModel, config: OROConfig, scenes: Scenes) -> list[fl
     return model.schedule(config.num_inference_steps, condition).sigmas[:-1].tolist()
 
 
-def finish(config: OROConfig, model: VideoModel, metrics: dict[str, float], trackers: Trackers) -> None:
-    """Write the LoRA in the stock format with its card, draw the reward curve, upload where asked for."""
+def finish(
+    config: Any,
+    model: VideoModel,
+    metrics: dict[str, float],
+    trackers: Trackers,
+    *,
+    method: str,
+    full: bool = False,
+) -> None:
+    """Write what was learned with its card, draw the reward curve, upload where asked for.
+
+    Args:
+        method: how it was trained, in words, for the card.
+        full: write the whole pipeline into the folder `model`, not a LoRA in the stock format.
+    """
     folder = Path(config.output_dir)
-    model.save_lora(folder)
+    if full:
+        getattr(model, "pipeline").save_pretrained(folder / PIPELINE)  # noqa: B009  the protocol asks for none
+    else:
+        model.save_lora(folder)
     lines = read_metrics(folder / "metrics.jsonl")
     if not metrics and lines:  # resumed at its end: nothing was left to do
         metrics = {name: value for line in lines[-2:] for name, value in line.items() if name != "step"}
     pipeline = type(getattr(model, "pipeline", None)).__name__
     settings = dataclasses.asdict(config)  # pyright: ignore[reportArgumentType]
-    (folder / "README.md").write_text(model_card(settings, pipeline=pipeline, metrics=metrics))
+    (folder / "README.md").write_text(model_card(settings, pipeline=pipeline, method=method, metrics=metrics))
     draw_reward_curve(lines, folder / "reward_curve.png")
     trackers.image("reward_curve", folder / "reward_curve.png", config.max_steps)
     trackers.close()
@@ -80,4 +121,4 @@ def finish(config: OROConfig, model: VideoModel, metrics: dict[str, float], trac
         repository = api.create_repo(config.hub_model_id or folder.name, exist_ok=True).repo_id
         wanted = ["*.safetensors", "README.md", "*.png", "config.yaml", "eval/*"]
         api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=wanted)
-    print(f"LoRA, card and reward curve are in {folder}")
+    print(f"{'model' if full else 'LoRA'}, card and reward curve are in {folder}")

@@ -1,0 +1,262 @@
+"""What stands around every trainer's loop: the model with what is trained of it, checkpoints, evaluation, logs.
+
+The loop itself is the trainer's own. All processes call every function and method here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from tqdm import tqdm
+from transformers import get_scheduler
+
+from rewards.recipe import load_recipe
+from trainers import checkpoint as ckpt
+from trainers.batches import Scenes
+from trainers.finish import finish, write_config
+from trainers.held_out import evaluate
+from trainers.models import VideoModel, load_video_model, lora_parameters
+from trainers.parallel import (
+    backward,
+    engine_of,
+    gathered,
+    is_sharded,
+    make_accelerator,
+    reduce_and_clip,
+    use_threads,
+    wrap,
+)
+from trainers.scoring import Judge
+from trainers.tracking import Trackers, check_trackers, open_trackers
+
+NOISE, CHOICES, DATA_NOISE = 0, 1, 2
+"""Streams of random numbers: of generated clips, of a step's own choices, of the noise on clean latents."""
+
+
+def start(config: Any) -> tuple[Accelerator, Path | None]:
+    """The processes, seeded, and the checkpoint to resume from.
+
+    Raises:
+        ValueError: an output folder that must not be written to, a tracker that is missing, no such checkpoint.
+    """
+    resuming = config.resume_from_checkpoint is not None
+    ckpt.check_output_dir(config.output_dir, overwrite=config.overwrite_output_dir, resume=resuming)
+    check_trackers(config.report_to)
+    resume = ckpt.find_resume(config.output_dir, config.resume_from_checkpoint)
+    use_threads(config.num_threads)
+    accelerator = make_accelerator()
+    set_seed(config.seed)
+    return accelerator, resume
+
+
+def held_out_judges(config: Any, recipe: Judge | None) -> dict[str, Judge]:
+    """The recipes of the evaluations during training, by the name their figures get."""
+    judges = {} if recipe is None else {"eval": recipe}
+    if config.eval_steps and config.eval_recipe:
+        judges["judge"] = load_recipe(config.eval_recipe)
+    return judges
+
+
+@dataclasses.dataclass(kw_only=True)
+class Session:
+    """A run: model, state, judges and where figures go.
+
+    Args:
+        held_out: scenes of the evaluations.
+        full: every weight of the transformer is trained, not a LoRA.
+        keep: called with a checkpoint's unfinished folder, by every process: what the trainer needs beyond the state.
+    """
+
+    config: Any
+    accelerator: Accelerator
+    model: VideoModel
+    state: ckpt.TrainState
+    judges: dict[str, Judge]
+    held_out: Scenes
+    full: bool = False
+    keep: Callable[[Path], None] | None = None
+    trackers: Trackers | None = None
+    progress: Any = None
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def open(self, resume: Path | None, *, title: str) -> dict[str, float]:
+        """Make the folder, go on from `resume`, start trackers and progress bar, evaluate a run that is at step 0."""
+        config, state, accelerator = self.config, self.state, self.accelerator
+        if self.is_main:
+            ckpt.make_output_dir(config.output_dir, resume=config.resume_from_checkpoint is not None)
+            write_config(config)
+        accelerator.wait_for_everyone()
+        if resume is not None:
+            changed = ckpt.load_checkpoint(resume, state, config=dataclasses.asdict(config), **self._rank)
+            accelerator.print(f"resumed from {resume}" + "".join(f"\n  changed: {line}" for line in changed))
+        if self.is_main:
+            self.trackers = open_trackers(
+                config.report_to,
+                config.output_dir,
+                config.run_name,
+                dataclasses.asdict(config),
+                resumed_step=state.step,
+            )
+        quiet = config.disable_tqdm or not self.is_main
+        self.progress = tqdm(total=config.max_steps, initial=state.step, desc=title, unit="step", disable=quiet)
+        return self.evaluate() if config.eval_steps and state.step == 0 else {}
+
+    def backward(self, loss: torch.Tensor, micro: int) -> None:
+        """Add the gradient of one of a step's micro-batches, counted from 0."""
+        count = self.config.gradient_accumulation_steps
+        backward(self.accelerator, loss / count, last=micro + 1 == count)
+
+    def update(self) -> dict[str, float]:
+        """One optimizer step on the gradient averaged over the processes; its norm and the learning rate."""
+        state = self.state
+        norm = reduce_and_clip(self.accelerator, list(state.weights.values()), self.config.max_grad_norm)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.scheduler.step()
+        state.step += 1
+        ckpt.update_ema(state.ema, state.weights, self.config.ema_decay, state.step)
+        return {"grad_norm": norm, "learning_rate": state.scheduler.get_last_lr()[0]}
+
+    def after_step(self, metrics: dict[str, float], started: float, shown: dict[str, str]) -> dict[str, float]:
+        """Log the step, evaluate and save where it is time.
+
+        Args:
+            started: `time.perf_counter()` at the step's beginning.
+            shown: what the progress bar tells.
+
+        Returns:
+            The metrics, with the evaluation's where there was one.
+        """
+        config, step = self.config, self.state.step
+        metrics = metrics | {"seconds": time.perf_counter() - started}
+        if self.trackers is not None and step % config.logging_steps == 0:
+            self.trackers.metrics(metrics, step)
+        self.progress.update()
+        self.progress.set_postfix(**shown)
+        if config.eval_steps and step % config.eval_steps == 0:
+            metrics |= self.evaluate()
+        if step == config.max_steps or (config.save_steps and step % config.save_steps == 0):
+            self.save()
+        return metrics
+
+    def evaluate(self) -> dict[str, float]:
+        """Judge held-out scenes with the moving average of the weights, where there is one."""
+        step, figures = self.state.step, {}
+        if self.is_main or is_sharded(self.accelerator):  # under ZeRO-3 no process samples without the others' weights
+            folder = Path(self.config.output_dir) / "eval" / f"step_{step}" if self.is_main else None
+            with ckpt.averaged(self.state):
+                figures = evaluate(
+                    self.model,
+                    self.held_out,
+                    self.judges,
+                    self.config,
+                    step=step,
+                    folder=folder,
+                    trackers=self.trackers,
+                )
+        self.accelerator.wait_for_everyone()
+        return figures if self.is_main else {}
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        config, recipe = self.config, getattr(self.config, "recipe", None)
+        ckpt.save_checkpoint(
+            config.output_dir,
+            self.state,
+            config=dataclasses.asdict(config),
+            save_lora=(lambda folder: None) if self.full else self.model.save_lora,
+            recipe=recipe if recipe and Path(recipe).is_file() else None,
+            keep=config.save_total_limit,
+            barrier=self.accelerator.wait_for_everyone,
+            extra=self.keep,
+            **self._rank,
+        )
+
+    def close(self, metrics: dict[str, float], *, method: str) -> None:
+        """Write what was learned, with its card and reward curve."""
+        self.progress.close()
+        with ckpt.averaged(self.state), gathered(self.state.weights.values()):
+            if self.trackers is not None:
+                finish(self.config, self.model, metrics, self.trackers, method=method, full=self.full)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
+    def disk_bytes(self) -> int:
+        """What the run writes at most: per checkpoint the weights twice, two moments, the average; videos and logs."""
+        config = self.config
+        size = sum(weight.numel() * weight.element_size() for weight in self.state.weights.values())
+        evaluations = config.max_steps // config.eval_steps + 1 if config.eval_steps else 0
+        return 5 * size * (config.save_total_limit + 1) + evaluations * config.eval_scenes * 1_000_000 + 20_000_000
+
+    @property
+    def _rank(self) -> dict[str, int]:
+        return {"process": self.accelerator.process_index, "num_processes": self.accelerator.num_processes}
+
+
+def make_session(
+    config: Any,
+    accelerator: Accelerator,
+    judges: dict[str, Judge],
+    scenes: Scenes | None,
+    model: VideoModel | None,
+    *,
+    full: bool = False,
+) -> Session:
+    """Load the model, put the LoRA on it (or free all its weights), and make optimizer, schedule and average.
+
+    Args:
+        scenes: those that are trained on, which stand in for the held-out ones where nothing is evaluated.
+        model: replaces the one that the config names.
+        full: train every weight of the transformer.
+    """
+    needed = config.eval_steps or scenes is None
+    held_out = Scenes(config, config.eval_split, shuffle=False) if needed else scenes
+    assert held_out is not None
+    model = model or load_video_model(
+        config.model_name_or_path, torch_dtype=torch.bfloat16 if config.bf16 else torch.float32
+    ).to(accelerator.device)
+    if full:
+        model.transformer.requires_grad_(True)
+    elif config.lora_path:
+        model.load_lora(config.lora_path, trainable=True)
+    else:
+        model.add_lora(r=config.lora_r, alpha=config.lora_alpha, targets=config.lora_target_modules)
+    weights = dict(model.transformer.named_parameters()) if full else lora_parameters(model.transformer)
+    optimizer = torch.optim.AdamW(
+        list(weights.values()),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+    )
+    per_device, norm = config.per_device_train_batch_size, config.max_grad_norm
+    optimizer = wrap(accelerator, model, optimizer, batch_size=per_device, max_grad_norm=norm)
+    scheduler = get_scheduler(
+        "constant_with_warmup" if config.lr_scheduler_type == "constant" else config.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=config.warmup_steps,
+        num_training_steps=config.max_steps,
+    )
+    ema = ckpt.start_ema(weights) if config.ema_decay > 0 else {}
+    engine = engine_of(accelerator)
+    state = ckpt.TrainState(weights=weights, optimizer=optimizer, scheduler=scheduler, ema=ema, engine=engine)
+    return Session(
+        config=config, accelerator=accelerator, model=model, state=state, judges=judges, held_out=held_out, full=full
+    )
+
+
+def mean_of(several: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the micro-batches that have it."""
+    names = dict.fromkeys(name for one in several for name in one)
+    return {name: statistics.fmean(one[name] for one in several if name in one) for name in names}
