@@ -3,13 +3,13 @@
 import json
 import sys
 import types
+from pathlib import Path
 
 import torch
 
 from trainers import oro
 from trainers.config import OROConfig
 from trainers.models import load_video_model, lora_parameters
-from trainers.parallel import gathered
 
 
 class Brightness:
@@ -46,15 +46,12 @@ def main(model: str, clips: str, output: str, batch_size: str, steps: str = "2",
     )
     adapter = load_video_model(model)
     metrics = oro.train(config, recipe=Brightness(), model=adapter)
-    parameters = lora_parameters(adapter.transformer).values()
-    with gathered(parameters):
-        weights = torch.cat([weight.detach().flatten() for weight in parameters])
-    spread = 0.0
-    if torch.distributed.is_initialized():
-        other = [torch.empty_like(weights) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(other, weights)
-        spread = max((one - weights).abs().max().item() for one in other)
-    result = {"spread": spread, "count": len(weights), "weights": weights[:: max(1, len(weights) // 50)].tolist()}
+    parameters = lora_parameters(adapter.transformer)
+    if any(hasattr(weight, "ds_id") for weight in parameters.values()):  # ZeRO-3: nobody holds them whole any more
+        saved = torch.load(Path(output) / f"checkpoint-{steps}" / "training_state.pt", weights_only=True)["weights"]
+        parameters = {name: saved[name] for name in parameters}
+    weights = torch.cat([weight.detach().flatten() for weight in parameters.values()])
+    result = {"count": len(weights), "weights": weights[:: max(1, len(weights) // 50)].tolist()}
     result |= {name: metrics[name] for name in ("grad_norm", "reward") if name in metrics}
     print(f"RESULT{json.dumps(result)}", flush=True)
 
