@@ -18,6 +18,7 @@ import pytest
 from data import rows as data_rows
 from trainers.models.tiny import tiny_ltx
 
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 
 
@@ -40,13 +41,13 @@ def world(tmp_path_factory):
     return folder
 
 
-def launch(world, output, *, processes=2, batch_size=2, steps=2, accumulation=1, zero=0):
-    """Results of every rank. Without a GPU `--multi_gpu` starts the processes and the trainer asks for gloo."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
-    command += ["--use_deepspeed", "--zero_stage", str(zero)] if zero else ["--multi_gpu"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--main_process_port", str(free_port()), str(SCRIPT), str(world / "model"), str(world / "clips")]
-    command += [str(world / output), str(batch_size), str(steps), str(accumulation)]
+def launch(world, output, *, processes=2, batch_size=2, steps=2, accumulation=1, zero=0, bf16=False):
+    """Results of every rank, launched as the README says. Without a GPU the trainer asks for gloo."""
+    config = ROOT / "configs" / "accelerate" / (f"zero{zero}.yaml" if zero else "multi_gpu.yaml")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    command += ["--num_processes", str(processes), "--main_process_port", str(free_port())]
+    command += [str(SCRIPT), str(world / "model"), str(world / "clips")]
+    command += [str(world / output), str(batch_size), str(steps), str(accumulation), str(int(bf16))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -92,6 +93,16 @@ def test_two_ranks_hold_equal_weights_and_the_gradient_of_one(world, one, zero):
         assert rank["reward"] == pytest.approx(one["reward"], rel=1e-5)
         assert rank["weights"] == pytest.approx(one["weights"], abs=2e-4)  # Adam amplifies the smallest gradients
     assert (world / f"several_{zero}" / "pytorch_lora_weights.safetensors").stat().st_size > 4 * one["count"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("zero", [2, 3])
+def test_the_lora_stays_in_float32_over_a_bf16_base(world, zero):
+    needs_deepspeed(zero)
+    one, other = launch(world, f"bf16_{zero}", zero=zero, bf16=True)
+    assert one["dtypes"] == other["dtypes"] == ["torch.float32", "torch.bfloat16"]
+    assert one["weights"] == other["weights"]
 
 
 @pytest.mark.slow

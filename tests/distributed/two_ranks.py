@@ -1,4 +1,4 @@
-"""Trains a toy by ORO in one of several processes: two_ranks.py MODEL CLIPS OUTPUT BATCH_SIZE STEPS ACCUMULATION."""
+"""Trains a toy by ORO in one of several processes: two_ranks.py MODEL CLIPS OUTPUT BATCH STEPS ACCUMULATION BF16."""
 
 import json
 import sys
@@ -24,7 +24,9 @@ class Brightness:
         )
 
 
-def main(model: str, clips: str, output: str, batch_size: str, steps: str = "2", accumulation: str = "1") -> None:
+def main(
+    model: str, clips: str, output: str, batch_size: str, steps: str = "2", accumulation: str = "1", bf16: str = "0"
+) -> None:
     config = OROConfig(
         model_name_or_path=model,
         dataset=clips,
@@ -44,7 +46,7 @@ def main(model: str, clips: str, output: str, batch_size: str, steps: str = "2",
         report_to=["none"],
         disable_tqdm=True,
     )
-    adapter = load_video_model(model)
+    adapter = load_video_model(model, torch_dtype=torch.bfloat16 if int(bf16) else torch.float32)
     metrics = oro.train(config, recipe=Brightness(), model=adapter)
     parameters = lora_parameters(adapter.transformer)
     if any(hasattr(weight, "ds_id") for weight in parameters.values()):  # ZeRO-3: nobody holds them whole any more
@@ -52,6 +54,8 @@ def main(model: str, clips: str, output: str, batch_size: str, steps: str = "2",
         parameters = {name: saved[name] for name in parameters}
     weights = torch.cat([weight.detach().flatten() for weight in parameters.values()])
     result = {"count": len(weights), "weights": weights[:: max(1, len(weights) // 50)].tolist()}
+    base = next(weight for name, weight in adapter.transformer.named_parameters() if "lora_" not in name)
+    result["dtypes"] = [str(weights.dtype), str(base.dtype)]
     result |= {name: metrics[name] for name in ("grad_norm", "reward") if name in metrics}
     print(f"RESULT{json.dumps(result)}", flush=True)
 
