@@ -1,5 +1,8 @@
 """Simulate and render any number of clips of a split to Parquet: `python -m data.write --split train --clips 4000`.
 
+`--g_m_s2 9.81` gives the same scenes under that gravity, in a split of its own, `train-g9.81`: what supervised
+fine-tuning learns from.
+
 Clips are written in shards; a shard that exists is kept, so a stopped command goes on where it stopped. A larger
 `--clips` with the same `--shard_size` adds shards to those that exist.
 """
@@ -17,15 +20,22 @@ from tqdm import tqdm
 from data.scenes import SPLIT_SEEDS, SPLITS, draw_scene
 
 
-def clip(task: tuple[str, int, int, int]) -> dict[str, Any]:
-    """Row `index` of `split`: `task` is (split, index, frames, pixels a side)."""
+def clip(task: tuple[str, int, int, int, float | None]) -> dict[str, Any]:
+    """Row `index` of `split`: `task` is (split, index, frames, pixels a side, g or None for the scene's own)."""
     from data.drops import geometry, render, simulate
     from data.rows import make_row
 
-    split, index, frames, side_px = task
+    split, index, frames, side_px, g_m_s2 = task
     scene = draw_scene(SPLIT_SEEDS[split] + index, SPLITS[split], frames=frames, height_px=side_px, width_px=side_px)
+    if g_m_s2 is not None:
+        scene = scene.with_gravity(g_m_s2)
     motion = simulate(scene)
-    return make_row(scene, split, motion, geometry(scene, motion), render(scene, motion))
+    return make_row(scene, split_name(split, g_m_s2), motion, geometry(scene, motion), render(scene, motion))
+
+
+def split_name(split: str, g_m_s2: float | None) -> str:
+    """The split's own name, or with another gravity `train-g9.81`."""
+    return split if g_m_s2 is None else f"{split}-g{g_m_s2:g}"
 
 
 def write_shard(rows: list[dict[str, Any]], path: Path, *, light: bool = False) -> None:
@@ -54,7 +64,7 @@ def write_shard(rows: list[dict[str, Any]], path: Path, *, light: bool = False) 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and write the shards that are missing."""
     options = parse(arguments)
-    folder = Path(options.output_dir) / options.split
+    folder = Path(options.output_dir) / split_name(options.split, options.g_m_s2)
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(options.first, options.first + options.clips, options.shard_size)
     missing = [start for start in starts if not shard_path(folder, start).exists()]
@@ -66,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     ):
         for start in missing:
             tasks = [
-                (options.split, start + i, options.frames, options.side_px)
+                (options.split, start + i, options.frames, options.side_px, options.g_m_s2)
                 for i in range(_shard_length(options, start))
             ]
             rows = []
@@ -87,6 +97,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--split", choices=sorted(SPLITS), required=True, help="which distribution of scenes to draw from")
     add("--clips", type=int, required=True, help="how many clips")
     add("--output_dir", default="data/rendered", help="clips go to OUTPUT_DIR/SPLIT/*.parquet (default: %(default)s)")
+    add("--g_m_s2", type=float, default=None, help="gravity of every clip, m/s^2 (default: the split's own)")
     add("--first", type=int, default=0, help="index of the first clip within the split (default: %(default)s)")
     add("--shard_size", type=int, default=100, help="clips a file (default: %(default)s)")
     add("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
@@ -101,6 +112,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for name in ("clips", "shard_size", "workers", "frames", "side_px"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if options.g_m_s2 is not None and not 0 < options.g_m_s2 < 100:
+        parser.error(f"--g_m_s2 must be > 0 and < 100 m/s^2, got {options.g_m_s2}")
     return options
 
 

@@ -37,6 +37,11 @@ def clip_generators(seed: int, numbers: list[int], stream: int = 0) -> list[torc
     return [torch.Generator().manual_seed(int(one)) for one in mixed]
 
 
+def shuffled(count: int, seed: int, epoch: int) -> list[int]:
+    """The order in which an epoch goes through `count` things."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
+
+
 class Scenes:
     """The rows of a split that a config keeps, shuffled anew each epoch.
 
@@ -80,8 +85,7 @@ class Scenes:
         if not self.shuffle:
             return place
         if epoch not in self._orders:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self._orders = {epoch: torch.randperm(len(self), generator=generator).tolist()} | {
+            self._orders = {epoch: shuffled(len(self), self.seed, epoch)} | {
                 other: order for other, order in self._orders.items() if other == epoch - 1
             }
         return self._orders[epoch][place]

@@ -36,6 +36,14 @@ def check_range(name: str, sigma_range: list[float]) -> None:
         raise ValueError(f"{name} must be two noise levels, 0 <= low <= high <= 1, got {sigma_range}")
 
 
+def check_report_to(report_to: Sequence[str]) -> None:
+    """Raise ValueError where a tracker is not known."""
+    known = ("tensorboard", "trackio", "wandb", "none")
+    for name in report_to:
+        if name not in known:
+            raise ValueError(f"report_to must name {', '.join(known)}, got {name}{suggestion(name, known)}")
+
+
 C = TypeVar("C")
 
 
@@ -157,10 +165,7 @@ class OROConfig(ModelConfig, DataConfig, RunConfig):
             )
         if not (self.reward_weight or self.reference_weight or self.denoising_weight):
             raise ValueError("reward_weight, reference_weight and denoising_weight are all 0: nothing would be learned")
-        known = ("tensorboard", "trackio", "wandb", "none")
-        for name in self.report_to:
-            if name not in known:
-                raise ValueError(f"report_to must name {', '.join(known)}, got {name}{suggestion(name, known)}")
+        check_report_to(self.report_to)
         return self
 
 

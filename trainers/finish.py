@@ -31,7 +31,7 @@ def write_config(config: Any) -> None:
 def print_plan(
     config: Any,
     model: VideoModel,
-    scenes: Scenes,
+    scenes: Any,
     weights: Mapping[str, Tensor],
     per_step: int,
     resume: Path | None,
@@ -40,6 +40,7 @@ def print_plan(
     """Say what will be trained, on what, and where it goes.
 
     Args:
+        scenes: with a length and `batch`, what clips come from.
         weights: what is trained.
         per_step: clips of an optimizer step over all processes.
         about: the trainer's own lines.

@@ -36,16 +36,33 @@ def denoising_loss(
     *,
     sigma_range: tuple[float, float] | list[float],
     generators: list[torch.Generator],
+    weight_B: Tensor | None = None,
 ) -> Tensor:
-    """The family's own training loss on clean latents: |prediction - target|^2, sigma uniform in `sigma_range`.
+    """The family's own training loss on clean latents: w |prediction - target|^2, sigma uniform in `sigma_range`.
 
     Args:
         clean: encoded data.
         generators: one a clip; each draws its noise level and its noise.
+        weight_B: what each clip's loss is multiplied by; by default 1.
     """
+    noisy, noise, sigma_B = noised(model, clean, condition, sigma_range=sigma_range, generators=generators)
+    prediction = model.predict(noisy, sigma_B, condition)
+    error = (prediction - model.training_target(clean, noise)) ** 2
+    if weight_B is not None:
+        error = error * weight_B.to(error).view(-1, *[1] * (error.ndim - 1))
+    return masked_mean(error, model.free_mask(condition))
+
+
+def noised(
+    model: VideoModel,
+    clean: Tensor,
+    condition: Condition,
+    *,
+    sigma_range: tuple[float, float] | list[float],
+    generators: list[torch.Generator],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean latents at noise levels uniform in `sigma_range`, the conditioning frame pinned; the noise; sigma_B."""
     low, high = sigma_range
     sigma_B = torch.stack([low + (high - low) * torch.rand((), generator=one) for one in generators])
     noise = model.initial_latents(condition, generators)
-    noisy = model.pin(model.add_noise(clean, noise, sigma_B), condition)
-    prediction = model.predict(noisy, sigma_B, condition)
-    return masked_mean((prediction - model.training_target(clean, noise)) ** 2, model.free_mask(condition))
+    return model.pin(model.add_noise(clean, noise, sigma_B), condition), noise, sigma_B

@@ -62,6 +62,16 @@ def score(recipe: Judge, video: Video, columns: dict[str, Any]) -> tuple[Scored,
     return Scored(**_detach(result)), result.observation
 
 
+def joined(parts: list[Scored]) -> Scored:
+    """Scores of several batches as one."""
+    return Scored(
+        reward_B=torch.cat([part.reward_B for part in parts]),
+        terms={name: torch.cat([part.terms[name] for part in parts]) for name in parts[0].terms},
+        measurable_B=torch.cat([part.measurable_B for part in parts]),
+        reasons=[reason for part in parts for reason in part.reasons],
+    )
+
+
 def score_with_gradient(
     recipe: Judge, video: Video, columns: dict[str, Any], *, max_ratio: float = float("inf"), skip_first: bool = False
 ) -> Scored:

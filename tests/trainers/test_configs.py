@@ -5,13 +5,17 @@ from pathlib import Path
 import pytest
 
 from trainers.config import OROConfig, parse_config
+from trainers.regression_config import PSFTConfig, RWRConfig
 
 ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = {"oro": OROConfig, "rwr": RWRConfig, "psft": PSFTConfig}
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/oro_*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(path for name in CONFIGS for path in ROOT.glob(f"configs/{name}_*.yaml")), ids=lambda path: path.stem
+)
 def test_the_config_parses_and_its_recipes_exist(path):
-    config = parse_config(OROConfig, ["--config", str(path)])
+    config = parse_config(CONFIGS[path.stem.split("_")[0]], ["--config", str(path)])
     assert (ROOT / config.recipe).is_file()
     assert config.eval_recipe is None or (ROOT / config.eval_recipe).is_file()
     assert config.eval_recipe != config.recipe

@@ -1,0 +1,104 @@
+"""Laws of the weights of a weighted regression, with literal values."""
+
+import math
+
+import pytest
+import torch
+
+from trainers.reward_weights import Weighting, reward_weights, weight_metrics
+
+REWARD_GN = torch.tensor([[-0.9, -0.1, -0.5, -0.3], [-0.2, -0.2, -0.8, -0.4]])
+ALL = torch.ones(2, 4)
+PLAIN = {"absolute_scale": 0.0}
+
+
+def weights(reward_GN=REWARD_GN, measurable_GN=ALL, **how):
+    return reward_weights(reward_GN, measurable_GN, Weighting(**(PLAIN | how))).weight_GN
+
+
+def test_a_constant_reward_gives_weights_of_exactly_one():
+    for count in (3, 7, 49):
+        constant = torch.full((2, count), -0.123)
+        for how in ({}, {"target_ess": 0.5}, {"advantage": "group"}, {"advantage": "batch"}, {"max_weight": 2.0}):
+            assert torch.equal(weights(constant, torch.ones(2, count), **how), torch.ones(2, count))
+
+
+def test_cold_is_the_best_sample_and_hot_is_uniform():
+    assert weights(temperature=1e-4).tolist() == [[0, 4, 0, 0], [2, 2, 0, 0]]
+    torch.testing.assert_close(weights(temperature=1e6), ALL, atol=1e-5, rtol=0)
+
+
+def test_a_weight_is_a_softmax_times_the_size_of_the_group():
+    """Rewards 0 and -0.1 ln 3 at temperature 0.1: 3/4 and 1/4, times 2."""
+    found = weights(torch.tensor([[0.0, -0.1 * math.log(3)]]), torch.ones(1, 2), temperature=0.1)
+    assert found[0].tolist() == pytest.approx([1.5, 0.5])
+
+
+def test_groups_do_not_compete():
+    """A prompt that is easy does not take the weight of one that is hard."""
+    alone = weights(REWARD_GN[:1], ALL[:1])
+    torch.testing.assert_close(weights(torch.cat([REWARD_GN[:1], REWARD_GN[1:] + 100]))[:1], alone)
+    torch.testing.assert_close(weights(temperature=0.3).sum(1), torch.tensor([4.0, 4.0]))
+
+
+def test_top_k_leaves_the_best_k():
+    found = weights(top_k=2, temperature=1e6)
+    torch.testing.assert_close(found, torch.tensor([[0.0, 2, 0, 2], [2, 2, 0, 0]]), atol=1e-4, rtol=0)
+    assert weights(torch.zeros(1, 3), torch.ones(1, 3), top_k=1).tolist() == [[3.0, 0.0, 0.0]]
+
+
+def test_no_weight_exceeds_the_bound():
+    assert weights(temperature=1e-4, max_weight=1.5).max() == 1.5
+
+
+def test_what_cannot_be_measured_teaches_nothing_and_its_neighbours_take_its_share():
+    measurable = torch.tensor([[1.0, 0, 1, 1], [0, 0, 0, 0]])
+    reward = torch.where(measurable > 0, REWARD_GN, 1e9)  # whatever stands there is not looked at
+    found = reward_weights(reward, measurable, Weighting(temperature=1e6, absolute_scale=0.0))
+    torch.testing.assert_close(found.weight_GN[0], torch.tensor([4 / 3, 0.0, 4 / 3, 4 / 3]), atol=1e-4, rtol=0)
+    assert found.weight_GN[1].tolist() == [0, 0, 0, 0]
+    assert found.ess_G.tolist() == pytest.approx([3.0, 0.0])
+    assert found.absolute_G[1] == 0
+
+
+def test_a_group_of_only_bad_samples_teaches_nothing():
+    """Expected rewards 0, -1 and -10 at scale 0.5: absolute weights 1, e^-2, e^-20; better than good is no better."""
+    reward = torch.tensor([[0.0, 0.0], [-1.0, -1.0], [-10.0, -10.0], [5.0, 5.0]])
+    found = reward_weights(reward, torch.ones(4, 2), Weighting(absolute_scale=0.5))
+    assert found.absolute_G.tolist() == pytest.approx([1.0, math.exp(-2), math.exp(-20), 1.0])
+    assert found.weight_GN[:, 0].tolist() == pytest.approx([1.0, math.exp(-2), math.exp(-20), 1.0])
+
+
+def test_the_temperature_holds_the_effective_sample_size():
+    reward = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    for target in (0.25, 0.5, 0.9):
+        found = reward_weights(reward, torch.ones(16, 8), Weighting(target_ess=target))
+        assert found.ess_G.mean().item() == pytest.approx(8 * target, rel=1e-3)
+    larger = reward_weights(10 * reward, torch.ones(16, 8), Weighting(target_ess=0.5)).temperature
+    assert larger == pytest.approx(
+        10 * reward_weights(reward, torch.ones(16, 8), Weighting(target_ess=0.5)).temperature
+    )
+
+
+def test_advantages_forget_the_rewards_unit():
+    for advantage in ("group", "batch"):
+        one, ten = (weights(k * REWARD_GN, advantage=advantage, temperature=1.0) for k in (1, 10))
+        torch.testing.assert_close(one, ten)
+    assert not torch.allclose(weights(), weights(10 * REWARD_GN))
+
+
+def test_permuting_samples_permutes_weights():
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(weights(REWARD_GN[:, order]), weights()[:, order])
+
+
+def test_figures_of_a_round():
+    found = reward_weights(REWARD_GN, ALL, Weighting(temperature=1e6, absolute_scale=0.0))
+    metrics = weight_metrics(REWARD_GN, ALL, found)
+    assert metrics["ess"] == pytest.approx(4.0)
+    assert metrics["weight_entropy"] == pytest.approx(1.0)
+    assert (metrics["reward_min"], metrics["reward_max"]) == pytest.approx((-0.9, -0.1))
+    assert metrics["reward_best"] == pytest.approx(-0.15)
+    cold = weight_metrics(REWARD_GN, ALL, reward_weights(REWARD_GN[:1], ALL[:1], Weighting(temperature=1e-4)))
+    assert cold["ess"] == pytest.approx(1.0)
+    assert cold["weight_entropy"] == pytest.approx(0.0, abs=1e-6)

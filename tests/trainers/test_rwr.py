@@ -1,0 +1,183 @@
+"""RWR on a toy world: its laws to the last bit, exact resume, offline folders, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainers import psft, rwr
+from trainers.batches import Scenes
+from trainers.clips import ClipFolder, Sample
+from trainers.models.ltx import LTXModel
+from trainers.regression_config import PSFTConfig, RWRConfig
+from trainers.replay import Clip, Replay, shard_name
+from trainers.scored_clips import ScoredClips, read_rewards, write_rewards
+
+ROUND = {"num_generations": 2, "prompts_per_round": 2, "inner_steps": 2, "sampling_batch_size": 3}
+
+
+@pytest.fixture
+def base(toy_world, tmp_path):
+    return {
+        "model_name_or_path": str(toy_world / "model"),
+        "dataset": str(toy_world / "clips"),
+        "output_dir": str(tmp_path / "run"),
+        "num_inference_steps": 2,
+        "per_device_train_batch_size": 2,
+        "lora_r": 4,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "report_to": ["none"],
+        "disable_tqdm": True,
+    }
+
+
+def lora_of(config):
+    return load_file(Path(config.output_dir) / "pytorch_lora_weights.safetensors")
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def metrics_of(config):
+    return [json.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def constant(reward_B, frames_BTCHW):
+    return torch.full_like(reward_B, -0.37)
+
+
+def test_a_constant_reward_is_plain_fine_tuning_to_the_last_bit(base, brightness, tmp_path):
+    loras = []
+    for name, changes in {"rwr": {"absolute_scale": 0.0}, "plain": {"weighting": "uniform"}}.items():
+        config = RWRConfig(**base | ROUND | changes | {"output_dir": str(tmp_path / name)})
+        rwr.train(config, recipe=brightness(constant))
+        loras.append(lora_of(config))
+    assert equal(*loras)
+    assert any((weight != 0).any() for name, weight in loras[0].items() if "lora_B" in name)
+    different = RWRConfig(**base | ROUND | {"absolute_scale": 0.0, "temperature": 1e-5})
+    rwr.train(different, recipe=brightness())
+    assert not equal(loras[0], lora_of(different))
+
+
+@pytest.fixture
+def sampled(base, tmp_path):
+    """The data's own clips as a folder of scored clips."""
+    scenes = Scenes(PSFTConfig(**base), "train", shuffle=False)
+    folder = ClipFolder(tmp_path / "sampled", {"made": "by hand"})
+    for number in range(len(scenes)):
+        batch = scenes.batch([number])
+        sample = Sample(name=f"clip{number}", prompt=batch.captions[0], seed=number, fps=16.0, scene=batch.ids[0])
+        folder.write(sample, batch.video.frames_BTCHW[0])
+    write_rewards(folder.folder, {f"clip{number}": -0.5 for number in range(len(scenes))})
+    return folder.folder
+
+
+def test_offline_on_the_data_with_equal_scores_is_supervised_fine_tuning_to_the_last_bit(base, sampled, tmp_path):
+    """Six steps of two clips go more than twice through the five clips."""
+    base["max_steps"] = 6
+    supervised = PSFTConfig(**base | {"output_dir": str(tmp_path / "psft")})
+    psft.train(supervised)
+    offline = RWRConfig(**base | {"scored": [str(sampled)], "absolute_scale": 0.0})
+    rwr.train(offline)
+    assert equal(lora_of(supervised), lora_of(offline))
+
+
+def test_resume_in_the_middle_of_a_round_is_exact(base, brightness, tmp_path):
+    options = ROUND | {"ema_decay": 0.9, "replay_rounds": 2, "reference_weight": 0.3, "max_steps": 5}
+    whole = RWRConfig(**base | options | {"output_dir": str(tmp_path / "whole")})
+    rwr.train(whole, recipe=brightness())
+    part = base | options | {"output_dir": str(tmp_path / "part")}
+    rwr.train(RWRConfig(**part | {"max_steps": 3}), recipe=brightness())
+    replay = Replay(tmp_path / "part", rounds=2)
+    replay.finish_round(7, [Clip(number=999, reward=0.0, weight=9.0, file="absent")])  # left by a crash later on
+    torch.manual_seed(123)
+    resumed = RWRConfig(**part | {"resume_from_checkpoint": "auto"})
+    rwr.train(resumed, recipe=brightness())
+    assert equal(lora_of(whole), lora_of(resumed))
+    kept = [{name: value for name, value in line.items() if name != "seconds"} for line in metrics_of(whole)]
+    assert kept == [{name: value for name, value in line.items() if name != "seconds"} for line in metrics_of(resumed)]
+    assert Replay(resumed.output_dir, rounds=2).indices() == [1, 2]
+    assert (Path(resumed.output_dir) / "checkpoint-5" / "replay").is_dir()
+
+
+def test_a_reward_without_gradient_trains_and_the_round_is_logged(base, brightness):
+    config = RWRConfig(**base | ROUND | {"target_ess": 0.7, "eval_steps": 4, "eval_scenes": 2})
+    metrics = rwr.train(config, recipe=brightness(lambda reward_B, _: (reward_B.detach() * 1000).round()))
+    assert metrics["grad_norm"] > 0
+    assert metrics["eval/measurable"] == 1
+    first, second = metrics_of(config)[1:3]
+    expected = {"reward", "ess", "weight_entropy", "temperature", "reward_p50", "absolute_weight", "denoising_loss"}
+    assert expected <= first.keys()
+    assert "reward" not in second  # of the round, told once
+    assert (Path(config.output_dir) / "README.md").read_text().count("RWR")
+
+
+def test_clips_that_nobody_could_measure_teach_nothing(base, brightness):
+    config = RWRConfig(**base | ROUND | {"max_steps": 2, "sampling_batch_size": 2})
+    metrics = rwr.train(config, recipe=brightness(blind=[0, 1]))
+    assert metrics["grad_norm"] == 0
+    assert metrics_of(config)[0]["measurable"] == 0
+    assert all((weight == 0).all() for name, weight in lora_of(config).items() if "lora_B" in name)
+
+
+def test_the_samples_do_not_depend_on_how_many_are_made_at_a_time(base, brightness):
+    model = LTXModel.load(base["model_name_or_path"])
+    model.add_lora(r=2, alpha=2.0)
+    config = RWRConfig(**base | ROUND)
+    scenes = Scenes(config, "train")
+    recipe = brightness()
+    together, scored = rwr.sample_and_score(config, recipe, model, scenes, [0, 1, 2])
+    alone, one = rwr.sample_and_score(config, recipe, model, scenes, [2])
+    torch.testing.assert_close(together[2:], alone, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(scored.reward_B[2:], one.reward_B, atol=1e-4, rtol=1e-4)
+    assert not torch.equal(together[0], together[1])  # two samples of one prompt
+
+
+def test_the_replay_is_bounded_and_a_half_written_round_is_not_there(tmp_path):
+    replay = Replay(tmp_path, rounds=2)
+    for index in range(4):
+        replay.write_latents(index, 0, [index], [torch.full((3,), float(index))])
+        replay.finish_round(index, [Clip(number=index, reward=-1.0, weight=1.0, file=shard_name(index, 0))])
+    replay.write_latents(4, 0, [4], [torch.zeros(3)])
+    assert [clip.number for clip in replay.clips()] == [2, 3]
+    assert replay.latents(replay.clips()[1]).tolist() == [3.0, 3.0, 3.0]
+    assert sorted(path.name for path in replay.folder.iterdir() if "000001" in path.name) == []
+
+
+def test_scored_folders_are_read_in_groups(sampled):
+    write_rewards(sampled, {f"clip{number}": [-0.1, float("nan"), -0.3, -0.4, -0.5][number] for number in range(5)})
+    scored = ScoredClips([sampled])
+    assert scored.reward_GN.shape == (5, 1)
+    assert scored.measurable_GN[:, 0].tolist() == [1, 0, 1, 1, 1]
+    assert scored.flat(scored.reward_GN).tolist() == pytest.approx([-0.1, 0.0, -0.3, -0.4, -0.5])
+    assert scored.batch([3, 0]).captions == ["a blue box slides", "a red ball falls"]
+
+
+def test_scored_folders_that_cannot_be_used_are_refused(base, sampled, tmp_path):
+    (sampled / "rewards.jsonl").write_text('{"name": "clip0", "reward": -1}\n{"reward": 3}\n')
+    with pytest.raises(ValueError, match=r"rewards.jsonl, line 2: expected"):
+        read_rewards(sampled)
+    (sampled / "rewards.jsonl").write_text('{"name": "clip0", "reward": -1}\n')
+    with pytest.raises(ValueError, match=r"no score for clip1 \(4 clips\): run `python -m trainers.score_clips"):
+        rwr.train(RWRConfig(**base | {"scored": [str(sampled)]}))
+    with pytest.raises(ValueError, match="holds no clips: make them"):
+        rwr.train(RWRConfig(**base | {"scored": [str(tmp_path / "nowhere")]}))
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(base, brightness, capsys):
+    config = RWRConfig(**base | ROUND | {"dry_run": True})
+    rwr.train(config, recipe=brightness())
+    plan = capsys.readouterr().out
+    assert "4 clips (2 of each prompt) every 2 steps" in plan
+    assert not Path(config.output_dir).exists()
+
+
+def test_settings_that_cannot_be_meant_are_refused(base):
+    with pytest.raises(ValueError, match="top_k must be at most num_generations 2, got 3"):
+        RWRConfig(**base | ROUND | {"top_k": 3})
+    with pytest.raises(ValueError, match="denoising_sigma_range must be two noise levels"):
+        RWRConfig(**base | {"denoising_sigma_range": [0.9, 0.1]})

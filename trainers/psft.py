@@ -1,0 +1,132 @@
+"""PSFT: supervised fine-tuning of a video model on simulated clips, with an explicit physics loss where wanted.
+
+    python -m data.write --split train --g_m_s2 9.81 --clips 600
+    accelerate launch trainers/psft.py --config configs/psft_drops.yaml
+
+One step, for encoded clips x_0 and their prediction x_hat from x_sigma = add_noise(x_0):
+
+    loss = |v(x_sigma, c) - target|^2 + lambda |F(decode(x_hat))|^2
+
+|F|^2 is minus the reward of a differentiable recipe. As in ORO the graph is cut at the pixels: the reward's gradient
+there is carried on through the decoder by one backward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from rewards.recipe import load_recipe
+from trainers import checkpoint as ckpt
+from trainers.batches import Batch, Scenes, clip_generators, condition_on
+from trainers.config import exit_with_one_line, parse_config
+from trainers.decode import decode_clips, straight_through_clamp
+from trainers.finish import print_plan
+from trainers.losses import denoising_loss, noised
+from trainers.models import VideoModel
+from trainers.regression_config import PSFTConfig
+from trainers.scoring import Judge, check_recipe, reward_metrics, score_with_gradient
+from trainers.session import DATA_NOISE, NOISE, held_out_judges, make_session, mean_of, start
+
+PHYSICS_NOISE = 4  # a stream of random numbers
+
+
+def train(config: PSFTConfig, *, recipe: Judge | None = None, model: VideoModel | None = None) -> dict[str, float]:
+    """Run the whole training; `recipe` and `model` replace those that the config names.
+
+    Raises:
+        ValueError: anything that a user can mend, before the first step where it can be known.
+    """
+    accelerator, resume = start(config)
+    if recipe is None and (config.physics_weight > 0 or config.eval_steps):
+        recipe = load_recipe(config.recipe, for_gradient=config.physics_weight > 0)
+    scenes = Scenes(config, config.split, seed=config.seed)
+    run = make_session(config, accelerator, held_out_judges(config, recipe), scenes, model, full=config.full)
+    model, state = run.model, run.state
+    check_first_batch(config, recipe, model, scenes)
+    ckpt.check_disk(config.output_dir, run.disk_bytes())
+    size, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    if run.is_main:
+        per_step = size * accumulation * accelerator.num_processes
+        print_plan(config, model, scenes, state.weights, per_step, resume, plan(config, scenes))
+    if config.dry_run:
+        return {}
+    metrics = run.open(resume, title="PSFT")
+    while state.step < config.max_steps:
+        started, several = time.perf_counter(), []
+        for micro in range(accumulation):
+            first = state.clips + accelerator.process_index * size
+            batch = scenes.batch(list(range(first, first + size)))
+            loss, figures = psft_loss(config, model, recipe, batch, accelerator)
+            several.append(figures)
+            run.backward(loss, micro)
+            state.clips += size * accelerator.num_processes
+        metrics = mean_of(several) | run.update()
+        metrics = run.after_step(metrics, started, {"denoising_loss": f"{metrics['denoising_loss']:.3f}"})
+    run.close(metrics, method="PSFT, supervised fine-tuning on simulated clips")
+    return metrics
+
+
+def psft_loss(
+    config: PSFTConfig, model: VideoModel, recipe: Judge | None, batch: Batch, accelerator: Accelerator
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of one micro-batch and its figures."""
+    condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers, NOISE))
+    condition = dataclasses.replace(condition, guidance_scale=1.0)  # guidance belongs to sampling
+    data = batch.video.frames_BTCHW[:, : condition.num_frames].to(model.device)
+    clean = model.pin(model.encode_clip(data), condition)
+    fresh = clip_generators(config.seed, batch.numbers, DATA_NOISE)
+    loss = denoising_loss(model, clean, condition, sigma_range=config.denoising_sigma_range, generators=fresh)
+    metrics = {"denoising_loss": loss.item()}
+    if config.physics_weight > 0:
+        assert recipe is not None
+        drawn = clip_generators(config.seed, batch.numbers, PHYSICS_NOISE)
+        noisy, _, sigma_B = noised(model, clean, condition, sigma_range=config.physics_sigma_range, generators=drawn)
+        prediction = model.predict(noisy, sigma_B, condition)
+        predicted = model.pin(model.predicted_clean(noisy, prediction, sigma_B), condition)
+        frames = decode_clips(model, predicted, condition)
+        video = batch.video.to(frames.device).with_frames(straight_through_clamp(frames).detach())
+        scored = score_with_gradient(
+            recipe, video, batch.columns, max_ratio=config.max_pixel_grad_ratio, skip_first=config.image_conditioning
+        )
+        assert scored.pixel_grad_BTCHW is not None
+        # Backward of this sum is d reward / d pixels carried on through the decoder and the network.
+        loss = loss - config.physics_weight * (frames * scored.pixel_grad_BTCHW).sum() / len(frames)
+        metrics |= reward_metrics(accelerator, scored)
+    return loss, metrics
+
+
+def check_first_batch(config: PSFTConfig, recipe: Judge | None, model: VideoModel, scenes: Scenes) -> None:
+    """Meet bad sizes and rewards on the first clips, before the first step."""
+    batch = scenes.batch([0, 1])
+    condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers))
+    if condition.num_frames > batch.video.num_frames:
+        raise ValueError(
+            f"num_frames {condition.num_frames} is more than the {batch.video.num_frames} frames of the data's clips: "
+            "lower num_frames"
+        )
+    if config.physics_weight > 0:
+        assert recipe is not None
+        video = batch.video.with_frames(batch.video.frames_BTCHW[:, : condition.num_frames]).to(model.device)
+        check_recipe(recipe, video, batch.columns, num_frames=condition.num_frames)
+
+
+def plan(config: PSFTConfig, scenes: Scenes) -> dict[str, str]:
+    """The trainer's own lines of the plan. What the clips fall at is what the model will learn."""
+    g = torch.as_tensor(scenes.table["g_m_s2"], dtype=torch.float32)
+    falls = f"{config.split}: g {g.median():.2f} m/s^2, from {g.min():.2f} to {g.max():.2f}"
+    physics = f"{config.recipe}, weight {config.physics_weight:g}" if config.physics_weight > 0 else "none"
+    return {"falls": falls, "physics": physics}
+
+
+def main(config: Any = None) -> None:
+    train(config or parse_config(PSFTConfig))
+
+
+if __name__ == "__main__":
+    exit_with_one_line(main)

@@ -1,0 +1,105 @@
+"""Settings of the trainers that learn by regression on clips: reward-weighted, and supervised on simulated ones."""
+
+# No `from __future__ import annotations` here: TrlParser reads the types of the fields.
+from typing import Literal
+
+import pydantic
+
+from trainers.config import (
+    Count,
+    DataConfig,
+    Fraction,
+    ModelConfig,
+    Positive,
+    Rate,
+    RunConfig,
+    Weight,
+    check_range,
+    check_report_to,
+    option,
+    strict,
+)
+from trainers.reward_weights import Weighting
+
+
+@strict
+class RWRConfig(ModelConfig, DataConfig, RunConfig):
+    """Reward-weighted regression: sample, score, weight, regress, repeat."""
+
+    output_dir: str = option("outputs/rwr", "folder of checkpoints, logs, videos, kept clips and the final LoRA")
+    recipe: str = option("configs/recipes/gravity.yaml", "YAML recipe of rewards, differentiable or not")
+    scored: list[str] = option(
+        [], "folders of sampled and scored clips (`trainers.sample`, `trainers.score_clips`) to learn from, unchanged"
+    )
+    num_generations: Positive = option(8, "samples of each prompt, which are compared with each other")
+    prompts_per_round: Positive = option(8, "prompts of a round, over all processes")
+    inner_steps: Positive = option(8, "optimizer steps on a round's clips before the next round is sampled")
+    replay_rounds: Positive = option(1, "rounds whose clips are kept on disk and learned from")
+    sampling_batch_size: Positive = option(16, "clips made and scored at a time by a process")
+    weighting: Literal["reward", "uniform"] = option(
+        "reward", "uniform is the control: plain fine-tuning on the model's own samples"
+    )
+    temperature: Rate = option(0.1, "reward difference that makes a factor e in the weight")
+    target_ess: Fraction = option(
+        0.0, "where > 0, find the temperature that holds this effective sample size, as a share of a group"
+    )
+    advantage: Literal["none", "group", "batch"] = option("none", "what reward differences are divided by: 1 or a std")
+    top_k: Count = option(0, "learn from the best k samples of a prompt alone; 0 is all")
+    max_weight: Weight = option(0.0, "largest weight relative to the mean of its group; 0 is no bound")
+    absolute_scale: Weight = option(
+        0.25, "a group whose weighted reward lies this far below absolute_reward counts 1 / e; 0 counts all alike"
+    )
+    absolute_reward: float = option(0.0, "reward of a good sample")
+    denoising_sigma_range: list[float] = option([0.0, 1.0], "noise levels of the regression")
+    reference_weight: Weight = option(0.0, "weight of |adapter-on minus adapter-off prediction|^2")
+    reference_sigma_range: list[float] = option([0.0, 1.0], "noise levels of that distance")
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "RWRConfig":
+        for name in ("denoising_sigma_range", "reference_sigma_range"):
+            check_range(name, getattr(self, name))
+        if self.top_k > self.num_generations and not self.scored:
+            raise ValueError(f"top_k must be at most num_generations {self.num_generations}, got {self.top_k}")
+        check_report_to(self.report_to)
+        return self
+
+    @property
+    def how(self) -> Weighting:
+        """How rewards become weights."""
+        return Weighting(
+            temperature=self.temperature,
+            target_ess=self.target_ess,
+            advantage=self.advantage,
+            top_k=self.top_k,
+            max_weight=self.max_weight,
+            absolute_scale=self.absolute_scale,
+            absolute_reward=self.absolute_reward,
+        )
+
+
+@strict
+class PSFTConfig(ModelConfig, DataConfig, RunConfig):
+    """Supervised fine-tuning on simulated clips, with an explicit physics loss where wanted."""
+
+    output_dir: str = option("outputs/psft", "folder of checkpoints, logs, videos and the final LoRA or model")
+    full: bool = option(False, "train every weight of the transformer instead of a LoRA; leaves a whole pipeline")
+    denoising_sigma_range: list[float] = option([0.0, 1.0], "noise levels of the denoising loss")
+    physics_weight: Weight = option(0.0, "weight of the squared residual of the predicted clean clip; 0 is none")
+    physics_sigma_range: list[float] = option([0.0, 0.8], "noise levels at which the clean clip is predicted")
+    recipe: str = option(
+        "configs/recipes/gravity.yaml", "recipe whose reward is minus that residual, and that evaluates"
+    )
+    max_pixel_grad_ratio: Rate = option(
+        4.0, "a clip's pixel gradient is scaled down to this many times the median norm of its batch"
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "PSFTConfig":
+        for name in ("denoising_sigma_range", "physics_sigma_range"):
+            check_range(name, getattr(self, name))
+        if self.full and self.bf16:
+            raise ValueError("full trains the network's own weights, which bf16 would keep from moving: set bf16 false")
+        if self.full and self.lora_path:
+            raise ValueError("give either full or lora_path: a LoRA is not merged before full fine-tuning")
+        check_report_to(self.report_to)
+        return self

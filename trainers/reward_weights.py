@@ -1,0 +1,162 @@
+"""From rewards to the weights of a weighted regression.
+
+    p_gi = softmax_i(A_gi / temperature)             within a prompt's group g of N samples
+    w_gi = min(N p_gi, max_weight) a_g               1 on average where nothing is clipped and every group is good
+    a_g  = exp(min(0, sum_i p_gi r_gi - best) / scale)
+
+a_g is the absolute weight: what a group teaches is worth as much as the reward that its weights expect, so that a group
+of only bad samples teaches nothing. A clip that could not be measured has weight 0: it teaches nothing either.
+
+Axes: G groups (prompts), N samples of a prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighting:
+    """How rewards become weights.
+
+    Args:
+        temperature: reward difference that makes a factor e, after the normalisation of the advantage.
+        target_ess: where > 0, the temperature is found anew each time so that the mean effective sample size of the
+            groups is this share of their measurable clips.
+        advantage: `none` leaves rewards as they are, `group` divides by the group's standard deviation, `batch` by
+            that of all rewards.
+        top_k: where > 0, only the best k of a group count (best of N); of equal ones the first.
+        max_weight: where > 0, the largest weight relative to the group's mean.
+        absolute_scale: scale of the absolute weight in units of the reward; 0 turns it off.
+        absolute_reward: the reward of a good sample, whose absolute weight is 1.
+    """
+
+    temperature: float = 0.1
+    target_ess: float = 0.0
+    advantage: Literal["none", "group", "batch"] = "none"
+    top_k: int = 0
+    max_weight: float = 0.0
+    absolute_scale: float = 0.25
+    absolute_reward: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupWeights:
+    """The weights of some groups.
+
+    Args:
+        weight_GN: what each clip's loss is multiplied by.
+        temperature: the one that was used.
+        ess_G: effective sample size (sum p)^2 / sum p^2, 0 for a group without a measurable clip.
+        entropy_G: entropy of p over log N, 1 for equal weights.
+        absolute_G: the absolute weights.
+    """
+
+    weight_GN: Tensor
+    temperature: float
+    ess_G: Tensor
+    entropy_G: Tensor
+    absolute_G: Tensor
+
+
+def reward_weights(reward_GN: Tensor, measurable_GN: Tensor, how: Weighting) -> GroupWeights:
+    """The weights of groups of samples.
+
+    Args:
+        reward_GN: one reward a clip, finite where measurable.
+        measurable_GN: 1 where it was measured.
+    """
+    known_GN = measurable_GN > 0
+    reward_GN = torch.where(known_GN, reward_GN.double(), 0.0)
+    chosen_GN = best_of(reward_GN, known_GN, how.top_k) if how.top_k else known_GN
+    # Only differences within a group count; those to the group's best are exactly 0 where all are equal.
+    best_G1 = torch.where(chosen_GN, reward_GN, -math.inf).amax(1, keepdim=True)
+    advantage_GN = torch.where(chosen_GN, reward_GN - best_G1, 0.0) / spread(reward_GN, known_GN, how.advantage)
+    temperature = find_temperature(advantage_GN, chosen_GN, how.target_ess) if how.target_ess else how.temperature
+    weight_GN = relative_weights(advantage_GN, chosen_GN, temperature)
+    share_GN = weight_GN / weight_GN.shape[1]
+    expected_G = (share_GN * reward_GN).sum(1)
+    absolute_G = torch.ones_like(expected_G)
+    if how.absolute_scale > 0:
+        absolute_G = ((expected_G - how.absolute_reward).clamp(max=0) / how.absolute_scale).exp()
+    clipped_GN = weight_GN.clamp(max=how.max_weight) if how.max_weight else weight_GN
+    entropy_G = -torch.special.xlogy(share_GN, share_GN).sum(1) / math.log(max(2, share_GN.shape[1]))
+    return GroupWeights(
+        weight_GN=(clipped_GN * absolute_G[:, None]).float(),
+        temperature=temperature,
+        ess_G=effective_size(weight_GN),
+        entropy_G=entropy_G,
+        absolute_G=torch.where(chosen_GN.any(1), absolute_G, 0.0),
+    )
+
+
+def relative_weights(advantage_GN: Tensor, chosen_GN: Tensor, temperature: float) -> Tensor:
+    """N softmax(advantage / temperature) over the chosen clips of each group; exactly 1 where all are equal."""
+    exponential_GN = torch.where(chosen_GN, (advantage_GN / temperature).exp(), 0.0)
+    mean_G1 = exponential_GN.mean(1, keepdim=True)
+    return exponential_GN / torch.where(mean_G1 > 0, mean_G1, 1.0)
+
+
+def best_of(reward_GN: Tensor, known_GN: Tensor, k: int) -> Tensor:
+    """The best k measurable clips of each group; of equal ones the first."""
+    order_GN = torch.where(known_GN, reward_GN, -math.inf).sort(dim=1, descending=True, stable=True).indices
+    first_GN = torch.zeros_like(known_GN).scatter(1, order_GN[:, :k], torch.ones_like(known_GN))
+    return first_GN & known_GN
+
+
+def spread(reward_GN: Tensor, known_GN: Tensor, advantage: str) -> Tensor:
+    """What advantages are divided by: 1, each group's standard deviation, or that of all; 1 where it is 0."""
+    if advantage == "none":
+        return torch.ones(len(reward_GN), 1, dtype=reward_GN.dtype)
+    groups = [reward_GN[i][known_GN[i]] for i in range(len(reward_GN))]
+    if advantage == "batch":
+        groups = [torch.cat(groups)] * len(groups)
+    deviations = [float(group.std(correction=0)) if len(group) else 0.0 for group in groups]
+    return torch.tensor([[one if one > 1e-12 else 1.0] for one in deviations], dtype=reward_GN.dtype)
+
+
+def effective_size(weight_GN: Tensor) -> Tensor:
+    """(sum w)^2 / sum w^2 of each group, 0 where all weights are 0."""
+    square_G = weight_GN.square().sum(1)
+    return weight_GN.sum(1).square() / torch.where(square_G > 0, square_G, 1.0)
+
+
+def find_temperature(advantage_GN: Tensor, chosen_GN: Tensor, target: float) -> float:
+    """The temperature at which the effective sample size is on average `target` of a group's chosen clips.
+
+    It rises with the temperature, so it is found by bisection; where even equal samples have more, the lowest.
+    """
+    some = chosen_GN.any(1)
+    spread_max = float(-torch.where(chosen_GN, advantage_GN, 0.0).amin()) if some.any() else 0.0
+    if spread_max == 0:
+        return 1.0
+    low, high = math.log(spread_max) - 14, math.log(spread_max) + 14
+    for _ in range(60):
+        middle = (low + high) / 2
+        size_G = effective_size(relative_weights(advantage_GN[some], chosen_GN[some], math.exp(middle)))
+        share = float((size_G / chosen_GN[some].sum(1)).mean())
+        low, high = (middle, high) if share < target else (low, middle)
+    return math.exp((low + high) / 2)
+
+
+def weight_metrics(reward_GN: Tensor, measurable_GN: Tensor, found: GroupWeights) -> dict[str, float]:
+    """What a log says of a round: effective sample size, entropy, temperature, absolute weight, reward quantiles."""
+    metrics = {
+        "ess": found.ess_G.mean().item(),
+        "weight_entropy": found.entropy_G.mean().item(),
+        "weight_max": found.weight_GN.max().item(),
+        "temperature": found.temperature,
+        "absolute_weight": found.absolute_G.mean().item(),
+    }
+    known = reward_GN[measurable_GN > 0].double()
+    if len(known):
+        levels = {"min": 0.0, "p25": 0.25, "p50": 0.5, "p75": 0.75, "max": 1.0}
+        metrics |= {f"reward_{name}": known.quantile(level).item() for name, level in levels.items()}
+        best_G = torch.where(measurable_GN > 0, reward_GN.double(), -math.inf).amax(1)
+        metrics["reward_best"] = best_G[best_G.isfinite()].mean().item()
+    return metrics

@@ -1,0 +1,220 @@
+"""RWR: teach a video model physics by regressing on its own samples, weighted by any reward, differentiable or not.
+
+    accelerate launch trainers/rwr.py --config configs/rwr_drops.yaml
+
+One round, for prompts c_g and clean latents x_gi = rollout(noise_gi, c_g; LoRA), i = 1..N:
+
+    w_gi = N softmax_i(reward(x_gi) / temperature) a_g      after gathering over the processes, see `reward_weights`
+    inner steps: loss = mean_b w_b |v(x_sigma, c) - target|^2 + beta |v_on - v_off|^2, AdamW
+
+Offline (`scored`) the same regression runs on folders of clips that are scored already.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from rewards.recipe import load_recipe
+from trainers import checkpoint as ckpt
+from trainers.batches import Scenes, clip_generators, condition_on, shuffled
+from trainers.config import exit_with_one_line, parse_config
+from trainers.finish import print_plan
+from trainers.losses import denoising_loss, noised, reference_distance
+from trainers.models import VideoModel
+from trainers.pool import Pool, condition_of, offline_pool, online_pool
+from trainers.regression_config import RWRConfig
+from trainers.replay import Clip, Replay, shard_name
+from trainers.reward_weights import reward_weights, weight_metrics
+from trainers.rollout import rollout
+from trainers.scored_clips import ScoredClips
+from trainers.scoring import Judge, Scored, joined, reward_metrics, score
+from trainers.session import DATA_NOISE, Session, held_out_judges, make_session, mean_of, start
+
+REFERENCE_NOISE = 3  # a stream of random numbers
+
+
+def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel | None = None) -> dict[str, float]:
+    """Run the whole training; `recipe` and `model` replace those that the config names.
+
+    Raises:
+        ValueError: anything that a user can mend, before the first step where it can be known.
+    """
+    accelerator, resume = start(config)
+    scored = ScoredClips(config.scored) if config.scored else None
+    recipe = recipe or (load_recipe(config.recipe) if scored is None or config.eval_steps else None)
+    scenes = Scenes(config, config.split, seed=config.seed) if scored is None else None
+    run = make_session(config, accelerator, held_out_judges(config, recipe), scenes, model)
+    model, state = run.model, run.state
+    source = scored or check_round(config, recipe, run, scenes)
+    ckpt.check_disk(config.output_dir, run.disk_bytes())
+    size, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    per_step = size * accumulation * accelerator.num_processes
+    if run.is_main:
+        print_plan(config, model, source, state.weights, per_step, resume, plan(config, source))
+    if config.dry_run:
+        return {}
+    replay = Replay(config.output_dir, rounds=config.replay_rounds)
+    if scored is None:
+        run.keep = lambda folder: replay.keep(folder) if run.is_main else None
+    metrics = run.open(resume, title="RWR")
+    if resume is not None and run.is_main and scored is None:
+        replay.restore(resume)
+    accelerator.wait_for_everyone()
+
+    pool = None
+    while state.step < config.max_steps:
+        started, several, of_round = time.perf_counter(), [], {}
+        if scored is not None and pool is None:
+            pool, of_round = offline_pool(config, run, scored)
+        elif scenes is not None and recipe is not None and state.step % config.inner_steps == 0:
+            of_round = sample_round(config, recipe, run, scenes, replay)
+            pool = online_pool(config, run, scenes, replay)
+        elif pool is None:
+            assert scenes is not None
+            pool = online_pool(config, run, scenes, replay)
+        for micro in range(accumulation):
+            first = state.step * per_step + (micro * accelerator.num_processes + accelerator.process_index) * size
+            loss, figures = rwr_loss(config, model, pool, list(range(first, first + size)), per_step)
+            several.append(figures)
+            run.backward(loss, micro)
+        metrics = of_round | mean_of(several) | run.update()
+        shown = {name: f"{metrics[name]:.3f}" for name in ("reward", "denoising_loss") if name in metrics}
+        metrics = run.after_step(metrics, started, shown)
+    run.close(metrics, method="RWR, regression on clips weighted by their reward")
+    return metrics
+
+
+def sample_round(config: RWRConfig, recipe: Judge, run: Session, scenes: Scenes, replay: Replay) -> dict[str, float]:
+    """Sample, score and weight one round's clips into the replay; its figures over all processes.
+
+    Sample i of the round's prompt g is clip number (round * prompts + g) * N + i: its scene and noise depend on
+    nothing else. Each process makes an equal share of them, in order.
+    """
+    accelerator, samples = run.accelerator, config.num_generations
+    index, count = run.state.step // config.inner_steps, config.prompts_per_round * samples
+    share = count // accelerator.num_processes
+    first = index * count + accelerator.process_index * share
+    numbers = list(range(first, first + share))
+    latents, parts = [], []
+    quiet = config.disable_tqdm or not run.is_main
+    with tqdm(total=share, desc=f"round {index}: sample and score", unit="clip", leave=False, disable=quiet) as bar:
+        for start_at in range(0, share, config.sampling_batch_size):
+            some = numbers[start_at : start_at + config.sampling_batch_size]
+            made, scored = sample_and_score(config, recipe, run.model, scenes, some)
+            latents.extend(made)
+            parts.append(scored)
+            bar.update(len(some))
+    scored = joined(parts)
+    replay.write_latents(index, accelerator.process_index, numbers, latents)
+    reward_M, measurable_M = everywhere(accelerator, scored.reward_B), everywhere(accelerator, scored.measurable_B)
+    reward_GN, measurable_GN = reward_M.view(-1, samples), measurable_M.view(-1, samples)
+    found = reward_weights(reward_GN, measurable_GN, config.how)
+    accelerator.wait_for_everyone()
+    if run.is_main:
+        weight_M = found.weight_GN.flatten()
+        everything = zip(reward_M.tolist(), weight_M.tolist(), strict=True)
+        clips = [
+            Clip(number=index * count + i, reward=reward, weight=weight, file=shard_name(index, i // share))
+            for i, (reward, weight) in enumerate(everything)
+        ]
+        replay.finish_round(index, clips)
+    accelerator.wait_for_everyone()
+    run.state.clips = (index + 1) * count
+    return reward_metrics(accelerator, scored) | weight_metrics(reward_GN, measurable_GN, found)
+
+
+def everywhere(accelerator: Accelerator, value_B: Tensor) -> Tensor:
+    """The values of all processes in order, on the CPU."""
+    everything: Any = accelerator.gather(value_B.contiguous())
+    return everything.cpu()
+
+
+@torch.no_grad()
+def sample_and_score(
+    config: RWRConfig, recipe: Judge, model: VideoModel, scenes: Scenes, numbers: list[int]
+) -> tuple[Tensor, Scored]:
+    """Clean latents and scores of some clips."""
+    batch, condition, generators = condition_of(config, model, scenes, numbers)
+    schedule = model.schedule(config.num_inference_steps, condition)
+    clean = rollout(model, condition, schedule, model.initial_latents(condition, generators)).latents
+    frames = model.decode(clean, condition).clamp(0, 1)
+    scored, _ = score(recipe, batch.video.to(frames.device).with_frames(frames), batch.columns)
+    return clean, scored
+
+
+def rwr_loss(
+    config: RWRConfig, model: VideoModel, pool: Pool, numbers: list[int], per_step: int
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of one micro-batch and its figures.
+
+    Clips of weight 0 are not drawn; the others count as if they had been.
+
+    Args:
+        numbers: of the clips drawn since the run began, over all processes: they decide which and their noise.
+        per_step: clips of an optimizer step.
+    """
+    uniform = config.weighting == "uniform"
+    drawable = [i for i, weight in enumerate(pool.weight_M.tolist()) if uniform or weight > 0]
+    share = len(drawable) / len(pool.weight_M)
+    drawable = drawable or list(range(len(pool.weight_M)))
+    places = []
+    for number in numbers:
+        epoch, place = divmod(number - pool.first_step * per_step, len(drawable))
+        places.append(drawable[shuffled(len(drawable), config.seed, epoch + 1000 * pool.first_step)[place]])
+    clean, condition = pool.fetch(places, numbers)
+    condition = dataclasses.replace(condition, guidance_scale=1.0)  # guidance belongs to sampling
+    weight_B = None if uniform else pool.weight_M[places] * share
+    fresh = clip_generators(config.seed, numbers, DATA_NOISE)
+    sigma_range = config.denoising_sigma_range
+    loss = denoising_loss(model, clean, condition, sigma_range=sigma_range, generators=fresh, weight_B=weight_B)
+    metrics = {"denoising_loss": loss.item()}
+    if config.reference_weight > 0:
+        drawn = clip_generators(config.seed, numbers, REFERENCE_NOISE)
+        noisy, _, sigma_B = noised(model, clean, condition, sigma_range=config.reference_sigma_range, generators=drawn)
+        distance = reference_distance(model, noisy, sigma_B, condition)
+        loss = loss + config.reference_weight * distance
+        metrics["reference_distance"] = distance.item()
+    return loss, metrics
+
+
+def check_round(config: RWRConfig, recipe: Judge | None, run: Session, scenes: Scenes | None) -> Scenes:
+    """Meet bad sizes and rewards on the data's own first clips, and shares that do not come out even."""
+    assert scenes is not None and recipe is not None
+    count, processes = config.prompts_per_round * config.num_generations, run.accelerator.num_processes
+    if count % processes:
+        raise ValueError(
+            f"prompts_per_round x num_generations must be a multiple of the {processes} processes, got {count}"
+        )
+    batch = scenes.batch([0, 1])
+    condition = condition_on(run.model, batch, config, clip_generators(config.seed, batch.numbers))
+    video = batch.video.with_frames(batch.video.frames_BTCHW[:, : condition.num_frames]).to(run.model.device)
+    scored, _ = score(recipe, video, batch.columns)
+    if scored.reward_B.shape != (2,) or not scored.reward_B.isfinite().all():
+        raise ValueError(f"a reward must return one finite score a clip, shape (2,), got {scored.reward_B.tolist()}")
+    return scenes
+
+
+def plan(config: RWRConfig, source: Scenes | ScoredClips) -> dict[str, str]:
+    """The trainer's own lines of the plan."""
+    if isinstance(source, ScoredClips):
+        rounds = f"{len(source):,} clips of {len(source.reward_GN)} prompts, scored before"
+    else:
+        clips = config.prompts_per_round * config.num_generations
+        rounds = f"{clips} clips ({config.num_generations} of each prompt) every {config.inner_steps} steps"
+    weights = f"target ess {config.target_ess:g}" if config.target_ess else f"temperature {config.temperature:g}"
+    return {"rewards": config.recipe, "rounds": rounds, "weights": f"{config.weighting}, {weights}"}
+
+
+def main(config: Any = None) -> None:
+    train(config or parse_config(RWRConfig))
+
+
+if __name__ == "__main__":
+    exit_with_one_line(main)
