@@ -6,10 +6,11 @@ four frames), rests (a point for at least two) and skipped frames, the least of
     sum over segments (RSS / sigma^2 + P log(2 T)) + skip * (number of skipped frames)
 
 with RSS the residual of the segment's own parabola (P = 6 parameters) or point (P = 2): the Bayesian information
-criterion. The first flight that moves vertically is the one that is measured; where an object is known to be released
-at rest in the first frame, the first segment is a flight, and that one is measured. All of it is detached.
+criterion. The first flight that moves vertically is the one that g is measured on (`find_arc`); where an object is
+known to be released at rest in the first frame, the first segment is a flight, and that one is measured. What follows
+an impact needs all of the segments (`find_segments`). All of it is detached.
 
-Axes: B clips, T frames, D coordinates (the last of them vertical, up).
+Axes: B clips, T frames, K segments of a clip, D coordinates (the last of them vertical, up).
 """
 
 from __future__ import annotations
@@ -43,6 +44,27 @@ class Arc:
     reasons: list[str | None]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Segments:
+    """Every piece of every clip's track, in the order of time. Clips with fewer than K pieces end in empty ones.
+
+    Args:
+        weights_BKT: 1 on the frames of the piece, 0 elsewhere.
+        rest_BK: True where the piece stands still.
+        moving_BK: True where it is a parabola of enough frames to be fitted.
+        flight_BK: True where a moving piece moves vertically too: a fall, a throw, a rebound.
+        sigma_B: the position noise that the track itself shows, in the units of the positions.
+        reasons: None, or why a clip has no flight.
+    """
+
+    weights_BKT: Tensor
+    rest_BK: Tensor
+    moving_BK: Tensor
+    flight_BK: Tensor
+    sigma_B: Tensor
+    reasons: list[str | None]
+
+
 @torch.no_grad()
 def find_arc(
     *,
@@ -69,19 +91,8 @@ def find_arc(
     time, position = time_BT.double(), position_BTD.detach().double()
     seen = (weight_BT.detach() > 0.1).double()
     why: list[str | None] = list(reasons or [None] * time.shape[0])
-    flight_rss_BTT, rest_rss_BTT, count_BTT = _segment_residuals(time, position, seen)
-    sigma_B = _noise(flight_rss_BTT, count_BTT, sigma_floor_B.detach().double())
-    variance, nats = sigma_B.square()[:, None, None], math.log(2 * time.shape[1])
-    flight_cost = torch.where(count_BTT >= _SHORTEST_FLIGHT, flight_rss_BTT / variance + 6 * nats, torch.inf)
-    rest_cost = torch.where(count_BTT >= _SHORTEST_REST, rest_rss_BTT / variance + 2 * nats, torch.inf)
+    cuts, sigma_B, released, _ = _cut(time, position, seen, sigma_floor_B, min_frames, at_rest_B)
     weights, impacts = torch.zeros_like(time), torch.full_like(time[:, 0], torch.nan)
-    cost, skip_BT = torch.minimum(flight_cost, rest_cost), _SKIP * seen
-    released = torch.zeros_like(seen[:, 0], dtype=torch.bool) if at_rest_B is None else at_rest_B.to(seen.device)
-    for clip in (released & (seen.sum(1) >= min_frames)).nonzero()[:, 0].tolist():
-        first = int(seen[clip].argmax())
-        skip_BT[clip, first] = torch.inf
-        cost[clip, first] = torch.where(count_BTT[clip, first] >= min_frames, flight_cost[clip, first], torch.inf)
-    cuts = _best_partition(cost, skip_BT)
     for clip, segments in enumerate(cuts):
         if why[clip] is not None:
             continue
@@ -102,6 +113,67 @@ def find_arc(
             if late.any() and weights[clip].sum() - late.sum() >= min_frames:
                 weights[clip, late] = 0
     return Arc(weights_BT=weights, impact_time_B=impacts, sigma_B=sigma_B.to(position_BTD.dtype), reasons=why)
+
+
+@torch.no_grad()
+def find_segments(
+    *,
+    time_BT: Tensor,
+    position_BTD: Tensor,
+    weight_BT: Tensor,
+    sigma_floor_B: Tensor,
+    min_frames: int = 5,
+    reasons: Sequence[str | None] | None = None,
+    at_rest_B: Tensor | None = None,
+) -> Segments:
+    """Find every flight and every rest of every clip; the arguments are those of `find_arc`."""
+    time, position = time_BT.double(), position_BTD.detach().double()
+    seen = (weight_BT.detach() > 0.1).double()
+    why: list[str | None] = list(reasons or [None] * time.shape[0])
+    cuts, sigma_B, _, is_rest_BTT = _cut(time, position, seen, sigma_floor_B, min_frames, at_rest_B)
+    most = max(1, *(len(segments) for segments in cuts))
+    weights = time.new_zeros(len(cuts), most, time.shape[1])
+    rest, moving, flight = (torch.zeros_like(weights[..., 0], dtype=torch.bool) for _ in range(3))
+    for clip, segments in enumerate(cuts):
+        if why[clip] is not None:
+            continue
+        for n, (first, last) in enumerate(segments):
+            weights[clip, n, first : last + 1] = seen[clip, first : last + 1]
+            rest[clip, n] = is_rest_BTT[clip, first, last]
+            moving[clip, n] = ~rest[clip, n] & (weights[clip, n].sum() >= min_frames)
+            height = position[clip, weights[clip, n] > 0, -1]
+            flight[clip, n] = moving[clip, n] & (height.max() - height.min() > _VISIBLE_MOTION_SIGMAS * sigma_B[clip])
+        if not flight[clip].any():
+            why[clip] = f"nothing moves vertically for {min_frames} frames"
+    return Segments(
+        weights_BKT=weights,
+        rest_BK=rest,
+        moving_BK=moving,
+        flight_BK=flight,
+        sigma_B=sigma_B.to(position_BTD.dtype),
+        reasons=why,
+    )
+
+
+def _cut(
+    time: Tensor, position: Tensor, seen: Tensor, sigma_floor_B: Tensor, min_frames: int, at_rest_B: Tensor | None
+) -> tuple[list[list[tuple[int, int]]], Tensor, Tensor, Tensor]:
+    """The cheapest partition of every clip, the noise, which clips begin with a release, and which (first, last) would
+    be rests."""
+    flight_rss_BTT, rest_rss_BTT, count_BTT = _segment_residuals(time, position, seen)
+    sigma_B = _noise(flight_rss_BTT, count_BTT, sigma_floor_B.detach().double())
+    variance, nats = sigma_B.square()[:, None, None], math.log(2 * time.shape[1])
+    flight_cost = torch.where(count_BTT >= _SHORTEST_FLIGHT, flight_rss_BTT / variance + 6 * nats, torch.inf)
+    rest_cost = torch.where(count_BTT >= _SHORTEST_REST, rest_rss_BTT / variance + 2 * nats, torch.inf)
+    cost, skip_BT = torch.minimum(flight_cost, rest_cost), _SKIP * seen
+    is_rest = rest_cost <= flight_cost
+    released = torch.zeros_like(seen[:, 0], dtype=torch.bool) if at_rest_B is None else at_rest_B.to(seen.device)
+    for clip in (released & (seen.sum(1) >= min_frames)).nonzero()[:, 0].tolist():
+        first = int(seen[clip].argmax())
+        skip_BT[clip, first] = torch.inf
+        cost[clip, first] = torch.where(count_BTT[clip, first] >= min_frames, flight_cost[clip, first], torch.inf)
+        is_rest[clip, first] = False
+    return _best_partition(cost, skip_BT), sigma_B, released, is_rest
 
 
 def _segment_residuals(time: Tensor, position: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
