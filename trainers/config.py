@@ -109,6 +109,12 @@ class RunConfig:
     adam_epsilon: Rate = option(1e-8, "AdamW's guard of the division")
     weight_decay: Weight = option(0.0, "AdamW's decay of the LoRA")
     max_grad_norm: Rate = option(1.0, "the gradient is scaled down to this norm")
+    max_skipped_steps: Count = option(
+        3, "stop after more steps in a row than this without a finite gradient; such a step changes nothing"
+    )
+    reward_timeout_s: Weight = option(
+        1800.0, "end the run where scoring one batch takes longer: a reward that hangs; 0 waits for ever"
+    )
     ema_decay: Fraction = option(0.0, "decay of the moving average of the LoRA that is evaluated and saved; 0 is none")
     logging_steps: Positive = option(1, "log every so many steps")
     save_steps: Count = option(50, "write a checkpoint every so many steps; 0 is only the end")
@@ -247,10 +253,21 @@ def _one_line(error: pydantic.ValidationError) -> str:
     return f"{name} {said}, got {problem['input']!r}{near}"
 
 
+LESS_MEMORY = (
+    "lower per_device_train_batch_size (and raise gradient_accumulation_steps), num_frames, height or width; set "
+    "gradient_checkpointing, decode_checkpointing and bf16; or decode_chunk_size: 1; --dry_run prints the plan"
+)
+
+
 def exit_with_one_line(main: Callable[[], None]) -> None:
     """Run a command; a user's mistake (ValueError) is one line on stderr and exit status 2, not a traceback."""
     try:
         main()
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        print(f"error: out of memory: {' '.join(str(error).split())[:300]}: {LESS_MEMORY}", file=sys.stderr)
         sys.exit(2)

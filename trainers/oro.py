@@ -28,9 +28,10 @@ from trainers.decode import decode_clips, saturated_fraction, straight_through_c
 from trainers.finish import print_plan, print_sigmas
 from trainers.losses import denoising_loss, reference_distance
 from trainers.models import VideoModel
+from trainers.phases import Phases
 from trainers.rollout import choose_grad_steps, in_range, rollout
 from trainers.scoring import Judge, check_recipe, reward_metrics, score_with_gradient
-from trainers.session import CHOICES, DATA_NOISE, NOISE, held_out_judges, make_session, mean_of, start
+from trainers.session import CHOICES, DATA_NOISE, NOISE, held_out_judges, make_session, mean_of, start, watched
 
 
 def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel | None = None) -> dict[str, float]:
@@ -43,6 +44,7 @@ def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel |
     recipe = recipe or load_recipe(config.recipe, for_gradient=True)
     judges = held_out_judges(config, recipe)
     scenes = Scenes(config, config.split, seed=config.seed)
+    recipe = watched(config, accelerator, recipe)
     run = make_session(config, accelerator, judges, scenes, model)
     model, state = run.model, run.state
     check_first_batch(config, recipe, model, scenes)
@@ -61,7 +63,7 @@ def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel |
         for micro in range(config.gradient_accumulation_steps):
             first = state.clips + accelerator.process_index * size
             batch = scenes.batch(list(range(first, first + size)))
-            loss, figures = oro_loss(config, model, recipe, batch, accelerator, state.step)
+            loss, figures = oro_loss(config, model, recipe, batch, accelerator, state.step, run.phases)
             several.append(figures)
             run.backward(loss, micro)
             state.clips += size * accelerator.num_processes
@@ -73,7 +75,13 @@ def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel |
 
 
 def oro_loss(
-    config: OROConfig, model: VideoModel, recipe: Judge, batch: Batch, accelerator: Accelerator, step: int
+    config: OROConfig,
+    model: VideoModel,
+    recipe: Judge,
+    batch: Batch,
+    accelerator: Accelerator,
+    step: int,
+    phase: Phases,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one micro-batch and its figures. Its gradient is that of the rewards and both regularisers."""
     choices = clip_generators(config.seed, [step], CHOICES)[0]  # the same on every process
@@ -83,7 +91,7 @@ def oro_loss(
     noise = model.initial_latents(condition, generators)
     grad_steps = choose_grad_steps(config.grad_steps, schedule.num_steps, config.grad_steps_k, choices)
 
-    with torch.set_grad_enabled(config.reward_weight > 0):
+    with phase("sample"), torch.set_grad_enabled(config.reward_weight > 0):
         done = rollout(
             model,
             condition,
@@ -95,6 +103,7 @@ def oro_loss(
             one_step=config.grad_steps == "one_step",
             checkpointing=config.gradient_checkpointing,
         )
+    with phase("decode"), torch.set_grad_enabled(config.reward_weight > 0):
         frames = decode_clips(
             model,
             done.latents,
@@ -103,9 +112,10 @@ def oro_loss(
             checkpointing=config.decode_checkpointing,
         )
     video = batch.video.to(frames.device).with_frames(straight_through_clamp(frames).detach())
-    scored = score_with_gradient(
-        recipe, video, batch.columns, max_ratio=config.max_pixel_grad_ratio, skip_first=config.image_conditioning
-    )
+    with phase("reward"):
+        scored = score_with_gradient(
+            recipe, video, batch.columns, max_ratio=config.max_pixel_grad_ratio, skip_first=config.image_conditioning
+        )
     metrics = reward_metrics(accelerator, scored) | {"saturated": saturated_fraction(frames)}
     loss = torch.zeros((), device=frames.device)
     if config.reward_weight > 0:
@@ -117,17 +127,19 @@ def oro_loss(
     if config.reference_weight > 0 and near:
         drawn = [near[i] for i in torch.randperm(len(near), generator=choices)[: config.reference_steps].tolist()]
         sigmas = [done.sigmas_S[i].expand(len(frames)) for i in drawn]
-        distances = [
-            reference_distance(model, done.visited[i], s, condition) for i, s in zip(drawn, sigmas, strict=True)
-        ]
+        with phase("regularisers"):
+            distances = [
+                reference_distance(model, done.visited[i], s, condition) for i, s in zip(drawn, sigmas, strict=True)
+            ]
         distance = torch.stack(distances).mean()
         loss = loss + config.reference_weight * distance
         metrics["reference_distance"] = distance.item()
     if config.denoising_weight > 0:
         data = batch.video.frames_BTCHW[:, : condition.num_frames].to(frames.device)
-        clean = model.pin(model.encode_clip(data), condition)
-        fresh = clip_generators(config.seed, batch.numbers, DATA_NOISE)
-        denoising = denoising_loss(model, clean, condition, sigma_range=config.denoising_sigma_range, generators=fresh)
+        fresh, levels = clip_generators(config.seed, batch.numbers, DATA_NOISE), config.denoising_sigma_range
+        with phase("regularisers"):
+            clean = model.pin(model.encode_clip(data), condition)
+            denoising = denoising_loss(model, clean, condition, sigma_range=levels, generators=fresh)
         loss = loss + config.denoising_weight * denoising
         metrics["denoising_loss"] = denoising.item()
     return loss, metrics

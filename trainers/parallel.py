@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -61,7 +60,7 @@ def wrap(
     `average_gradients` does its work in one call: a LoRA's gradient is small.
     """
     if is_sharded(accelerator):
-        settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        settings: Any = accelerator.state.deepspeed_plugin.deepspeed_config  # pyright: ignore[reportOptionalMemberAccess]
         settings["train_micro_batch_size_per_gpu"] = batch_size
         settings["gradient_accumulation_steps"] = 1  # `backward` says which micro-batch is the last
         settings["gradient_clipping"] = max_grad_norm
@@ -75,25 +74,18 @@ def wrap(
 def backward(accelerator: Accelerator, loss: torch.Tensor, *, last: bool) -> None:
     """Add the loss's gradient; `last` on a step's last micro-batch, where DeepSpeed reduces, clips and steps."""
     if is_sharded(accelerator):
-        accelerator.deepspeed_engine_wrapped.backward(loss, sync_gradients=last)
+        wrapped: Any = accelerator.deepspeed_engine_wrapped
+        wrapped.backward(loss, sync_gradients=last)
     else:
         accelerator.backward(loss)
 
 
 def reduce_and_clip(accelerator: Accelerator, weights: list[torch.nn.Parameter], max_grad_norm: float) -> float:
-    """Average the gradient over the processes and scale it down to `max_grad_norm`; returns its norm before that.
-
-    Raises:
-        ValueError: the gradient is not finite.
-    """
+    """Average the gradient over the processes and scale it down to `max_grad_norm`; returns its norm before that."""
     if is_sharded(accelerator):
-        norm = float(engine_of(accelerator).get_global_grad_norm() or 0.0)
-    else:
-        average_gradients(accelerator, weights)
-        norm = torch.nn.utils.clip_grad_norm_(weights, max_grad_norm).item()
-    if not math.isfinite(norm):
-        raise ValueError("the gradient is not finite: lower learning_rate or mend the reward")
-    return norm
+        return float(engine_of(accelerator).get_global_grad_norm() or 0.0)
+    average_gradients(accelerator, weights)
+    return torch.nn.utils.clip_grad_norm_(weights, max_grad_norm).item()
 
 
 @contextlib.contextmanager

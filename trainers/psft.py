@@ -31,7 +31,7 @@ from trainers.losses import denoising_loss, noised
 from trainers.models import VideoModel
 from trainers.regression_config import PSFTConfig
 from trainers.scoring import Judge, check_recipe, reward_metrics, score_with_gradient
-from trainers.session import DATA_NOISE, NOISE, held_out_judges, make_session, mean_of, start
+from trainers.session import DATA_NOISE, NOISE, held_out_judges, make_session, mean_of, start, watched
 
 PHYSICS_NOISE = 4  # a stream of random numbers
 
@@ -46,6 +46,7 @@ def train(config: PSFTConfig, *, recipe: Judge | None = None, model: VideoModel 
     if recipe is None and (config.physics_weight > 0 or config.eval_steps):
         recipe = load_recipe(config.recipe, for_gradient=config.physics_weight > 0)
     scenes = Scenes(config, config.split, seed=config.seed)
+    recipe = recipe and watched(config, accelerator, recipe)
     run = make_session(config, accelerator, held_out_judges(config, recipe), scenes, model, full=config.full)
     model, state = run.model, run.state
     check_first_batch(config, recipe, model, scenes)

@@ -35,7 +35,7 @@ from trainers.reward_weights import reward_weights, weight_metrics
 from trainers.rollout import rollout
 from trainers.scored_clips import ScoredClips
 from trainers.scoring import Judge, Scored, joined, reward_metrics, score
-from trainers.session import DATA_NOISE, Session, held_out_judges, make_session, mean_of, start
+from trainers.session import DATA_NOISE, Session, held_out_judges, make_session, mean_of, start, watched
 
 REFERENCE_NOISE = 3  # a stream of random numbers
 
@@ -50,6 +50,7 @@ def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel |
     scored = ScoredClips(config.scored) if config.scored else None
     recipe = recipe or (load_recipe(config.recipe) if scored is None or config.eval_steps else None)
     scenes = Scenes(config, config.split, seed=config.seed) if scored is None else None
+    recipe = recipe and watched(config, accelerator, recipe)
     run = make_session(config, accelerator, held_out_judges(config, recipe), scenes, model)
     model, state = run.model, run.state
     source = scored or check_round(config, recipe, run, scenes)
@@ -74,7 +75,8 @@ def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel |
         if scored is not None and pool is None:
             pool, of_round = offline_pool(config, run, scored)
         elif scenes is not None and recipe is not None and state.step % config.inner_steps == 0:
-            of_round = sample_round(config, recipe, run, scenes, replay)
+            with run.phases("sample_and_score"):
+                of_round = sample_round(config, recipe, run, scenes, replay)
             pool = online_pool(config, run, scenes, replay)
         elif pool is None:
             assert scenes is not None

@@ -6,6 +6,7 @@ The loop itself is the trainer's own. All processes call every function and meth
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -15,12 +16,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import get_scheduler
 
 from rewards.recipe import load_recipe
 from trainers import checkpoint as ckpt
 from trainers.batches import Scenes
+from trainers.faults import STOPPED, StopSignal, Watched
 from trainers.finish import finish, write_config
 from trainers.held_out import evaluate
 from trainers.models import VideoModel, load_video_model, lora_parameters
@@ -34,6 +37,7 @@ from trainers.parallel import (
     use_threads,
     wrap,
 )
+from trainers.phases import Phases, memory_gb
 from trainers.scoring import Judge
 from trainers.tracking import Trackers, check_trackers, open_trackers
 
@@ -57,6 +61,11 @@ def start(config: Any) -> tuple[Accelerator, Path | None]:
     return accelerator, resume
 
 
+def watched(config: Any, accelerator: Accelerator, recipe: Judge) -> Judge:
+    """The recipe under a watchdog of `reward_timeout_s`."""
+    return Watched(recipe, config.reward_timeout_s, accelerator.process_index)
+
+
 def held_out_judges(config: Any, recipe: Judge | None) -> dict[str, Judge]:
     """The recipes of the evaluations during training, by the name their figures get."""
     judges = {} if recipe is None else {"eval": recipe}
@@ -73,6 +82,8 @@ class Session:
         held_out: scenes of the evaluations.
         full: every weight of the transformer is trained, not a LoRA.
         keep: called with a checkpoint's unfinished folder, by every process: what the trainer needs beyond the state.
+        phases: clocks of the step's parts.
+        skipped: steps without a finite gradient since the last with one.
     """
 
     config: Any
@@ -85,6 +96,9 @@ class Session:
     keep: Callable[[Path], None] | None = None
     trackers: Trackers | None = None
     progress: Any = None
+    phases: Phases = dataclasses.field(default_factory=Phases)
+    stop: StopSignal = dataclasses.field(default_factory=StopSignal)
+    skipped: int = 0
 
     @property
     def is_main(self) -> bool:
@@ -108,6 +122,7 @@ class Session:
                 dataclasses.asdict(config),
                 resumed_step=state.step,
             )
+        self.stop.listen()
         quiet = config.disable_tqdm or not self.is_main
         self.progress = tqdm(total=config.max_steps, initial=state.step, desc=title, unit="step", disable=quiet)
         return self.evaluate() if config.eval_steps and state.step == 0 else {}
@@ -115,18 +130,36 @@ class Session:
     def backward(self, loss: torch.Tensor, micro: int) -> None:
         """Add the gradient of one of a step's micro-batches, counted from 0."""
         count = self.config.gradient_accumulation_steps
-        backward(self.accelerator, loss / count, last=micro + 1 == count)
+        with self.phases("backward"):
+            backward(self.accelerator, loss / count, last=micro + 1 == count)
 
     def update(self) -> dict[str, float]:
-        """One optimizer step on the gradient averaged over the processes; its norm and the learning rate."""
+        """One optimizer step on the gradient averaged over the processes; its norm and the learning rate.
+
+        A step whose gradient is not finite changes no weight.
+
+        Raises:
+            ValueError: more such steps in a row than `max_skipped_steps`.
+        """
         state = self.state
-        norm = reduce_and_clip(self.accelerator, list(state.weights.values()), self.config.max_grad_norm)
-        state.optimizer.step()
+        with self.phases("wait"):
+            norm = reduce_and_clip(self.accelerator, list(state.weights.values()), self.config.max_grad_norm)
+        fine = math.isfinite(norm)
+        self.skipped = 0 if fine else self.skipped + 1
+        # DeepSpeed has made its step by now: there nothing can be skipped.
+        if self.skipped > self.config.max_skipped_steps or (self.skipped and is_sharded(self.accelerator)):
+            raise ValueError(
+                f"the gradient was not finite in {self.skipped} steps in a row, the last of them {state.step + 1}: "
+                "lower learning_rate or mend the reward, and resume from the last checkpoint"
+            )
+        if fine:
+            state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.scheduler.step()
         state.step += 1
         ckpt.update_ema(state.ema, state.weights, self.config.ema_decay, state.step)
-        return {"grad_norm": norm, "learning_rate": state.scheduler.get_last_lr()[0]}
+        figures = {"learning_rate": state.scheduler.get_last_lr()[0], "skipped": float(not fine)}
+        return figures | ({"grad_norm": norm} if fine else {})
 
     def after_step(self, metrics: dict[str, float], started: float, shown: dict[str, str]) -> dict[str, float]:
         """Log the step, evaluate and save where it is time.
@@ -139,15 +172,27 @@ class Session:
             The metrics, with the evaluation's where there was one.
         """
         config, step = self.config, self.state.step
-        metrics = metrics | {"seconds": time.perf_counter() - started}
+        seconds = time.perf_counter() - started
+        metrics = metrics | {"memory_gb": memory_gb(), "seconds": seconds} | self.phases.take()
+        if self.accelerator.num_processes > 1:
+            each: Any = self.accelerator.gather(torch.tensor([seconds], device=self.accelerator.device))
+            metrics["seconds/slowest_process"] = each.max().item()
         if self.trackers is not None and step % config.logging_steps == 0:
             self.trackers.metrics(metrics, step)
         self.progress.update()
         self.progress.set_postfix(**shown)
         if config.eval_steps and step % config.eval_steps == 0:
             metrics |= self.evaluate()
-        if step == config.max_steps or (config.save_steps and step % config.save_steps == 0):
+        stopping = self.stop.asked(self.accelerator) and step < config.max_steps
+        if stopping or step == config.max_steps or (config.save_steps and step % config.save_steps == 0):
             self.save()
+        if stopping:
+            self.progress.close()
+            self.accelerator.print(f"stopped by SIGTERM after step {step}: go on with --resume_from_checkpoint auto")
+            if self.trackers is not None:
+                self.trackers.close()
+            self.accelerator.end_training()
+            raise SystemExit(STOPPED)
         return metrics
 
     def evaluate(self) -> dict[str, float]:
@@ -169,23 +214,35 @@ class Session:
         return figures if self.is_main else {}
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint.
+
+        Raises:
+            ValueError: it cannot be written; the older ones are whole.
+        """
         config, recipe = self.config, getattr(self.config, "recipe", None)
-        ckpt.save_checkpoint(
-            config.output_dir,
-            self.state,
-            config=dataclasses.asdict(config),
-            save_lora=(lambda folder: None) if self.full else self.model.save_lora,
-            recipe=recipe if recipe and Path(recipe).is_file() else None,
-            keep=config.save_total_limit,
-            barrier=self.accelerator.wait_for_everyone,
-            extra=self.keep,
-            **self._rank,
-        )
+        try:
+            ckpt.save_checkpoint(
+                config.output_dir,
+                self.state,
+                config=dataclasses.asdict(config),
+                save_lora=(lambda folder: None) if self.full else self.model.save_lora,
+                recipe=recipe if recipe and Path(recipe).is_file() else None,
+                keep=config.save_total_limit,
+                barrier=self.accelerator.wait_for_everyone,
+                extra=self.keep,
+                **self._rank,
+            )
+        except (OSError, SafetensorError) as error:
+            whole = ckpt.checkpoints(config.output_dir)
+            raise ValueError(
+                f"the checkpoint of step {self.state.step} cannot be written to {config.output_dir}: {error}: "
+                f"make room, then resume from {whole[-1].name if whole else 'the beginning'}"
+            ) from error
 
     def close(self, metrics: dict[str, float], *, method: str) -> None:
         """Write what was learned, with its card and reward curve."""
         self.progress.close()
+        self.stop.forget()
         with ckpt.averaged(self.state), gathered(self.state.weights.values()):
             if self.trackers is not None:
                 finish(self.config, self.model, metrics, self.trackers, method=method, full=self.full)

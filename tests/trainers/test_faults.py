@@ -1,0 +1,132 @@
+"""What goes wrong while a run goes on: it says so, loses nothing, and goes on where it was."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainers import session
+from trainers.checkpoint import checkpoints
+from trainers.config import exit_with_one_line
+from trainers.faults import STOPPED
+from trainers.oro import train
+
+
+def lora_of(config):
+    return load_file(Path(config.output_dir) / "pytorch_lora_weights.safetensors")
+
+
+class Then:
+    """A judge that does something before its n-th judgement (the first is the check before the run)."""
+
+    def __init__(self, judge, number, act):
+        self.inner, self.number, self.act, self.count = judge, number, act, 0
+
+    def judge(self, video, columns, grad):
+        self.count += 1
+        if self.count == self.number:
+            self.act()
+        return self.inner.judge(video, columns, grad)
+
+
+def test_told_to_stop_a_run_finishes_its_step_saves_and_goes_on_later(toy_config, brightness, tmp_path, capsys):
+    whole = toy_config(max_steps=3, output_dir=str(tmp_path / "whole"), learning_rate=1e-2)
+    train(whole, recipe=brightness())
+    config = toy_config(max_steps=3, save_steps=0, learning_rate=1e-2)
+    before = signal.getsignal(signal.SIGTERM)
+    told = Then(brightness(), 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as stopped:
+        train(config, recipe=told)
+    signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == STOPPED == 143
+    assert "stopped by SIGTERM after step 2" in capsys.readouterr().out
+    assert [path.name for path in checkpoints(config.output_dir)] == ["checkpoint-2"]
+    resumed = toy_config(max_steps=3, save_steps=0, learning_rate=1e-2, resume_from_checkpoint="auto")
+    train(resumed, recipe=brightness())
+    expected, actual = lora_of(whole), lora_of(resumed)
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def poison(monkeypatch, steps):
+    """Gradients that are not finite at these steps, counted from 1."""
+    honest, count = session.reduce_and_clip, iter(range(1, 100))
+
+    def reduce(accelerator, weights, max_grad_norm):
+        if next(count) in steps:
+            for weight in weights:
+                weight.grad = torch.full_like(weight, float("nan"))
+        return honest(accelerator, weights, max_grad_norm)
+
+    monkeypatch.setattr(session, "reduce_and_clip", reduce)
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing_and_is_counted(toy_config, brightness, monkeypatch):
+    poison(monkeypatch, {1, 2})
+    config = toy_config(max_steps=2, max_skipped_steps=2)
+    metrics = train(config, recipe=brightness())
+    assert metrics["skipped"] == 1.0
+    assert "grad_norm" not in metrics
+    assert all((weight == 0).all() for name, weight in lora_of(config).items() if "lora_B" in name)
+
+
+def test_too_many_such_steps_in_a_row_stop_the_run(toy_config, brightness, monkeypatch):
+    poison(monkeypatch, {1, 3, 4})
+    with pytest.raises(ValueError, match="not finite in 2 steps in a row, the last of them 4: lower learning_rate"):
+        train(toy_config(max_steps=6, max_skipped_steps=1), recipe=brightness())
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_whole(toy_config, brightness, monkeypatch):
+    honest = torch.save
+
+    def save(body, path, *arguments, **named):
+        if "checkpoint-2" in str(path) and "training_state" in str(path):
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return honest(body, path, *arguments, **named)
+
+    monkeypatch.setattr(torch, "save", save)
+    config = toy_config(max_steps=3, save_steps=1)
+    with pytest.raises(ValueError, match=r"step 2 cannot be written .* No space left .* resume from checkpoint-1"):
+        train(config, recipe=brightness())
+    monkeypatch.setattr(torch, "save", honest)
+    train(toy_config(max_steps=3, save_steps=1, resume_from_checkpoint="auto"), recipe=brightness())
+    assert [path.name for path in checkpoints(config.output_dir)] == ["checkpoint-2", "checkpoint-3"]
+    assert not list(Path(config.output_dir).glob(".writing-*"))
+
+
+def test_a_reward_that_hangs_ends_its_process_with_a_message():
+    program = (
+        "import time\nfrom trainers.faults import watchdog\n"
+        "with watchdog(0.0, 'nothing'):\n    time.sleep(0.1)\n"
+        "with watchdog(0.3, 'the reward', process=1):\n    time.sleep(60)\n"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert time.monotonic() - started < 40
+    assert done.returncode == 3
+    assert "error: the reward took longer than 0.3 s on process 1: mend it, or raise reward_timeout_s" in done.stderr
+
+
+def test_out_of_memory_says_what_to_lower(capsys):
+    def main():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    with pytest.raises(SystemExit):
+        exit_with_one_line(main)
+    assert "out of memory: CUDA out of memory. Tried to allocate 20 GiB: lower per_device" in capsys.readouterr().err
+
+
+def test_every_phase_of_a_step_is_timed(toy_config, brightness):
+    metrics = train(toy_config(denoising_weight=0.1), recipe=brightness())
+    parts = {name for name in metrics if name.startswith("seconds/")}
+    assert parts == {f"seconds/{name}" for name in ("sample", "decode", "reward", "regularisers", "backward", "wait")}
+    assert sum(metrics[name] for name in parts) <= metrics["seconds"]
+    assert 0.05 < metrics["memory_gb"] < 100
