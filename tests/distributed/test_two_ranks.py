@@ -9,6 +9,7 @@ import runpy
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import datasets
@@ -16,9 +17,11 @@ import numpy as np
 import pytest
 
 from data import rows as data_rows
+from trainers.checkpoint import checkpoints
 from trainers.models.tiny import tiny_ltx
 
 ROOT = Path(__file__).resolve().parents[2]
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 
 
@@ -41,17 +44,21 @@ def world(tmp_path_factory):
     return folder
 
 
-def launch(world, output, *, processes=2, batch_size=2, steps=2, accumulation=1, zero=0, bf16=False):
-    """Results of every rank, launched as the README says. Without a GPU the trainer asks for gloo."""
-    config = ROOT / "configs" / "accelerate" / (f"zero{zero}.yaml" if zero else "multi_gpu.yaml")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    command += ["--num_processes", str(processes), "--main_process_port", str(free_port())]
-    command += [str(SCRIPT), str(world / "model"), str(world / "clips")]
-    command += [str(world / output), str(batch_size), str(steps), str(accumulation), str(int(bf16))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
+def launch(world, output, **settings):
+    """Results of every rank."""
+    done = subprocess.run(command(world, output, **settings), capture_output=True, text=True, timeout=900, env=ALONE)
     assert done.returncode == 0, done.stderr[-3000:]
     return results(done.stdout)
+
+
+def command(world, output, *, processes=2, batch_size=2, steps=2, accumulation=1, zero=0, bf16=False):
+    """A launch as the README says. Without a GPU the trainer asks for gloo."""
+    config = ROOT / "configs" / "accelerate" / (f"zero{zero}.yaml" if zero else "multi_gpu.yaml")
+    line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    line += ["--num_processes", str(processes), "--main_process_port", str(free_port())]
+    line += [str(SCRIPT), str(world / "model"), str(world / "clips")]
+    line += [str(world / output), str(batch_size), str(steps), str(accumulation), str(int(bf16))]
+    return line
 
 
 def free_port():
@@ -133,3 +140,35 @@ def test_shards_of_another_number_of_processes_are_refused(world):
     launch(world, "shards", zero=2)
     with pytest.raises(AssertionError, match="was written by 2 processes with DeepSpeed and cannot go on with 1"):
         launch(world, "shards", processes=1, steps=4, zero=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("fault", "message", "kept"),
+    [
+        ("raise", "error: the reward's server is gone", 1),
+        ("hang", "error: the reward took longer than 5 s on process 1", 1),
+        ("term", "stopped by SIGTERM after step 2: go on with --resume_from_checkpoint auto", 2),
+    ],
+)
+def test_a_fault_of_one_process_ends_all_within_a_minute(world, fault, message, kept):
+    folder = f"fault_{fault}"
+    environment = {**ALONE, "FAULT": fault}
+    process = subprocess.Popen(
+        command(world, folder, steps=4),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    lines, at = [], 0.0
+    for line in process.stdout:
+        lines.append(line)
+        at = time.monotonic() if "FAULT" in line else at
+    assert process.wait() != 0
+    assert at and time.monotonic() - at < 60
+    assert message in "".join(lines)
+    assert [path.name for path in checkpoints(world / folder)][-1] == f"checkpoint-{kept}"
+    whole, resumed = launch(world, f"peace_{fault}", steps=4)[0], launch(world, folder, steps=4)[0]
+    assert resumed["weights"] == whole["weights"]

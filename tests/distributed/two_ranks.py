@@ -1,27 +1,49 @@
-"""Trains a toy by ORO in one of several processes: two_ranks.py MODEL CLIPS OUTPUT BATCH STEPS ACCUMULATION BF16."""
+"""Trains a toy by ORO in one of several processes: two_ranks.py MODEL CLIPS OUTPUT BATCH STEPS ACCUMULATION BF16.
+
+FAULT=raise, hang or term makes the reward of process 1 do so at its third judgement, step 2.
+"""
 
 import json
+import os
+import signal
 import sys
+import time
 import types
 from pathlib import Path
 
 import torch
 
 from trainers import oro
-from trainers.config import OROConfig
+from trainers.config import OROConfig, exit_with_one_line
 from trainers.models import load_video_model, lora_parameters
 
 
 class Brightness:
     """Mean colour of the clip."""
 
+    judged = 0
+
     def judge(self, video, columns, grad):
+        self.judged += 1
+        if self.judged == 3 and os.environ.get("RANK") == "1":
+            misbehave(os.environ.get("FAULT"))
         with torch.set_grad_enabled(grad):
             total_B = video.frames_BTCHW.mean(dim=(1, 2, 3, 4))
         ones_B = torch.ones(video.batch_size)
         return types.SimpleNamespace(
             total_B=total_B, terms={}, measurable_B=ones_B, reasons=[None] * len(ones_B), observation=None
         )
+
+
+def misbehave(fault):
+    if fault:
+        print("FAULT", flush=True)
+    if fault == "raise":
+        raise ValueError("the reward's server is gone")
+    if fault == "hang":
+        time.sleep(600)
+    if fault == "term":
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main(
@@ -39,6 +61,8 @@ def main(
         learning_rate=1e-2,
         reference_weight=0.1,
         ema_decay=0.5,
+        reward_timeout_s=5.0,
+        save_steps=1,
         eval_steps=2,
         eval_scenes=1,
         eval_split="train",
@@ -61,4 +85,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    exit_with_one_line(lambda: main(*sys.argv[1:]))
