@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
 import os
 import shlex
@@ -110,14 +111,17 @@ def load_checkpoint(folder: Path, state: Mapping[str, Any], generator: torch.Gen
 
 
 def provenance(options: argparse.Namespace, quality: Mapping[str, float]) -> dict[str, Any]:
-    """Command, commit, versions, seed and measured quality of what a command made."""
+    """Command, commit, versions, seed and measured quality of what a command made, and the same of what it started
+    from."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     script, root = Path(sys.argv[0]).resolve(), Path(__file__).resolve().parents[2]
     module = script.relative_to(root).with_suffix("") if script.is_relative_to(root) else Path(script.stem)
-    return {
+    made = {
         "command": shlex.join(["python", "-m", ".".join(module.parts), *sys.argv[1:]]),
         "commit": commit or "unknown",
         "torch": torch.__version__,
         "seed": options.seed,
         "quality": dict(quality),
     }
+    before = Path(getattr(options, "start_from", None) or "") / "training.json"
+    return made | ({"started_from": json.loads(before.read_text())} if before.is_file() else {})

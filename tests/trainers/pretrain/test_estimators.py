@@ -228,6 +228,8 @@ def test_training_starts_from_exported_weights(tmp_path):
     options = train_depth.parse(["--output_dir", str(tmp_path / "second"), "--start_from", str(tmp_path / "first")])
     second = Training(options, torch.nn.Linear(3, 2))
     assert (second.model.weight == 0.5).all() and (second.ema.values["weight"] == 0.5).all()
+    second.export({}, {})
+    assert json.loads((tmp_path / "second" / "training.json").read_text())["started_from"]["seed"] == 1
 
 
 def test_depth_training_without_clips_says_so(tmp_path):
