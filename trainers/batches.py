@@ -127,7 +127,7 @@ def condition_on(
     """What the model generates the batch's clips from: captions, frame rates and, where asked for, first frames."""
     video = batch.video
     first: Tensor | None = video.frames_BTCHW[:, 0].to(model.device) if config.image_conditioning else None
-    return model.condition(
+    condition = model.condition(
         batch.captions,
         fps=video.fps_B.to(model.device),
         num_frames=num_frames or config.num_frames or video.num_frames,
@@ -138,3 +138,5 @@ def condition_on(
         negative_prompt=config.negative_prompt,
         generators=generators,
     )
+    detach = getattr(config, "detach_negative", False)
+    return dataclasses.replace(condition, detach_negative=True) if detach else condition

@@ -69,6 +69,9 @@ class ModelConfig:
     bf16: bool = option(False, "keep the frozen networks in bfloat16; the LoRA stays in float32")
     num_inference_steps: Positive = option(8, "denoising steps of a rollout, in training as in evaluation")
     guidance_scale: Annotated[float, Field(ge=1)] = option(1.0, "classifier-free guidance; 1 is none, at half the cost")
+    detach_negative: bool = option(
+        False, "let no gradient through the unguided branch: half the memory of a guided step, and another gradient"
+    )
     negative_prompt: str = option("", "prompt of the unguided branch where guidance_scale > 1")
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from trainers.models.base import Condition, VideoModel
 
@@ -30,15 +29,14 @@ def decode_clips(
 
     Args:
         chunk_size: clips decoded at a time; 0 is all of them.
-        checkpointing: keep no activations of the decoder and decode each chunk again in the backward pass.
+        checkpointing: keep few activations and evaluate the decoder again in backward, by the family's own pieces.
     """
     size = chunk_size or len(latents)
     chunks = []
     for start in range(0, len(latents), size):
         some, what = latents[start : start + size], condition[start : start + size]
         if checkpointing and torch.is_grad_enabled():
-            frames = checkpoint(model.decode, some, what, use_reentrant=False, preserve_rng_state=False)
+            chunks.append(model.decode(some, what, checkpointing=True))
         else:
-            frames = model.decode(some, what)
-        chunks.append(frames)
+            chunks.append(model.decode(some, what))
     return torch.cat(chunks)

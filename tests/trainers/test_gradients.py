@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from diffusers.models import normalization
-from diffusers.models.transformers import transformer_ltx
+from families import keep_float64
 
 from trainers.decode import decode_clips, saturated_fraction, straight_through_clamp
 from trainers.losses import denoising_loss, reference_distance
@@ -19,19 +18,8 @@ STEPS = 4
 
 @pytest.fixture
 def model(monkeypatch):
-    """A tiny random LTX in float64; the stock rotary embedding and norm round to float32 and are replaced."""
-
-    def rotate(x, freqs):
-        cos, sin = freqs
-        real, imaginary = x.unflatten(2, (-1, 2)).unbind(-1)
-        return x * cos + torch.stack([-imaginary, real], dim=-1).flatten(2) * sin
-
-    def normalise(self, x):
-        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
-        return x if self.weight is None else x * self.weight
-
-    monkeypatch.setattr(transformer_ltx, "apply_rotary_emb", rotate)
-    monkeypatch.setattr(normalization.RMSNorm, "forward", normalise)
+    """A tiny random LTX in float64."""
+    keep_float64(monkeypatch)
     pipeline = tiny_ltx()
     for module in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
         module.to(torch.float64)

@@ -13,8 +13,12 @@ from trainers.models.base import Condition, Schedule, VideoModel, lora_parameter
 __all__ = ["Condition", "Schedule", "VideoModel", "load_video_model", "lora_parameters", "lora_scaled", "round_trip"]
 
 FAMILIES = {
+    "CogVideoXImageToVideoPipeline": "trainers.models.cogvideox:CogVideoXModel",
+    "CogVideoXPipeline": "trainers.models.cogvideox:CogVideoXModel",
     "LTXPipeline": "trainers.models.ltx:LTXModel",
     "LTXImageToVideoPipeline": "trainers.models.ltx:LTXModel",
+    "WanImageToVideoPipeline": "trainers.models.wan:WanModel",
+    "WanPipeline": "trainers.models.wan:WanModel",
 }
 
 

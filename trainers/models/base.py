@@ -28,7 +28,10 @@ class Condition:
         prompt_BLD, prompt_mask_BL: text features and which of them are text.
         negative_BLD, negative_mask_BL: the same of the negative prompt; needed where guidance_scale > 1.
         guidance_scale: classifier-free guidance; 1 turns it off and halves the cost.
+        detach_negative: let no gradient through the unguided branch, which then keeps no graph either.
         first_latents: latents of the conditioning first frame, or None for text-to-video.
+        pooled_BD, negative_pooled_BD: what a second text encoder says of the whole prompt, where the family has one.
+        image_BLD: features of the first frame, where the family has an image encoder.
     """
 
     num_frames: int
@@ -40,7 +43,11 @@ class Condition:
     negative_BLD: Tensor | None = None
     negative_mask_BL: Tensor | None = None
     guidance_scale: float = 1.0
+    detach_negative: bool = False
     first_latents: Tensor | None = None
+    pooled_BD: Tensor | None = None
+    negative_pooled_BD: Tensor | None = None
+    image_BLD: Tensor | None = None
 
     @property
     def batch_size(self) -> int:
@@ -89,7 +96,9 @@ class VideoModel(Protocol):
         """Raise ValueError naming the nearest valid size."""
         ...
 
-    def encode_prompt(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]: ...
+    def encode_prompt(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
+        """Features (B, L, D), their mask (B, L) and, where the family pools a prompt, that (B, D)."""
+        ...
 
     def encode_clip(self, frames_BTCHW: Tensor, generators: Generators = None) -> Tensor:
         """Latents of clips in [0, 1]: the posterior's mode, or a sample where generators are given."""
@@ -137,13 +146,20 @@ class VideoModel(Protocol):
         """1 on latents that the model denoises and 0 on the conditioning frame, broadcastable to the latents."""
         ...
 
-    def decode(self, latents: Tensor, condition: Condition) -> Tensor:
-        """frames_BTCHW around [0, 1], not clamped; with grad where grad is enabled."""
+    def decode(self, latents: Tensor, condition: Condition, *, checkpointing: bool = False) -> Tensor:
+        """frames_BTCHW around [0, 1], not clamped; with grad where grad is enabled.
+
+        With checkpointing the decoder's activations are evaluated again in backward, piece by piece and exactly.
+        """
         ...
 
     def add_lora(self, *, r: int, alpha: float, dropout: float = 0.0, targets: Sequence[str] | None = None) -> None: ...
 
     def load_lora(self, path: str | Path, *, trainable: bool = False) -> None: ...
+
+    def merge_lora(self) -> None:
+        """Add the LoRA to the weights under it."""
+        ...
 
     def save_lora(self, folder: str | Path) -> None:
         """Write the LoRA so that the stock pipeline's `load_lora_weights` takes it."""

@@ -1,0 +1,276 @@
+"""What every adapter promises: the stock pipeline's samples, exact gradients, LoRAs for stock, clear refusals."""
+
+import dataclasses
+import types
+
+import pytest
+import torch
+from diffusers.pipelines.wan import pipeline_wan_i2v
+from families import ALL, NUM_STEPS, ONE_EACH, SIZE, condition_of, keep_float64, seeds, stock_pipeline, stock_sample
+
+from trainers.decode import decode_clips
+from trainers.losses import denoising_loss
+from trainers.models import load_video_model, lora_parameters
+from trainers.models.tiny import tiny_ltx
+from trainers.rollout import rollout, sample
+
+BRIEF = [one for one in ONE_EACH if one.name in ("ltx-i2v", "wan-a14b", "wan-ti2v-image", "cogvideox-i2v_1.5")]
+FULL = tuple(range(NUM_STEPS))
+
+
+@pytest.fixture(autouse=True)
+def _ftfy(monkeypatch):
+    """The stock image pipeline of Wan cannot do without ftfy, which changes nothing in these prompts."""
+    monkeypatch.setattr(pipeline_wan_i2v, "ftfy", types.SimpleNamespace(fix_text=str), raising=False)
+
+
+@pytest.fixture
+def doubled(monkeypatch):
+    keep_float64(monkeypatch)
+
+
+def randomise_lora(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for weight in lora_parameters(model.transformer).values():
+        weight.data.normal_(std=0.2, generator=generator)
+
+
+def with_lora(family, *, dtype=torch.float32):
+    pipeline = family.make()
+    for module in pipeline.components.values():
+        if isinstance(module, torch.nn.Module):
+            module.to(dtype)
+    model = family.adapter(pipeline)
+    model.add_lora(r=2, alpha=6)  # alpha differs from r: the scale must survive a file
+    randomise_lora(model)
+    return model
+
+
+def sampled(family, model, *, guidance=1.0):
+    generators = seeds()
+    condition = condition_of(family, model, guidance=guidance, generators=generators)
+    return sample(model, condition, generators, num_steps=NUM_STEPS)
+
+
+def smooth_reward(frames_BTCHW):
+    ramp = torch.linspace(0, 3, frames_BTCHW[0].numel(), dtype=frames_BTCHW.dtype).view_as(frames_BTCHW[0])
+    return torch.sin(3 * frames_BTCHW + ramp).mean()
+
+
+def play(model, condition, *, decode_checkpointing=False, **options):
+    start = model.initial_latents(condition, seeds())
+    done = rollout(model, condition, model.schedule(NUM_STEPS, condition), start, **options)
+    return smooth_reward(decode_clips(model, done.latents, condition, checkpointing=decode_checkpointing))
+
+
+def lora_gradient(model, value):
+    weights = list(lora_parameters(model.transformer).values())
+    return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(value, weights)])
+
+
+@torch.no_grad()
+def finite_difference(model, function, direction, step=1e-5):
+    weights = list(lora_parameters(model.transformer).values())
+    pieces = direction.split([weight.numel() for weight in weights])
+
+    def moved(by):
+        for weight, piece in zip(weights, pieces, strict=True):
+            weight += by * piece.view_as(weight)
+        return function()
+
+    above, below = moved(step), moved(-2 * step)
+    moved(step)
+    return (above - below) / (2 * step)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("family", ALL, ids=str)
+def test_samples_equal_the_stock_pipeline(family, guidance):
+    expected = stock_sample(family, family.make(), guidance=guidance)
+    actual = sampled(family, family.adapter(family.make()), guidance=guidance)
+    assert expected.std() > 0.05
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", ONE_EACH, ids=str)
+def test_guidance_the_prompt_and_the_first_frame_change_the_sample(family):
+    model = family.adapter(family.make())
+    one, other = sampled(family, model), sampled(family, model, guidance=3.0)
+    assert (one - other).abs().max() > 1e-4
+    generators = seeds()
+    condition = condition_of(family, model, generators=generators)
+    swapped = dataclasses.replace(condition, prompt_BLD=condition.prompt_BLD.flip(0))
+    assert (sample(model, swapped, generators, num_steps=NUM_STEPS) - one).abs().max() > 1e-6
+    if family.image:
+        generators = seeds()
+        condition = condition_of(family, model, generators=generators)
+        swapped = dataclasses.replace(condition, first_latents=condition.first_latents.flip(0))
+        assert (sample(model, swapped, generators, num_steps=NUM_STEPS) - one).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("family", [one for one in ONE_EACH if one.pinned], ids=str)
+def test_the_pinned_frame_stays_and_gets_no_gradient(family):
+    model = with_lora(family)
+    condition = condition_of(family, model)
+    start = model.initial_latents(condition, seeds())
+    done = rollout(model, condition, model.schedule(NUM_STEPS, condition), start, grad_steps=FULL).latents
+    pinned = (1 - model.free_mask(condition)).expand_as(done)
+    assert 0 < pinned.mean() < 1
+    assert torch.equal(done * pinned, start * pinned)
+    weights = list(lora_parameters(model.transformer).values())
+    gradients = torch.autograd.grad((done * pinned).sum(), weights, retain_graph=True)
+    assert all(gradient.abs().max() == 0 for gradient in gradients)
+    assert lora_gradient(model, done.square().sum()).norm() > 0
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(one, marks=[] if one in BRIEF else pytest.mark.slow) for one in ONE_EACH], ids=str
+)
+def test_lora_gradients_equal_central_differences(family, doubled):
+    model = with_lora(family, dtype=torch.float64)
+    for guidance in (1.0, 2.0):
+        condition = condition_of(family, model, guidance=guidance)
+        gradient = lora_gradient(model, play(model, condition, grad_steps=FULL))
+        drawn = torch.randn(len(gradient), generator=torch.Generator().manual_seed(2), dtype=gradient.dtype)
+        for direction in (gradient / gradient.norm(), drawn / drawn.norm()):
+            expected = finite_difference(model, lambda: play(model, condition), direction)  # noqa: B023
+            torch.testing.assert_close(gradient @ direction, expected, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", ONE_EACH, ids=str)
+def test_decode_equals_the_stock_decoder_and_checkpoints_exactly(family):
+    """Odd and even numbers of chunks; the stock decoder's own values; gradients of the whole graph."""
+    model = family.adapter(family.make())
+    for num_frames in (1, 9, 33):
+        condition = dataclasses.replace(condition_of(family, model), num_frames=num_frames)
+        latents = torch.randn(
+            model.initial_latents(dataclasses.replace(condition, first_latents=None), seeds()).shape,
+            generator=torch.Generator().manual_seed(0),
+        ).requires_grad_()
+        whole, again = (decode_clips(model, latents, condition, checkpointing=one) for one in (False, True))
+        assert whole.shape == (2, num_frames, 3, 32, 32)
+        torch.testing.assert_close(again, whole, atol=1e-5, rtol=1e-5)
+        expected, actual = (torch.autograd.grad(smooth_reward(one), latents)[0] for one in (whole, again))
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(actual, expected, atol=1e-5 * expected.abs().max().item(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ONE_EACH, ids=str)
+def test_a_lora_round_trips_through_the_stock_loader(family, tmp_path):
+    model = with_lora(family)
+    expected = sampled(family, model)
+    model.save_lora(tmp_path)
+    base = family.make()
+    plain = stock_sample(family, base, guidance=1.0)
+    stock = stock_pipeline(family, base)
+    stock.load_lora_weights(tmp_path, adapter_name="one")
+    if "a14b" in family.name:
+        second = "pytorch_lora_weights_2.safetensors"
+        stock.load_lora_weights(tmp_path, weight_name=second, adapter_name="one", load_into_transformer_2=True)
+    torch.testing.assert_close(stock_sample(family, stock, guidance=1.0), expected, atol=1e-4, rtol=0)
+    assert (expected - plain).abs().max() > 1e-3
+
+    again = family.adapter(family.make())
+    again.load_lora(tmp_path, trainable=True)
+    torch.testing.assert_close(sampled(family, again), expected, atol=1e-5, rtol=0)
+    assert all(weight.requires_grad for weight in lora_parameters(again.transformer).values())
+    again.merge_lora()
+    assert not lora_parameters(again.transformer)
+    torch.testing.assert_close(sampled(family, again), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", ONE_EACH, ids=str)
+def test_the_loss_of_a_perfect_prediction_is_zero(family, monkeypatch):
+    model = family.adapter(family.make())
+    condition = condition_of(family, model)
+    clean = model.pin(
+        model.encode_clip(torch.rand(2, 9, 3, 32, 32, generator=torch.Generator().manual_seed(0))), condition
+    )
+
+    def perfect(latents, sigma_B, condition, adapter_scale=1.0):
+        return (latents - clean) / sigma_B.view(-1, *[1] * (clean.ndim - 1))
+
+    monkeypatch.setattr(model, "predict", perfect)
+    options = {"sigma_range": (0.2, 0.9), "generators": seeds()}
+    assert denoising_loss(model, clean, condition, **options) == pytest.approx(0, abs=1e-9)
+    monkeypatch.setattr(model, "predict", lambda *args, **options: 0 * clean)
+    assert denoising_loss(model, clean, condition, **options) > 0.1
+
+
+@pytest.mark.parametrize("family", [one for one in BRIEF if one.adapter.has_negative_branch], ids=str)
+def test_a_detached_unguided_branch_gets_no_gradient(family):
+    """With the unguided prediction held constant at its value, the graph is that of the told branch alone."""
+    model = with_lora(family)
+    condition = condition_of(family, model, guidance=3.0)
+    detached = dataclasses.replace(condition, detach_negative=True)
+    latents, sigma_B = model.initial_latents(condition, seeds()), torch.tensor([0.9, 0.3])
+    weight = torch.randn(latents.shape, generator=torch.Generator().manual_seed(4))
+    values = [model.predict(latents, sigma_B, one) for one in (condition, detached)]
+    torch.testing.assert_close(values[0], values[1], atol=1e-4, rtol=1e-4)
+    told = model.predict(latents, sigma_B, dataclasses.replace(condition, negative_BLD=None))
+    expected = 3 * lora_gradient(model, (weight * told).sum())
+    actual = lora_gradient(model, (weight * values[1]).sum())
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+    assert not torch.allclose(lora_gradient(model, (weight * values[0]).sum()), actual, rtol=1e-2)
+
+
+@pytest.mark.parametrize("family", BRIEF, ids=str)
+def test_as_many_evaluations_carry_graph_as_were_asked_for(family, monkeypatch):
+    model = with_lora(family)
+    condition = condition_of(family, model)
+    carried = []
+    evaluate = model._evaluate
+
+    def counted(latents, sigma_B, condition):
+        carried.append(torch.is_grad_enabled())
+        return evaluate(latents, sigma_B, condition)
+
+    monkeypatch.setattr(model, "_evaluate", counted)
+    for steps in ((), (3,), (0, 2), FULL):
+        carried.clear()
+        play(model, condition, grad_steps=steps)
+        assert [i for i, one in enumerate(carried) if one] == list(steps)
+
+
+@pytest.mark.parametrize("family", BRIEF, ids=str)
+def test_a_bf16_base_keeps_fp32_loras(family, tmp_path):
+    family.make(folder=tmp_path)
+    model = load_video_model(tmp_path, torch_dtype=torch.bfloat16, vae_dtype=torch.float32)
+    model.add_lora(r=2, alpha=2)
+    assert {weight.dtype for weight in lora_parameters(model.transformer).values()} == {torch.float32}
+    assert torch.isfinite(sampled(family, model)).all()
+
+
+@pytest.mark.parametrize("family", ONE_EACH, ids=str)
+def test_the_family_is_read_off_the_folder(family, tmp_path):
+    family.make(folder=tmp_path)
+    assert type(load_video_model(tmp_path)) is family.adapter
+
+
+@pytest.mark.parametrize("family", ONE_EACH, ids=str)
+def test_refusals_say_what_to_do(family, tmp_path):
+    model = family.adapter(family.make())
+    for changed, message in (
+        ({"num_frames": 8}, "num_frames must be 1 .*, got 8: try 9"),
+        ({"height_px": 40}, "height must be a multiple of .*, got 40: try (32|48)"),
+        ({"width_px": 0}, "width must be .*, got 0: try (16|32)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.check_size(**(SIZE | changed))
+    if not family.pinned and "ti2v" not in family.name and "ltx" not in family.name:
+        unfit = None if family.image else torch.rand(2, 3, 32, 32)
+        with pytest.raises(ValueError, match=r"set image_conditioning to (true|false)"):
+            model.condition(["", ""], fps=16.0, **SIZE, first_frames_BCHW=unfit)
+    with pytest.raises(ValueError, match="lora_target_modules"):
+        family.adapter(family.make()).add_lora(r=2, alpha=2, targets=["no_such_layer"])
+    stranger = type(BRIEF[0].adapter(tiny_ltx(width=36)))(tiny_ltx(width=36))
+    stranger.add_lora(r=2, alpha=2)
+    stranger.save_lora(tmp_path)
+    with pytest.raises(ValueError, match="LoRA"):
+        model.load_lora(tmp_path)
+
+
+def test_an_unsupported_family_names_the_supported(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(ValueError, match=r"is a FluxPipeline; supported are CogVideoX.*LTX.*Wan"):
+        load_video_model(tmp_path)
