@@ -3,7 +3,7 @@
     python -m trainers.evaluation --lora outputs/oro_drops --at_rest --scenes 64 --output_dir outputs/evaluation
     python -m trainers.evaluation --arm truth autoencoder base last=outputs/last full=outputs/full --at_rest
 
-Leaves evaluation.json (every figure of every clip), table.md, report.html with videos side by side, and pictures.
+Leaves evaluation.json (every figure of every clip), table.md, details.md, pictures and report.html, videos side by side.
 Clips are kept under output_dir/arms, so a run that was stopped goes on where it was.
 """
 
@@ -23,10 +23,12 @@ from tqdm import tqdm
 
 from data.rows import collate, reward_columns, to_video
 from data.scenes import Scene
+from reward_physics.distributions import pairwise_rms
 from reward_physics.metrics import STANDARD_G_M_S2
 from trainers.arms import Arm, Clips, parse_arms
 from trainers.clips import write_text
 from trainers.config import Positive, Rate, exit_with_one_line, option, parse_config, strict
+from trainers.details import details_table
 from trainers.readings import Reading, TrueScene, clip_figures, read
 from trainers.sample import default_device, rows_of_split
 from trainers.scoring import Judge, score
@@ -156,7 +158,8 @@ def measure(
                 readings.append({name: all_clips[clip] for name, all_clips in by_name.items()})
                 g_m_s2 = float(row["g_m_s2"]) if arm.is_true else STANDARD_G_M_S2
                 found = clip_figures(pixels[clip], readings[-1], scenes[str(row["id"])], g_m_s2=g_m_s2)
-                figures.append({"scene": str(row["id"]), "caption": str(row["caption"]), **found})
+                about = {"scene": str(row["id"]), "caption": str(row["caption"]), "at_rest": bool(row["at_rest"])}
+                figures.append(about | found)
                 bar.update()
     return MeasuredArm(
         arm=arm, rows=each, seeds=[*seeds] * len(rows), frames=frames, readings=readings, figures=figures
@@ -171,7 +174,7 @@ def record_of(config: EvaluationConfig, arms: Sequence[MeasuredArm]) -> dict[str
         "arms": {
             measured.arm.name: {
                 "source": asdict(measured.arm),
-                "summary": summary(measured.figures, tolerance=config.tolerance),
+                "summary": summary(measured.figures, tolerance=config.tolerance) | {"diversity": diversity(measured)},
                 "clips": measured.figures,
             }
             for measured in arms
@@ -183,13 +186,23 @@ def record_of(config: EvaluationConfig, arms: Sequence[MeasuredArm]) -> dict[str
     }
 
 
+def diversity(measured: MeasuredArm) -> float:
+    """How much the clips of one scene differ from seed to seed: mean over scenes of the pixels' pairwise distance."""
+    seeds = len(set(measured.seeds))
+    if seeds < 2:
+        return math.nan
+    scenes = [torch.stack(measured.frames[i : i + seeds]) for i in range(0, len(measured.frames), seeds)]
+    return sum(pairwise_rms(frames_STCHW) for frames_STCHW in scenes) / len(scenes)
+
+
 def write(config: EvaluationConfig, evaluation: Evaluation) -> None:
-    """evaluation.json, table.md, the pictures and report.html."""
+    """evaluation.json, table.md, details.md, the pictures and report.html."""
     from trainers.evaluation_page import write_page
 
     folder = Path(config.output_dir)
     write_text(folder / "evaluation.json", json.dumps(plain(evaluation.record), indent=1) + "\n")
     write_text(folder / "table.md", markdown_table(evaluation.record) + "\n")
+    write_text(folder / "details.md", details_table(evaluation.record) + "\n")
     write_page(folder, evaluation, tolerance=config.tolerance)
 
 
@@ -227,7 +240,7 @@ def main() -> None:
     """The command."""
     config = parse_config(EvaluationConfig, gather_repeated(sys.argv[1:], "--arm"))
     evaluation = evaluate(config)
-    print(markdown_table(evaluation.record))
+    print(f"{markdown_table(evaluation.record)}\n\n{details_table(evaluation.record)}")
     print(f"report: {Path(config.output_dir) / 'report.html'}")
 
 

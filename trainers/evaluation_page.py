@@ -15,6 +15,7 @@ from reward_physics.io import write_video
 from reward_physics.metrics import STANDARD_G_M_S2
 from trainers.arms import true_frames
 from trainers.clips import write_text
+from trainers.details import details_table
 from trainers.sample import request_for_row
 from trainers.summary import markdown_table
 
@@ -32,7 +33,7 @@ def write_page(folder: Path, evaluation: Evaluation, *, tolerance: float) -> Pat
     page = environment.from_string(PAGE).render(
         settings=evaluation.record["settings"],
         names=[measured.arm.name for measured in evaluation.arms],
-        table=_rows(markdown_table(evaluation.record)),
+        tables=[_rows(text) for text in (markdown_table(evaluation.record), details_table(evaluation.record))],
         notes=[line for line in markdown_table(evaluation.record).splitlines() if line.startswith("- ")],
         pictures=[os.path.relpath(picture, folder) for picture in pictures],
         scenes=_scenes(folder, evaluation, tolerance=tolerance),
@@ -219,12 +220,14 @@ PAGE = """<!doctype html>
 <p>{{ settings.scenes }} scenes of {{ settings.split }}{{ ", at rest" if settings.at_rest }};
 the same first frames and the same noise in every arm.
 Medians with 95 % intervals; shares count every clip, and one that cannot be measured is a miss.</p>
+{% for table in tables %}
 <div class="wide"><table>
 {% for row in table %}
  <tr>{% for cell in row %}{% if loop.first or not loop.first and table[0] is sameas row %}<th>{{ cell }}</th>\
 {% else %}<td>{{ cell }}</td>{% endif %}{% endfor %}</tr>
 {% endfor %}
 </table></div>
+{% endfor %}
 <ul>{% for note in notes %}<li>{{ note[2:] }}</li>{% endfor %}</ul>
 {% for picture in pictures %}
 <img src="{{ picture }}" alt="{{ picture }}">

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.drops import camera_matrices, geometry, simulate
 from data.scenes import Scene
-from reward_physics import metrics
+from reward_physics import metrics, published
 from reward_physics.camera import Camera
 from reward_physics.image_quality import background_psnr_db, colour_shift, sharpness_ratio
 from reward_physics.metrics import STANDARD_G_M_S2
@@ -129,15 +129,19 @@ def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> 
         g_m_s2: the gravity that would be right: 9.81, or the clip's own where it is a true clip.
     Returns:
         g, its standard error and relative error, and the g that has this error beside 9.81; position error, unaligned
-        IoU and Chamfer against the scene under the right gravity over all frames; area ratio and aligned IoU against
-        the scene under the clip's own fitted g over the free flight (NaN where g could not be measured); landing time.
+        IoU and Chamfer against the scene under the right gravity over all frames, each as `metrics` and as published
+        tables define it, and the share of frames from which the object has vanished; area ratio and aligned IoU against
+        the scene under the clip's own fitted g over the free flight (NaN where g could not be measured); landing time,
+        measured and true.
     """
     right = scene.at(g_m_s2)
     fall_m = float(right.position_T3[0, 2] - right.position_T3[:, 2].min())
     position, true = reading.position_T3[None], right.position_T3[None]
     centroid = reading.centroid_T2[None]
     diagonal_px = math.hypot(scene.scene.height_px, scene.scene.width_px)
-    chamfer = [metrics.chamfer_px(mask, other) for mask, other in zip(reading.mask_THW, right.mask_THW, strict=True)]
+    mask, true_mask = reading.mask_THW, right.mask_THW
+    chamfer = [metrics.chamfer_px(one, other) for one, other in zip(mask, true_mask, strict=True)]
+    here_T = true_mask.sum((1, 2)) > 0
     figures: dict[str, Any] = {
         "g_m_s2": reading.g_m_s2,
         "stderr_m_s2": reading.stderr_m_s2,
@@ -146,10 +150,14 @@ def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> 
         "g_error": abs(reading.g_m_s2 - g_m_s2) / g_m_s2,
         "trajectory_l2_m": float(metrics.trajectory_l2(position, true, missing=max(fall_m, 0.1))),
         "trajectory_l2_px": float(metrics.trajectory_l2(centroid, right.centroid_T2[None], missing=diagonal_px)),
-        "published_l2_px": float(metrics.published_trajectory_l2(centroid, right.centroid_T2[None])),
-        "iou": float(metrics.mask_iou(reading.mask_THW, right.mask_THW).mean()),
+        "published_l2": published.published_l2(mask, true_mask),
+        "iou": float(metrics.mask_iou(mask, true_mask).mean()),
+        "published_iou": published.published_iou(mask[:, None], true_mask[:, None]),
         "chamfer_px": sum(chamfer) / len(chamfer),
+        "published_chamfer": published.published_chamfer(mask, true_mask),
+        "vanished": float(((mask >= 0.5).sum((1, 2)) == 0)[here_T].double().mean()) if here_T.any() else math.nan,
         "impact_s": reading.impact_s,
+        "true_impact_s": right.impact_s,
         "area_ratio": math.nan,
         "aligned_iou": math.nan,
     }
@@ -157,9 +165,9 @@ def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> 
         own = scene.at(reading.g_m_s2)
         free_T = reading.free_T & (reading.time_T < own.impact_s) & (own.mask_THW.sum((1, 2)) > 0)
         if free_T.any():
-            mask, shape = reading.mask_THW[free_T], own.mask_THW[free_T]
-            figures["area_ratio"] = metrics.nan_median(metrics.area_ratio(mask, shape))
-            figures["aligned_iou"] = float(metrics.aligned_iou(mask, shape).mean())
+            seen, shape = mask[free_T], own.mask_THW[free_T]
+            figures["area_ratio"] = metrics.nan_median(metrics.area_ratio(seen, shape))
+            figures["aligned_iou"] = float(metrics.aligned_iou(seen, shape).mean())
     return figures
 
 

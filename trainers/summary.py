@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,11 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reward_physics.distributions import ks_distance, spread_within
 from reward_physics.intervals import Interval, bootstrap_interval, paired_difference
 from reward_physics.metrics import nan_median
 
 INSTRUMENTS = ("reward", "judge")
 RESAMPLES = 1000
+DETAILS = (
+    *("trajectory_l2_m", "trajectory_l2_px", "published_l2", "chamfer_px", "published_chamfer", "iou", "published_iou"),
+    *("vanished",),
+)
+"""Figures of one clip whose mean over scenes is told with an interval."""
 
 
 def column(figures: Sequence[Mapping[str, Any]], name: str, instrument: str | None = None) -> Tensor:
@@ -45,6 +52,10 @@ def _means(values_RN: Tensor) -> Tensor:
     return values_RN.mean(-1)
 
 
+def _nan_means(values_RN: Tensor) -> Tensor:
+    return torch.nanmean(values_RN, dim=-1)
+
+
 def instrument_summary(figures: Sequence[Mapping[str, Any]], instrument: str, *, tolerance: float) -> dict[str, Any]:
     """One instrument's line: medians over the measurable clips, shares over all of them."""
     take = functools.partial(column, figures, instrument=instrument)
@@ -58,12 +69,38 @@ def instrument_summary(figures: Sequence[Mapping[str, Any]], instrument: str, *,
         "within": _interval(within_N, _means),
         "area_ratio": nan_median(take("area_ratio")),
         "aligned_iou": float(torch.nanmean(take("aligned_iou"))),
-        "iou": float(take("iou").mean()),
-        "trajectory_l2_m": float(take("trajectory_l2_m").mean()),
-        "trajectory_l2_px": float(take("trajectory_l2_px").mean()),
-        "published_l2_px": float(take("published_l2_px").mean()),
-        "chamfer_px": float(take("chamfer_px").mean()),
+        **{name: _interval(scene_means(figures, take(name)), _nan_means) for name in DETAILS},
+        **spread_figures(figures, g_N),
+        "landing_ks": landing_ks(figures, instrument),
     }
+
+
+def spread_figures(figures: Sequence[Mapping[str, Any]], g_N: Tensor) -> dict[str, float]:
+    """How far g differs between the seeds of one scene (median over scenes) and between the scenes' means."""
+    scenes = list(dict.fromkeys(clip["scene"] for clip in figures))
+    rows = [g_N[[i for i, clip in enumerate(figures) if clip["scene"] == scene]] for scene in scenes]
+    most = max(len(row) for row in rows)
+    padded_NS = torch.stack([torch.nn.functional.pad(row, (0, most - len(row)), value=math.nan) for row in rows])
+    means_N = scene_means(figures, g_N)
+    means_N = means_N[torch.isfinite(means_N)]
+    return {
+        "g_spread_within_m_s2": spread_within(padded_NS.T),
+        "g_spread_between_m_s2": float(means_N.std()) if len(means_N) > 1 else math.nan,
+    }
+
+
+def landing_ks(figures: Sequence[Mapping[str, Any]], instrument: str) -> Interval:
+    """Kolmogorov-Smirnov distance of landing times of clips at rest from the true ones, bootstrapped over scenes."""
+    resting = [clip for clip in figures if clip.get("at_rest", True)]
+    scenes = list(dict.fromkeys(clip["scene"] for clip in resting))
+    found, true = (column(resting, name, instrument) for name in ("impact_s", "true_impact_s"))
+    places = [[i for i, clip in enumerate(resting) if clip["scene"] == scene] for scene in scenes]
+
+    def distances(index_RN: Tensor) -> Tensor:
+        drawn = [[i for scene in row for i in places[int(scene)]] for row in index_RN.tolist()]
+        return torch.tensor([ks_distance(found[row], true[row]) for row in drawn])
+
+    return _interval(torch.arange(len(scenes), dtype=torch.float64), distances)
 
 
 def summary(figures: Sequence[Mapping[str, Any]], *, tolerance: float) -> dict[str, Any]:
@@ -153,7 +190,7 @@ def _cells(found: Mapping[str, Any]) -> list[str]:
         f"{found['disagreement']:.1%}",
         f"{judge['area_ratio']:.2f}",
         f"{judge['aligned_iou']:.3f}",
-        f"{judge['trajectory_l2_m']:.2f}",
+        f"{judge['trajectory_l2_m'].estimate:.2f}",
         f"{found['background_psnr_db']:.1f}",
     ]
 

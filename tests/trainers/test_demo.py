@@ -11,6 +11,7 @@ from trainers.arms import Arm
 from trainers.clips import write_text
 from trainers.demo import DemoConfig, Outcome, run, training_config
 from trainers.evaluation import Evaluation, MeasuredArm, record_of
+from trainers.summary import DETAILS
 
 ROW = {"id": "heldout-1", "seed": 1, "caption": "a ball", "fps": 16.0}
 SCENES = 6
@@ -19,12 +20,10 @@ SCENES = 6
 ONE = {
     "area_ratio": 1.0,
     "aligned_iou": 0.9,
-    "iou": 0.5,
     "reason": None,
-    "chamfer_px": 1.0,
-    "trajectory_l2_m": 0.1,
-    "trajectory_l2_px": 0.1,
-    "published_l2_px": 0.1,
+    "impact_s": 0.5,
+    "true_impact_s": 0.5,
+    **dict.fromkeys(DETAILS, 0.1),
 }
 PICTURE = {"disagreement": 0.01, "background_psnr_db": 30.0, "sharpness": 1.0, "colour_shift": 0.0}
 

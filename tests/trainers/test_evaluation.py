@@ -19,11 +19,12 @@ from trainers.arms import Clips, parse_arms, run_settings
 from trainers.batches import Scenes
 from trainers.clips import ClipFolder
 from trainers.config import DataConfig
-from trainers.evaluation import EvaluationConfig, evaluate, gather_repeated, plain
+from trainers.details import details_table
+from trainers.evaluation import EvaluationConfig, diversity, evaluate, gather_repeated, plain
 from trainers.models.tiny import tiny_ltx
 from trainers.readings import TrueScene, clip_figures, read
 from trainers.sample import request_for_row, rows_of_split
-from trainers.summary import describe, markdown_table, summary
+from trainers.summary import DETAILS, describe, markdown_table, summary
 
 DISTANCE_M = 3.5
 RANGES = Ranges(
@@ -144,7 +145,9 @@ def test_true_clips_measure_true_and_keep_their_shape(evaluated):
     assert found["judge"]["within"].estimate == 1.0
     assert 0.9 < found["judge"]["area_ratio"] < 1.1
     assert found["judge"]["aligned_iou"] > 0.9
-    assert found["judge"]["trajectory_l2_m"] < 0.05
+    assert found["judge"]["trajectory_l2_m"].estimate < 0.05
+    assert found["judge"]["vanished"].estimate == 0.0
+    assert found["judge"]["published_l2"].estimate < 0.02
     # both look at the same pixels; the reward's metres are 2 % longer
     assert found["disagreement"] == pytest.approx(0.02, abs=0.005)
     assert found["background_psnr_db"] > 40
@@ -155,7 +158,7 @@ def test_a_slow_fall_is_wrong_in_motion_and_right_in_shape(evaluated):
     assert evaluated.g("slow").tolist() == pytest.approx([3.0, 4.0, 5.0], rel=0.05)
     assert found["judge"]["g_error"].estimate == pytest.approx(1 - 4 / 9.81, abs=0.04)
     assert found["judge"]["within"].estimate == 0.0
-    assert found["judge"]["iou"] < 0.5
+    assert found["judge"]["iou"].estimate < 0.5
     assert found["judge"]["aligned_iou"] > 0.9
     assert 0.9 < found["judge"]["area_ratio"] < 1.1
 
@@ -180,6 +183,44 @@ def test_a_vanished_object_is_a_miss_and_pays(evaluated):
     assert arm["clips"][0]["judge"]["reason"]
     assert arm["clips"][0]["judge"]["trajectory_l2_m"] > 0.5
     assert evaluated.record["comparisons"]["vanish"]["judge_g_m_s2"].dropped == 1
+
+
+def test_vanishing_is_counted_and_only_the_published_figures_forgive_it(evaluated):
+    gone = evaluated.record["arms"]["vanish"]["clips"][0]["judge"]
+    assert gone["vanished"] > 0.7
+    assert gone["published_l2"] < 0.01
+    assert gone["published_chamfer"] < 0.05
+    assert gone["chamfer_px"] > 0.7 * math.hypot(64, 64) - 1
+    assert gone["trajectory_l2_px"] > 50
+
+
+def test_landing_times_of_slow_falls_differ_from_the_true_ones(evaluated):
+    """A fall of 1.3 m takes 0.5 s; at 3 to 5 m/s^2 it takes 0.7 to 0.9 s. The true clips land when they should."""
+    for clip in evaluated.record["arms"]["truth"]["clips"]:
+        assert clip["judge"]["impact_s"] == pytest.approx(clip["judge"]["true_impact_s"], abs=0.04)
+    slow = evaluated.record["arms"]["slow"]["summary"]["judge"]["landing_ks"]
+    assert (slow.estimate, slow.count) == (1.0, 3)
+    assert slow.low <= slow.estimate <= slow.high
+
+
+def test_details_table_has_every_arm_and_no_empty_cell(evaluated):
+    lines = details_table(evaluated.record).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| truth", "| slow", "| fast", "| vanish"]
+    assert len({line.count("|") for line in lines}) == 1
+    assert "nan" not in "".join(lines)
+
+
+def test_seeds_that_differ_have_diversity(evaluated):
+    measured = evaluated.arm("slow")
+    assert math.isnan(evaluated.record["arms"]["slow"]["summary"]["diversity"])
+    twice = dataclasses.replace(
+        measured,
+        frames=[frame for frame in measured.frames for _ in range(2)],
+        seeds=[0, 1] * len(measured.frames),
+    )
+    assert diversity(twice) == 0.0
+    black = [frame * (i % 2) for i, frame in enumerate(twice.frames)]
+    assert diversity(dataclasses.replace(twice, frames=black)) > 0.2
 
 
 def test_table_shows_what_was_measured(evaluated):
@@ -246,8 +287,7 @@ def test_models_are_sampled_once_and_reported(world, tmp_path):
 
 
 def test_summary_of_scenes_with_several_seeds_counts_scenes():
-    same = dict.fromkeys(("area_ratio", "aligned_iou", "iou", "chamfer_px", "trajectory_l2_m"), 1.0)
-    same |= dict.fromkeys(("trajectory_l2_px", "published_l2_px"), 1.0)
+    same = dict.fromkeys((*DETAILS, "area_ratio", "aligned_iou", "impact_s", "true_impact_s"), 1.0)
     picture = dict.fromkeys(("disagreement", "background_psnr_db", "sharpness", "colour_shift"), 1.0)
 
     def clip(scene, g):
@@ -258,6 +298,10 @@ def test_summary_of_scenes_with_several_seeds_counts_scenes():
     assert found["judge"]["within"].estimate == 0.5
     assert found["judge"]["within"].count == 2
     assert found["judge"]["measurable"] == 0.75
+    assert found["judge"]["landing_ks"].estimate == 0.0
+    assert found["judge"]["iou"].count == 2
+    assert found["judge"]["g_spread_within_m_s2"] == 0.0  # of scene a; scene b has one measurable seed
+    assert found["judge"]["g_spread_between_m_s2"] == pytest.approx((9.81 - 2.0) / math.sqrt(2))
 
 
 def test_arms_are_parsed_and_bad_ones_refused(tmp_path):
