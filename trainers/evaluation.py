@@ -3,7 +3,7 @@
     python -m trainers.evaluation --lora outputs/oro_drops --at_rest --scenes 64 --output_dir outputs/evaluation
     python -m trainers.evaluation --arm truth autoencoder base last=outputs/last full=outputs/full --at_rest
 
-Leaves evaluation.json (every figure of every clip), table.md, details.md, pictures and report.html, videos side by side.
+Leaves evaluation.json (every figure of every clip), table.md, details.md and report.html with videos side by side.
 Clips are kept under output_dir/arms, so a run that was stopped goes on where it was.
 """
 
