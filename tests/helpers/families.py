@@ -13,9 +13,11 @@ from diffusers.models.transformers import transformer_ltx
 
 from trainers.models import FAMILIES
 from trainers.models.cogvideox import CogVideoXModel
+from trainers.models.hunyuan import HunyuanVideoModel
 from trainers.models.ltx import LTXModel
 from trainers.models.tiny import tiny_ltx
 from trainers.models.tiny_cogvideox import tiny_cogvideox
+from trainers.models.tiny_hunyuan import tiny_hunyuan
 from trainers.models.tiny_wan import tiny_wan
 from trainers.models.wan import WanModel
 
@@ -33,6 +35,7 @@ class Family:
     adapter: type
     image: bool = False
     pinned: bool = False
+    guided: bool = True
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -65,10 +68,11 @@ def stock_sample(family: Family, pipeline: Any, *, guidance: float) -> torch.Ten
     clips = []
     for prompt, image, generator in zip(PROMPTS, images(), seeds(), strict=True):
         picture = PIL.Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
+        extra = 4 if family.name == "hunyuan-latent_concat" else 0  # the stock pipeline drops its first four frames
         options = dict(family.options) | ({"image": picture} if family.image else {})
         done = pipeline(
             prompt=[prompt],
-            num_frames=SIZE["num_frames"],
+            num_frames=SIZE["num_frames"] + extra,
             height=SIZE["height_px"],
             width=SIZE["width_px"],
             num_inference_steps=NUM_STEPS,
@@ -137,6 +141,17 @@ def _families() -> list[Family]:
         image = layout.startswith("i2v")
         found.append(
             Family(name=f"cogvideox-{layout}", make=make, adapter=CogVideoXModel, image=image, options=options)
+        )
+    for layout in ("t2v", "token_replace", "latent_concat"):
+        found.append(
+            Family(
+                name=f"hunyuan-{layout}",
+                make=functools.partial(tiny_hunyuan, layout=layout),
+                adapter=HunyuanVideoModel,
+                image=layout != "t2v",
+                pinned=layout == "token_replace",
+                guided=layout != "latent_concat",
+            )
         )
     return found
 

@@ -15,6 +15,8 @@ __all__ = ["Condition", "Schedule", "VideoModel", "load_video_model", "lora_para
 FAMILIES = {
     "CogVideoXImageToVideoPipeline": "trainers.models.cogvideox:CogVideoXModel",
     "CogVideoXPipeline": "trainers.models.cogvideox:CogVideoXModel",
+    "HunyuanVideoImageToVideoPipeline": "trainers.models.hunyuan:HunyuanVideoModel",
+    "HunyuanVideoPipeline": "trainers.models.hunyuan:HunyuanVideoModel",
     "LTXPipeline": "trainers.models.ltx:LTXModel",
     "LTXImageToVideoPipeline": "trainers.models.ltx:LTXModel",
     "WanImageToVideoPipeline": "trainers.models.wan:WanModel",

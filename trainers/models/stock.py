@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.training_utils import _collate_lora_metadata
@@ -127,6 +128,10 @@ class StockModel:
         several = zip(*(self._prompt_cache[text] for text in prompts), strict=True)
         return tuple(torch.stack(parts).to(self.device) for parts in several)
 
+    def _read(self, prompts: Sequence[str], first_frames_BCHW: Tensor | None) -> Text:
+        """The text's features; a family that reads prompt and first frame together has its own."""
+        return self.encode_prompt(prompts)
+
     def _encode_first(self, frames_BCHW: Tensor, num_frames: int, generators: Generators) -> dict[str, Any]:
         """Fields of the condition that the first frame brings."""
         raise NotImplementedError
@@ -153,7 +158,7 @@ class StockModel:
         fps_B = torch.as_tensor(fps, dtype=torch.float32, device=self.device).expand(len(prompts))
         if not (fps_B > 0).all():
             raise ValueError(f"fps must be > 0, got {fps_B.min().item():g}: give the clip's frames a second")
-        text: dict[str, Any] = dict(zip(TEXT_FIELDS, self.encode_prompt(prompts), strict=False))
+        text: dict[str, Any] = dict(zip(TEXT_FIELDS, self._read(prompts, first_frames_BCHW), strict=False))
         if guidance_scale > 1 and self.has_negative_branch:
             negative = self.encode_prompt([negative_prompt] * len(prompts))
             text |= dict(zip(NEGATIVE_FIELDS, negative, strict=False))
@@ -266,6 +271,12 @@ class StockModel:
         for network in self.networks.values():
             network.fuse_lora()
             network.unload_lora()
+
+
+def pictures(frames_BCHW: Tensor) -> list[Any]:
+    """The first frames as image encoders take them, rounded to 8 bits."""
+    arrays = (frames_BCHW.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [PIL.Image.fromarray(array) for array in arrays]
 
 
 def like(sigma_B: Tensor, latents: Tensor) -> Tensor:

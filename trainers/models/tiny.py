@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXPipeline, LTXVideoTransformer3DModel
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 _WORDS = [
@@ -14,10 +14,19 @@ _WORDS = [
 ]
 
 
-def tiny_tokenizer(texts: list[str] | None = None, max_length: int = 32) -> PreTrainedTokenizerFast:
-    """Return a word tokenizer trained on `texts` that ends every sentence with `</s>` as T5's does."""
+def tiny_tokenizer(
+    texts: list[str] | None = None, max_length: int = 32, *, piece_length: int | None = None
+) -> PreTrainedTokenizerFast:
+    """Return a word tokenizer trained on `texts` that ends every sentence with `</s>` as T5's does.
+
+    Args:
+        piece_length: cut words into pieces of at most so many letters.
+    """
     core = Tokenizer(models.WordLevel(unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Digits(True)])
+    cuts = [pre_tokenizers.Whitespace(), pre_tokenizers.Digits(True)]
+    if piece_length is not None:
+        cuts.append(pre_tokenizers.Split(Regex(rf"\w{{1,{piece_length}}}"), "isolated"))
+    core.pre_tokenizer = pre_tokenizers.Sequence(cuts)
     specials = ["<pad>", "</s>", "<unk>"]
     core.train_from_iterator(texts or _WORDS, trainers.WordLevelTrainer(special_tokens=specials))
     core.post_processor = processors.TemplateProcessing(

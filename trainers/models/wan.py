@@ -21,7 +21,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from trainers.models.base import Condition, Generators, Schedule
-from trainers.models.stock import StatefulSchedule, StockModel, Text, in_chunks
+from trainers.models.stock import StatefulSchedule, StockModel, Text, in_chunks, pictures
 
 TEXT_LENGTH = 512  # as the stock pipelines call their encoder; the padding is attended to
 
@@ -116,8 +116,7 @@ class WanModel(StockModel):
         given[:, :, 0] = 1
         fields: dict[str, Any] = {"first_latents": torch.cat([given, latents], dim=1)}
         if self.pipeline.transformer.config["image_dim"] is not None:
-            pictures = self.pipeline.video_processor.numpy_to_pil(frames_BCHW.float().cpu().permute(0, 2, 3, 1).numpy())
-            fields["image_BLD"] = self.pipeline.encode_image(pictures, self.device)
+            fields["image_BLD"] = self.pipeline.encode_image(pictures(frames_BCHW), self.device)
         return fields
 
     def initial_latents(self, condition: Condition, generators: Generators) -> Tensor:

@@ -14,7 +14,10 @@ from trainers.models import load_video_model, lora_parameters
 from trainers.models.tiny import tiny_ltx
 from trainers.rollout import rollout, sample
 
-BRIEF = [one for one in ONE_EACH if one.name in ("ltx-i2v", "wan-a14b", "wan-ti2v-image", "cogvideox-i2v_1.5")]
+BRIEF = [
+    one for one in ONE_EACH if one.name in ("ltx-i2v", "wan-a14b", "wan-ti2v-image", "cogvideox-i2v_1.5", "hunyuan-t2v")
+]
+EACH = [pytest.param(one, marks=[] if one in BRIEF else pytest.mark.slow, id=one.name) for one in ONE_EACH]
 FULL = tuple(range(NUM_STEPS))
 
 
@@ -86,17 +89,22 @@ def finite_difference(model, function, direction, step=1e-5):
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("family", ALL, ids=str)
 def test_samples_equal_the_stock_pipeline(family, guidance):
+    if guidance > 1 and not family.guided:
+        with pytest.raises(ValueError, match="told no guidance, got guidance_scale 3: set it to 1"):
+            sampled(family, family.adapter(family.make()), guidance=guidance)
+        return
     expected = stock_sample(family, family.make(), guidance=guidance)
     actual = sampled(family, family.adapter(family.make()), guidance=guidance)
     assert expected.std() > 0.05
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("family", ONE_EACH, ids=str)
+@pytest.mark.parametrize("family", EACH)
 def test_guidance_the_prompt_and_the_first_frame_change_the_sample(family):
     model = family.adapter(family.make())
-    one, other = sampled(family, model), sampled(family, model, guidance=3.0)
-    assert (one - other).abs().max() > 1e-4
+    one = sampled(family, model)
+    if family.guided:
+        assert (one - sampled(family, model, guidance=3.0)).abs().max() > 1e-4
     generators = seeds()
     condition = condition_of(family, model, generators=generators)
     swapped = dataclasses.replace(condition, prompt_BLD=condition.prompt_BLD.flip(0))
@@ -123,12 +131,10 @@ def test_the_pinned_frame_stays_and_gets_no_gradient(family):
     assert lora_gradient(model, done.square().sum()).norm() > 0
 
 
-@pytest.mark.parametrize(
-    "family", [pytest.param(one, marks=[] if one in BRIEF else pytest.mark.slow) for one in ONE_EACH], ids=str
-)
+@pytest.mark.parametrize("family", EACH)
 def test_lora_gradients_equal_central_differences(family, doubled):
     model = with_lora(family, dtype=torch.float64)
-    for guidance in (1.0, 2.0):
+    for guidance in (1.0, 2.0)[: 1 + family.guided]:
         condition = condition_of(family, model, guidance=guidance)
         gradient = lora_gradient(model, play(model, condition, grad_steps=FULL))
         drawn = torch.randn(len(gradient), generator=torch.Generator().manual_seed(2), dtype=gradient.dtype)
@@ -137,9 +143,9 @@ def test_lora_gradients_equal_central_differences(family, doubled):
             torch.testing.assert_close(gradient @ direction, expected, rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("family", ONE_EACH, ids=str)
-def test_decode_equals_the_stock_decoder_and_checkpoints_exactly(family):
-    """Odd and even numbers of chunks; the stock decoder's own values; gradients of the whole graph."""
+@pytest.mark.parametrize("family", EACH)
+def test_a_checkpointed_decode_is_exact(family):
+    """One, three and nine chunks or tiles: pixels and gradients are those of the decode that keeps its whole graph."""
     model = family.adapter(family.make())
     for num_frames in (1, 9, 33):
         condition = dataclasses.replace(condition_of(family, model), num_frames=num_frames)
@@ -155,7 +161,7 @@ def test_decode_equals_the_stock_decoder_and_checkpoints_exactly(family):
         torch.testing.assert_close(actual, expected, atol=1e-5 * expected.abs().max().item(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", ONE_EACH, ids=str)
+@pytest.mark.parametrize("family", EACH)
 def test_a_lora_round_trips_through_the_stock_loader(family, tmp_path):
     model = with_lora(family)
     expected = sampled(family, model)
@@ -179,7 +185,7 @@ def test_a_lora_round_trips_through_the_stock_loader(family, tmp_path):
     torch.testing.assert_close(sampled(family, again), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("family", ONE_EACH, ids=str)
+@pytest.mark.parametrize("family", EACH)
 def test_the_loss_of_a_perfect_prediction_is_zero(family, monkeypatch):
     model = family.adapter(family.make())
     condition = condition_of(family, model)
@@ -241,13 +247,13 @@ def test_a_bf16_base_keeps_fp32_loras(family, tmp_path):
     assert torch.isfinite(sampled(family, model)).all()
 
 
-@pytest.mark.parametrize("family", ONE_EACH, ids=str)
+@pytest.mark.parametrize("family", EACH)
 def test_the_family_is_read_off_the_folder(family, tmp_path):
     family.make(folder=tmp_path)
     assert type(load_video_model(tmp_path)) is family.adapter
 
 
-@pytest.mark.parametrize("family", ONE_EACH, ids=str)
+@pytest.mark.parametrize("family", EACH)
 def test_refusals_say_what_to_do(family, tmp_path):
     model = family.adapter(family.make())
     for changed, message in (
@@ -272,5 +278,5 @@ def test_refusals_say_what_to_do(family, tmp_path):
 
 def test_an_unsupported_family_names_the_supported(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(ValueError, match=r"is a FluxPipeline; supported are CogVideoX.*LTX.*Wan"):
+    with pytest.raises(ValueError, match=r"is a FluxPipeline; supported are CogVideoX.*Hunyuan.*LTX.*Wan"):
         load_video_model(tmp_path)
