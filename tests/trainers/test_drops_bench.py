@@ -1,0 +1,162 @@
+"""The experiment's queue: its cells, that it goes on where it stopped, and its table. The real trainers run slowly."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainers import drops_bench
+from trainers.bench_cells import Cell
+from trainers.config import parse_config
+from trainers.drops_bench import DropsBenchConfig, chosen, gather, plan_table, run
+from trainers.summary import DETAILS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def at_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def command_of(cells, name):
+    return next(cell.command for cell in cells if cell.name == name)
+
+
+def test_the_core_table_has_six_arms_of_three_seeds_and_the_ablations_one(at_root):
+    cells = chosen(DropsBenchConfig())
+    names = [cell.name for cell in cells]
+    assert len(names) == len(set(names))
+    for arm in ("psft", "oro", "rwr", "psft+oro", "psft+rwr"):
+        assert [f"{arm}-{seed}" in names for seed in range(3)] == [True] * 3
+    assert {"data", "evaluate-base", "rwr_uniform-0", "oro_last-0"} <= set(names)
+    assert "rwr_uniform-1" not in names
+    assert all(cell.minutes <= 30 for cell in cells)
+    assert "hours of one core" in plan_table(cells, Path("nowhere"))
+
+
+def test_every_command_is_one_that_the_trainers_take(at_root):
+    from trainers.config import OROConfig
+    from trainers.evaluation import EvaluationConfig
+    from trainers.regression_config import PSFTConfig, RWRConfig
+
+    classes = {"trainers/oro.py": OROConfig, "trainers/rwr.py": RWRConfig, "trainers/psft.py": PSFTConfig}
+    seen = set()
+    for quick in (False, True):
+        for cell in chosen(DropsBenchConfig(quick=quick)):
+            if cell.command[1] in classes:
+                config = parse_config(classes[cell.command[1]], cell.command[2:])
+                assert config.split != "heldout"
+                seen.add(cell.command[1])
+            elif "trainers.evaluation" in cell.command:
+                parse_config(EvaluationConfig, cell.command[3:])
+    assert seen == set(classes)
+
+
+def test_only_asks_for_what_an_arm_needs(at_root):
+    names = [cell.name for cell in chosen(DropsBenchConfig(only=["psft+rwr"], seeds=[4]))]
+    assert names == ["data", "evaluate-base", "psft-4", "psft+rwr-4", "evaluate-psft+rwr-4"]
+    assert "data" not in [cell.name for cell in chosen(DropsBenchConfig(true_clips=["some/folder", "train"]))]
+    with pytest.raises(ValueError, match="arm orro, which is none of base, oro, rwr"):
+        chosen(DropsBenchConfig(only=["orro"]))
+    with pytest.raises(ValueError, match="true_clips must be a folder"):
+        chosen(DropsBenchConfig(true_clips=["one"]))
+
+
+@pytest.fixture
+def queue(monkeypatch, tmp_path):
+    """`queue(*cells)` runs these; a cell's command appends its name to `order`."""
+
+    def make(*cells, **changes):
+        monkeypatch.setattr(drops_bench, "cells_of", lambda plan: list(cells))
+        return run(DropsBenchConfig(output_dir=str(tmp_path), **changes))
+
+    return make
+
+
+def writes(tmp_path, name, *, code=0, needs=(), seconds=0.0):
+    program = (
+        f"import time; open(r'{tmp_path}/order', 'a').write('{name} '); time.sleep({seconds}); "
+        f"print('the last line'); raise SystemExit({code})"
+    )
+    return Cell(name=name, command=(sys.executable, "-c", program), needs=tuple(needs))
+
+
+def test_the_queue_goes_on_where_it_stopped(queue, tmp_path, capsys):
+    def cells(code):
+        bad = writes(tmp_path, "bad", code=code)
+        return [
+            writes(tmp_path, "a"),
+            bad,
+            writes(tmp_path, "after", needs=["bad"]),
+            writes(tmp_path, "b", needs=["a"]),
+        ]
+
+    assert queue(*cells(3), only=[]) == ["bad", "after"]
+    said = capsys.readouterr().out
+    assert "2/4 bad: failed with exit status 3 (the last line): see" in said
+    assert "3/4 after: left out, bad is not done" in said
+    assert queue(*cells(0)) == []
+    assert (tmp_path / "order").read_text().split() == ["a", "bad", "b", "bad", "after"]
+    assert "1/4 a: done before" in capsys.readouterr().out
+
+
+def test_a_cell_whose_command_changed_runs_again(queue, tmp_path):
+    queue(writes(tmp_path, "a"))
+    queue(writes(tmp_path, "a", seconds=0.001))
+    assert (tmp_path / "order").read_text().split() == ["a", "a"]
+
+
+def test_a_cell_that_takes_too_long_is_stopped_and_not_done(queue, tmp_path, capsys):
+    slow = writes(tmp_path, "slow", seconds=30)
+    assert queue(slow, cell_minutes=0.01) == ["slow"]
+    assert "stopped after 0.01 minutes" in capsys.readouterr().out
+
+
+def leave_evaluation(folder, cell, g_m_s2):
+    """What an evaluation of three scenes with these g leaves."""
+    one = dict.fromkeys((*DETAILS, "area_ratio", "aligned_iou", "impact_s", "true_impact_s"), 0.5)
+    picture = dict.fromkeys(("disagreement", "background_psnr_db", "sharpness", "colour_shift"), 1.0)
+    clips = []
+    for scene, g in enumerate(g_m_s2):
+        known = {"g_m_s2": g, "g_scaled_m_s2": g, "g_error": None if g is None else abs(g - 9.81) / 9.81}
+        clips.append({"scene": str(scene), "at_rest": True, "reward": one | known, "judge": one | known, **picture})
+    (folder / cell.name).mkdir(parents=True)
+    (folder / cell.name / "evaluation.json").write_text(json.dumps({"arms": {"x": {"clips": clips}}}))
+    (folder / "cells").mkdir(exist_ok=True)
+    (folder / "cells" / f"{cell.name}.json").write_text(json.dumps({"command": list(cell.command)}))
+
+
+def test_the_table_puts_the_seeds_of_an_arm_together(tmp_path):
+    cells = [Cell(name=name, command=(name,), arm=name.split("-")[1]) for name in ("evaluate-base", "evaluate-oro-0", "evaluate-oro-1")]  # fmt: skip
+    for cell, g_m_s2 in zip(cells, ([4.0, 4.0, 4.0], [9.0, 9.5, None], [8.0, 9.5, 10.0]), strict=True):
+        leave_evaluation(tmp_path, cell, g_m_s2)
+    record = gather(DropsBenchConfig(output_dir=str(tmp_path)), cells)
+    oro = record["arms"]["oro"]
+    assert oro["g_by_seed_m_s2"] == [9.25, 9.5]
+    assert oro["summary"]["judge"]["measurable"] == pytest.approx(5 / 6)
+    assert oro["summary"]["judge"]["g_m_s2"].count == 3  # scenes, not clips
+    assert record["comparisons"]["oro"]["judge_g_m_s2_median"].estimate == pytest.approx(5.5)
+    table = (tmp_path / "table.md").read_text()
+    assert "| oro | 2 | " in table
+    assert "9.25, 9.50" in table
+    assert math.isnan(oro["summary"]["diversity"])
+    assert json.loads((tmp_path / "results.json").read_text())["arms"]["oro"]["seeds"] == 2
+
+
+@pytest.mark.slow
+def test_the_real_cells_run_in_short(at_root, tmp_path):
+    """Base, PSFT and PSFT+RWR, one step and two scenes each, PSFT on the shipped clips in place of rendered ones."""
+    config = DropsBenchConfig(
+        output_dir=str(tmp_path),
+        seeds=[0],
+        quick=True,
+        only=["rwr", "psft", "psft+oro"],
+        true_clips=["data/drops/clips", "train"],
+    )
+    assert run(config) == []
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert list(record["arms"]) == ["base", "rwr", "psft", "psft+oro"]
+    assert run(config) == []  # all of it is done

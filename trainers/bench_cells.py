@@ -1,0 +1,141 @@
+"""The cells of drops-bench: what each runs, what it needs first, about how long it takes on one CPU core."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ORO, RWR, PSFT = "configs/oro_drops.yaml", "configs/rwr_drops.yaml", "configs/psft_drops.yaml"
+RECIPE, JUDGE = "configs/recipes/gravity_positions.yaml", "configs/recipes/judge_scene.yaml"
+STEPS = {"oro": 300, "rwr": 360, "psft": 800}
+"""Optimizer steps of one training, each about 20 minutes of one core: the same budget of time."""
+
+MINUTES = {"oro": 22, "rwr": 22, "psft": 20, "evaluate": 3, "data": 10}
+FREE = ("--reference_weight", "0", "--denoising_weight", "0")
+SMALL = ("--max_steps", "1", "--per_device_train_batch_size", "1")
+QUICK = {
+    "oro": SMALL,
+    "psft": SMALL,
+    "rwr": (*SMALL, "--num_generations", "2", "--prompts_per_round", "1"),
+}
+
+ABLATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "rwr_uniform": ("rwr", ("--weighting", "uniform")),
+    "rwr_cold": ("rwr", ("--target_ess", "0.1")),
+    "rwr_hot": ("rwr", ("--target_ess", "0.6")),
+    "rwr_n4": ("rwr", ("--num_generations", "4", "--prompts_per_round", "24")),
+    "rwr_best": ("rwr", ("--top_k", "1", "--max_weight", "0")),
+    "oro_last": ("oro", ("--grad_steps", "last")),
+    "oro_early": ("oro", ("--adapter_sigma_range", "0.86", "1")),
+    "oro_free": ("oro", FREE),
+    "oro_control": ("oro", ("--reward_weight", "0")),
+    "psft_physics": ("psft", ("--physics_weight", "1")),
+}
+"""One seed each: name, method, flags beyond those of the core table."""
+
+MATCHES = ("flow_match", "depth_match", "segmentation_match")
+"""Recipes that compare with the true clip; a cell each where the recipe is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One command of the queue.
+
+    Args:
+        needs: names of the cells that must be done before.
+        minutes: about, on one core.
+        arm: the arm of the table whose figures it leaves, empty for other cells.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    minutes: float = 1.0
+    arm: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What decides the cells.
+
+    Args:
+        folder: of the whole experiment.
+        seeds: of the core table.
+        stage: `core`, or `all` with the ablations.
+        quick: one step and two scenes a cell, to see the queue run.
+        true_clips: folder of splits and name of the split that supervised fine-tuning learns from; None writes it.
+    """
+
+    folder: Path
+    seeds: Sequence[int]
+    stage: str
+    quick: bool
+    scenes: int
+    split: str
+    clips: int
+    model: str
+    true_clips: tuple[str, str] | None
+
+
+def cells_of(plan: Plan) -> list[Cell]:
+    """Every cell in the order of the queue: data, base, seed by seed the core arms, then the ablations."""
+    cells = [] if plan.true_clips else [data_cell(plan)]
+    cells.append(evaluate_cell(plan, "base", "base"))
+    for seed in plan.seeds:
+        for method in ("oro", "rwr", "psft"):
+            cells += arm_cells(plan, method, method, seed, ())
+        for method in ("oro", "rwr"):
+            cells += arm_cells(plan, f"psft+{method}", method, seed, (), start=f"psft-{seed}")
+    if plan.stage == "all":
+        recipes = {name: Path("configs/recipes") / f"{name}.yaml" for name in MATCHES}
+        matches = {name: str(path) for name, path in recipes.items() if path.exists()}
+        several = ABLATIONS | {f"oro_{name}": ("oro", ("--recipe", recipe)) for name, recipe in matches.items()}
+        for name, (method, flags) in several.items():
+            cells += arm_cells(plan, name, method, plan.seeds[0], flags)
+    return cells
+
+
+def data_cell(plan: Plan) -> Cell:
+    """Clips of the training scenes under true gravity."""
+    flags = ("--split", "train", "--g_m_s2", "9.81", "--light", "--clips", str(2 if plan.quick else plan.clips))
+    folder = ("--output_dir", str(plan.folder / "data"))
+    return Cell(name="data", command=(sys.executable, "-m", "data.write", *flags, *folder), minutes=MINUTES["data"])
+
+
+def arm_cells(
+    plan: Plan, arm: str, method: str, seed: int, flags: tuple[str, ...], *, start: str | None = None
+) -> list[Cell]:
+    """The training of one arm with one seed, and its evaluation.
+
+    Args:
+        start: the cell whose LoRA it starts from.
+    """
+    name = f"{arm}-{seed}"
+    needs = (start,) if start else ()
+    config = {"oro": ORO, "rwr": RWR, "psft": PSFT}[method]
+    steps = ("--max_steps", str(STEPS[method]), "--warmup_steps", "10")
+    own = ("--output_dir", str(plan.folder / name), "--seed", str(seed), "--model_name_or_path", plan.model)
+    run = ("--resume_from_checkpoint", "auto", "--save_steps", "20", "--eval_steps", "0", "--report_to", "none")
+    if method == "psft":
+        dataset, split = plan.true_clips or (str(plan.folder / "data"), "train-g9.81")
+        own += ("--dataset", dataset, "--split", split)
+        needs += () if plan.true_clips else ("data",)
+    if start:
+        own += ("--lora_path", str(plan.folder / start))
+    size = QUICK[method] if plan.quick else ()
+    command = (sys.executable, f"trainers/{method}.py", "--config", config, *steps, *own, *run, *flags, *size)
+    minutes = 0.2 if plan.quick else MINUTES[method]
+    train = Cell(name=name, command=command, needs=needs, minutes=minutes)
+    return [train, evaluate_cell(plan, arm, f"{name}={plan.folder / name}", needs=(name,), seed=seed)]
+
+
+def evaluate_cell(plan: Plan, arm: str, source: str, *, needs: tuple[str, ...] = (), seed: int | None = None) -> Cell:
+    """The evaluation of one arm on held-out scenes; all arms share scenes and noise."""
+    name = f"evaluate-{arm}" if seed is None else f"evaluate-{arm}-{seed}"
+    scenes = ("--split", plan.split, "--scenes", str(2 if plan.quick else plan.scenes), "--at_rest")
+    judges = ("--recipe", RECIPE, "--judge", JUDGE, "--model", plan.model)
+    command = (sys.executable, "-m", "trainers.evaluation", "--arm", source, *scenes, *judges)
+    command += ("--output_dir", str(plan.folder / name))
+    return Cell(name=name, command=command, needs=needs, minutes=0.2 if plan.quick else MINUTES["evaluate"], arm=arm)
