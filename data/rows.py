@@ -162,7 +162,7 @@ def to_camera(batch: Mapping[str, Any]) -> Camera:
 
 
 def to_video(batch: Mapping[str, Any]) -> Video:
-    """A collated batch as a `Video` with its camera, frame rate and the first object's mask and distance in the
+    """A collated batch as a `Video` with its camera, frame rate, the objects' masks and the first one's distance in the
     first frame."""
     camera = to_camera(batch)
     _, depth_B = camera.project(batch["poses_BTN7"][:, 0, 0, :3])
@@ -171,6 +171,7 @@ def to_video(batch: Mapping[str, Any]) -> Video:
         fps_B=batch["fps_B"],
         camera=camera,
         first_mask_BHW=(batch["mask_BTHW"][:, 0] == 1).float(),
+        object_masks_BNHW=torch.stack([(batch["mask_BTHW"][:, 0] == n + 1).float() for n in range(MAX_OBJECTS)], dim=1),
         object_depth_m_B=depth_B,
         at_rest_B=batch["at_rest_B"],
     )

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from reward_physics import masks
 from reward_physics.arcs import Arc, find_arc
+from reward_physics.flights import Flights, Trajectory, find_flights
 from reward_physics.kinematics import MIN_FRAMES, ArcFit, fit_arc
 from reward_physics.tracks import ImageTrack, track_in_image
+from reward_physics.trajectories import tracks_of_objects, trajectory_of
 from reward_physics.video import Video
 from reward_physics.world_tracks import Line, Track, fit_distance, horizontal_distance, track_in_world, trust_near_floor
 
@@ -249,6 +251,26 @@ class Observation:
             at_rest_B=self.video.at_rest_B,
         )
         return fit.with_scale_error(track.scale_sd_B)
+
+    @_once
+    def trajectory(self) -> Trajectory:
+        """The object's path in metres, or in the best unit that is known."""
+        return trajectory_of(self)
+
+    @_once
+    def flights(self) -> Flights:
+        """Every free flight and rest of the object, each fitted, with the times at which they meet."""
+        return find_flights(self.trajectory, min_frames=self.instruments.min_frames)
+
+    @_once
+    def object_tracks(self) -> list[ImageTrack]:
+        """One track in pixels for each object whose first mask the clips have; empty where they have none."""
+        return tracks_of_objects(self)
+
+    @property
+    def track_reasons(self) -> list[str | None]:
+        """Why the object of each clip cannot be followed, None where it can."""
+        return self._unseen()
 
     @_once
     def visibility_B(self) -> Tensor:

@@ -25,6 +25,7 @@ class Video:
         first_mask_BHW: 1 on the object in the first frame and 0 elsewhere, or None when unknown.
         object_depth_m_B: z-depth of the object's centre in the first frame, m, or None when unknown.
         at_rest_B: True where the object is known to be released without velocity in the first frame, or None.
+        object_masks_BNHW: 1 on each of N objects in the first frame, zeros for one that a clip lacks, or None.
 
     Raises:
         ValueError: wrong shape or type, frame rate not positive, camera of another size.
@@ -36,6 +37,7 @@ class Video:
     first_mask_BHW: Tensor | None = None
     object_depth_m_B: Tensor | None = None
     at_rest_B: Tensor | None = None
+    object_masks_BNHW: Tensor | None = None
 
     def __post_init__(self) -> None:
         frames = self.frames_BTCHW
@@ -61,6 +63,12 @@ class Video:
             )
         if self.at_rest_B is not None and self.at_rest_B.shape != (batch,):
             raise ValueError(f"at_rest must have shape ({batch},), got {tuple(self.at_rest_B.shape)}")
+        objects = self.object_masks_BNHW
+        if objects is not None and (objects.ndim != 4 or objects[:, 0].shape != (batch, height, width)):
+            raise ValueError(
+                f"object masks must have shape ({batch}, N, {height}, {width}), got {tuple(objects.shape)}: "
+                "one mask an object"
+            )
         camera = self.camera
         if camera is not None:
             if (camera.height_px, camera.width_px) != (height, width):
@@ -137,6 +145,7 @@ class Video:
             frames_BTCHW=self.frames_BTCHW.to(device),
             fps_B=self.fps_B.to(device),
             camera=None if self.camera is None else self.camera.to(device),
+            object_masks_BNHW=None if self.object_masks_BNHW is None else self.object_masks_BNHW.to(device),
             first_mask_BHW=None if self.first_mask_BHW is None else self.first_mask_BHW.to(device),
             object_depth_m_B=None if self.object_depth_m_B is None else self.object_depth_m_B.to(device),
             at_rest_B=None if self.at_rest_B is None else self.at_rest_B.to(device),
@@ -148,6 +157,7 @@ class Video:
             frames_BTCHW=self.frames_BTCHW[clips],
             fps_B=self.fps_B[clips],
             camera=None if self.camera is None else self.camera[clips],
+            object_masks_BNHW=None if self.object_masks_BNHW is None else self.object_masks_BNHW[clips],
             first_mask_BHW=None if self.first_mask_BHW is None else self.first_mask_BHW[clips],
             object_depth_m_B=None if self.object_depth_m_B is None else self.object_depth_m_B[clips],
             at_rest_B=None if self.at_rest_B is None else self.at_rest_B[clips],

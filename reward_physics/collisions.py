@@ -1,0 +1,252 @@
+"""Collisions of two bodies on their tracks: contact, non-penetration, causality, momentum with unknown masses.
+
+Around the contact each body's track is fitted by a parabola before and one after (`kinematics.fit_arc`); with
+dv = v_after - v_before at the contact and n the unit vector from body 1 to body 2:
+
+    non-penetration   relu(r1 + r2 - d) / (r1 + r2)
+    momentum          m1 dv1 + m2 dv2 = 0, so dv1 and dv2 are antiparallel and |dv1| / |dv2| = m2 / m1 at every contact
+    Coulomb           |dv_t| <= mu |dv_n|
+    restitution       e = -(v_after . n) / (v_before . n) of the relative velocity, in [0, 1]
+    causality         no jump of velocity without contact; no contact with approach and no jump (e < 0: passing through)
+
+Contact is sought detached: the split of the relative track into two parabolas that leaves the least residual, among the
+frames where the bodies touch; a jump without contact is the same among the frames where they do not.
+
+Axes: B clips, T frames, D coordinates (the last of them up), C contacts of a pair, 2 bodies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from reward_physics.kinematics import fit_arc
+
+MIN_FRAMES = 4
+_WINDOW_FRAMES = 9
+_VISIBLE_SIGMAS = 3.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two bodies.
+
+    Args:
+        time_BT: s.
+        position_B2TD: any one unit.
+        weight_B2T: trust in [0, 1].
+        radius_B2: in the same unit.
+        sigma_B: noise of a position.
+    """
+
+    time_BT: Tensor
+    position_B2TD: Tensor
+    weight_B2T: Tensor
+    radius_B2: Tensor
+    sigma_B: Tensor
+
+    @property
+    def both_BT(self) -> Tensor:
+        """True where both bodies are seen."""
+        return (self.weight_B2T.detach() > 0.1).all(1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Jump:
+    """How both velocities change at one moment; zeros where it is not measured.
+
+    Args:
+        dv_B2D: change of each velocity.
+        before_BD, after_BD: relative velocity v2 - v1.
+        normal_BD: unit vector from body 1 to body 2, detached.
+        time_B: s.
+        measured_B: True where both sides are fitted.
+    """
+
+    dv_B2D: Tensor
+    before_BD: Tensor
+    after_BD: Tensor
+    normal_BD: Tensor
+    time_B: Tensor
+    measured_B: Tensor
+
+    @property
+    def closing_B(self) -> Tensor:
+        """Speed of approach before, >= 0 when they come nearer."""
+        return -(self.before_BD * self.normal_BD).sum(-1)
+
+    @property
+    def parting_B(self) -> Tensor:
+        """Speed of separation after; negative where they pass through each other."""
+        return (self.after_BD * self.normal_BD).sum(-1)
+
+
+def penetration(pair: Pair) -> Tensor:
+    """relu(r1 + r2 - d) / (r1 + r2) in every frame, (B, T), in [0, 1]; 0 where a body is not seen."""
+    reach = pair.radius_B2.sum(1, keepdim=True)
+    depth = (1 - _distance(pair) / reach.clamp(min=1e-9)).clamp(min=0)
+    return torch.where(pair.both_BT, depth, torch.zeros_like(depth))
+
+
+def contact_jump(pair: Pair, *, reach: float = 0.25) -> Jump:
+    """The contact of every clip: bodies nearer than (1 + reach)(r1 + r2) that change their relative velocity most."""
+    return _jump_at(pair, _best_split(pair, _near(pair, reach)))
+
+
+def jump_without_contact(pair: Pair, *, reach: float = 0.25) -> Jump:
+    """The largest change of relative velocity while the bodies are farther apart than that, frames beside left out."""
+    near = _near(pair, reach).float()
+    beside = torch.nn.functional.max_pool1d(near[:, None], 2 * MIN_FRAMES - 1, stride=1, padding=MIN_FRAMES - 1)[:, 0]
+    return _jump_at(pair, _best_split(pair, beside < 0.5))
+
+
+def momentum_error(jump: Jump, mass_ratio: float | None = None) -> Tensor:
+    """How far the velocity changes are from conserving momentum, (B,), in [0, 1].
+
+    Masses unknown: (1 + cos(dv1, dv2)) / 2. Known: |m1 dv1 + m2 dv2| / (|m1 dv1| + |m2 dv2|), mass_ratio = m2 / m1.
+    """
+    dv1, dv2 = _safe_changes(jump)
+    if mass_ratio is None:
+        cosine = (dv1 * dv2).sum(-1) / (_norm(dv1) * _norm(dv2))
+        return torch.where(jump.measured_B, 0.5 * (1 + cosine), torch.zeros_like(cosine))
+    error = _norm(dv1 + mass_ratio * dv2) / (_norm(dv1) + mass_ratio * _norm(dv2))
+    return torch.where(jump.measured_B, error, torch.zeros_like(error))
+
+
+def mass_ratio(jump: Jump) -> Tensor:
+    """m2 / m1 = |dv1| / |dv2|, (B,); 1 where not measured."""
+    dv1, dv2 = _safe_changes(jump)
+    return _norm(dv1) / _norm(dv2)
+
+
+def mass_ratio_spread(ratio_BC: Tensor, measured_BC: Tensor) -> Tensor:
+    """Standard deviation of ln(m2 / m1) over a pair's contacts, (B,): 0 where it is one ratio, or one contact."""
+    weight = measured_BC.to(ratio_BC)
+    log = torch.where(measured_BC, ratio_BC, torch.ones_like(ratio_BC)).clamp(min=1e-6).log()
+    count = weight.sum(1).clamp(min=1)
+    mean = (weight * log).sum(1) / count
+    variance = (weight * (log - mean[:, None]).square()).sum(1) / count
+    positive = variance.detach() > 0
+    return torch.where(positive, torch.where(positive, variance, torch.ones_like(variance)).sqrt(), variance)
+
+
+def coulomb_excess(jump: Jump, friction: float) -> Tensor:
+    """relu(|dv_t| - mu |dv_n|) / |dv| of the first body, (B,), in [0, 1]."""
+    dv1, _ = _safe_changes(jump)
+    along = (dv1 * jump.normal_BD).sum(-1)
+    across = _norm(dv1 - along[:, None] * jump.normal_BD)
+    excess = (across - friction * along.abs()).clamp(min=0) / _norm(dv1)
+    return torch.where(jump.measured_B, excess, torch.zeros_like(excess))
+
+
+def restitution(jump: Jump) -> tuple[Tensor, Tensor]:
+    """e = parting / closing speed and where it is known (they approached), (B,) each; 0 elsewhere."""
+    known = jump.measured_B & (jump.closing_B.detach() > 0)
+    closing = torch.where(known, jump.closing_B, torch.ones_like(jump.closing_B))
+    return torch.where(known, jump.parting_B / closing, torch.zeros_like(closing)), known
+
+
+def is_visible(jump: Jump, pair: Pair) -> Tensor:
+    """True where the relative velocity changes by more than the noise moves it, detached."""
+    change = (jump.after_BD - jump.before_BD).detach().norm(dim=-1)
+    step = _step(pair.time_BT)
+    return jump.measured_B & (change * step > _VISIBLE_SIGMAS * pair.sigma_B)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return (x.square().sum(-1) + 1e-24).sqrt()
+
+
+def _step(time_BT: Tensor) -> Tensor:
+    if time_BT.shape[1] < 2:
+        return torch.ones_like(time_BT[:, 0])
+    return (time_BT[:, 1:] - time_BT[:, :-1]).median(1).values
+
+
+def _distance(pair: Pair) -> Tensor:
+    """Distance of the centres (B, T); its gradient at zero is zero."""
+    apart = pair.position_B2TD[:, 1] - pair.position_B2TD[:, 0]
+    apart = torch.where(pair.both_BT[..., None], apart, torch.ones_like(apart))
+    return _norm(apart)
+
+
+def _near(pair: Pair, reach: float) -> Tensor:
+    near = _distance(pair).detach() < (1 + reach) * pair.radius_B2.sum(1, keepdim=True)
+    return near & pair.both_BT
+
+
+def _safe_changes(jump: Jump) -> tuple[Tensor, Tensor]:
+    dv = torch.where(jump.measured_B[:, None, None], jump.dv_B2D, torch.ones_like(jump.dv_B2D))
+    return dv[:, 0], dv[:, 1]
+
+
+@torch.no_grad()
+def _best_split(pair: Pair, allowed_BT: Tensor) -> Tensor:
+    """Last frame before the jump, (B,), -1 where no split is allowed: the two parabolas through the relative track on
+    its sides leave the least residual. A split between two frames is allowed where one of them is."""
+    batch, frames = allowed_BT.shape
+    best, cost = torch.full((batch,), -1, device=allowed_BT.device), torch.full((batch,), torch.inf).to(pair.time_BT)
+    apart = pair.position_B2TD[:, 1] - pair.position_B2TD[:, 0]
+    seen = pair.both_BT
+    for s in range(MIN_FRAMES - 1, frames - MIN_FRAMES):
+        sides = [seen & side for side in _windows(torch.full_like(best, s), frames)]
+        good = (allowed_BT[:, s] | allowed_BT[:, s + 1]) & torch.stack([x.sum(1) >= MIN_FRAMES for x in sides]).all(0)
+        rss = sum(
+            ((_rss(pair.time_BT, apart, side) / side.sum(1).clamp(min=1)) for side in sides), torch.zeros_like(cost)
+        )
+        better = good & (rss < cost)
+        best, cost = torch.where(better, s, best), torch.where(better, rss, cost)
+    return best
+
+
+def _windows(split_B: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+    frame = torch.arange(frames, device=split_B.device)
+    before = (frame <= split_B[:, None]) & (frame > split_B[:, None] - _WINDOW_FRAMES)
+    after = (frame > split_B[:, None]) & (frame <= split_B[:, None] + _WINDOW_FRAMES)
+    return before, after
+
+
+def _rss(time: Tensor, position: Tensor, inside: Tensor) -> Tensor:
+    """Residual of a parabola through the frames inside, (B,)."""
+    weight = inside.double()
+    mid = (weight * time).sum(1) / weight.sum(1).clamp(min=1)
+    tau = (time - mid[:, None]).double() / _step(time).double()[:, None]
+    design = torch.stack((torch.ones_like(tau), tau, tau.square()), dim=-1)
+    target = torch.where(inside[..., None], position, torch.zeros_like(position)).double()
+    weighted = (design * weight[..., None]).mT
+    eye = torch.eye(3, dtype=tau.dtype, device=tau.device)
+    solved = torch.linalg.solve(weighted @ design + 1e-9 * eye, weighted @ target)
+    return (weight[..., None] * (target - design @ solved).square()).sum((1, 2)).to(time)
+
+
+def _jump_at(pair: Pair, split_B: Tensor) -> Jump:
+    frames, dims = pair.time_BT.shape[1], pair.position_B2TD.shape[-1]
+    found = split_B >= 0
+    at = split_B.clamp(0, max(frames - 2, 0))
+    rows = torch.arange(len(at), device=at.device)
+    time_B = 0.5 * (pair.time_BT[rows, at] + pair.time_BT[rows, (at + 1).clamp(max=frames - 1)])
+    windows = torch.stack(_windows(at, frames), dim=1) & found[:, None, None]
+    weight = windows[:, None] * pair.weight_B2T.detach()[:, :, None]
+    fit = fit_arc(
+        time_BT=pair.time_BT.repeat_interleave(4, 0),
+        position_BTD=pair.position_B2TD.repeat_interleave(2, 1).flatten(0, 1),
+        weight_BT=weight.flatten(0, 2),
+        sigma_position_B=pair.sigma_B.repeat_interleave(4, 0),
+        min_frames=MIN_FRAMES,
+    )
+    away = (time_B.repeat_interleave(4, 0) - fit.mid_time_B)[:, None].to(fit.velocity_B3)
+    velocity = (fit.velocity_B3 + fit.accel_B3 * away)[:, :dims].unflatten(0, (-1, 2, 2))
+    measured = found & fit.measurable_B.unflatten(0, (-1, 4)).all(1)
+    velocity = torch.where(measured[:, None, None, None], velocity, torch.zeros_like(velocity))
+    apart = (pair.position_B2TD[:, 1] - pair.position_B2TD[:, 0]).detach()[rows, at]
+    apart = torch.where(measured[:, None], apart, torch.ones_like(apart))
+    return Jump(
+        dv_B2D=velocity[:, :, 1] - velocity[:, :, 0],
+        before_BD=velocity[:, 1, 0] - velocity[:, 0, 0],
+        after_BD=velocity[:, 1, 1] - velocity[:, 0, 1],
+        normal_BD=apart / apart.norm(dim=-1, keepdim=True).clamp(min=1e-9),
+        time_B=time_B,
+        measured_B=measured,
+    )

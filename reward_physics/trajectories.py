@@ -1,0 +1,120 @@
+"""The paths of objects in the best unit that is known: metres, the camera's distance, or pixels.
+
+What is unit-free (ratios of heads, restitution, Galileo's ratio) needs no scale. Without depth a known camera still
+says which way is down: positions are then put at the distance one. Without a camera, down in the image is down.
+
+Axes: B clips, T frames, N objects, K colours of an object, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from reward_physics import masks
+from reward_physics.flights import Trajectory
+from reward_physics.tracks import ImageTrack, track_in_image
+from reward_physics.world_tracks import place_at_distance
+
+if TYPE_CHECKING:
+    from reward_physics.camera import Camera
+    from reward_physics.observation import Observation
+
+
+def trajectory_of(observation: Observation) -> Trajectory:
+    """The object's path with axes (right, away from the camera, up), or (right, up) in pixels."""
+    image, times, noise_px = observation.image_track, observation.video.times_BT, observation.instruments
+    if observation.no_metres is None:
+        track, camera = observation.track, observation.camera_for_metres()
+        per_px = track.metres_per_px_BT.median(1).values
+        moved = track.displacement_BS3
+        return Trajectory(
+            time_BT=times,
+            position_BTD=_facing(track.position_BT3, camera).double(),
+            weight_BT=track.weight_BT,
+            sigma_B=(noise_px.centroid_noise_px * per_px).double(),
+            radius_B=_radius_px(image) * per_px,
+            unit="m",
+            at_rest_B=observation.video.at_rest_B,
+            displacement_BSD=None if moved is None else _facing(moved, camera).double(),
+            sigma_displacement_B=noise_px.flow_noise_px * per_px,
+            stride=noise_px.flow_stride,
+            reasons=list(observation.track_reasons),
+        )
+    camera = observation.video.camera
+    if camera is None:
+        return path_in_pixels(image, times, noise_px.centroid_noise_px, observation.video.at_rest_B)
+    uv = image.centroid_BT2.double()
+    per_px = 1 / camera.focal_px_B.double()
+    return Trajectory(
+        time_BT=times,
+        position_BTD=_facing(place_at_distance(camera, uv, torch.ones_like(uv[..., 0])), camera),
+        weight_BT=image.weight_BT,
+        sigma_B=noise_px.centroid_noise_px * per_px,
+        radius_B=_radius_px(image) * per_px,
+        unit="distance",
+        at_rest_B=observation.video.at_rest_B,
+    )
+
+
+def path_in_pixels(image: ImageTrack, time_BT: Tensor, noise_px: float, at_rest_B: Tensor | None = None) -> Trajectory:
+    """A track in the image as a path (right, up) in pixels."""
+    flip = image.centroid_BT2.new_tensor([1.0, -1.0]).double()
+    radius = _radius_px(image)
+    return Trajectory(
+        time_BT=time_BT,
+        position_BTD=image.centroid_BT2.double() * flip,
+        weight_BT=image.weight_BT,
+        sigma_B=torch.full_like(radius, noise_px),
+        radius_B=radius,
+        unit="px",
+        at_rest_B=at_rest_B,
+    )
+
+
+def tracks_of_objects(observation: Observation) -> list[ImageTrack]:
+    """One track in the image for each object of `Video.object_masks_BNHW`; empty where the clips have none.
+
+    The foreground is the instruments' own; a pixel belongs to the object whose colours in the first frame are nearer,
+        share_n = d_other^2 / (d_n^2 + d_other^2).
+    """
+    first_BNHW = observation.video.object_masks_BNHW
+    if first_BNHW is None:
+        return []
+    frames = observation.video.frames_BTCHW
+    if observation.instruments.mask == "segmenter":
+        foreground = observation.mask_BTHW
+    else:
+        foreground = masks.by_appearance(frames, first_BNHW.amax(1))
+    palettes = [masks.object_colours(frames[:, 0].detach(), mask) for mask in first_BNHW.unbind(1)]
+    away = torch.stack([_distance2_to_palette(frames, palette) for palette in palettes])
+    tracks = []
+    for n, first in enumerate(first_BNHW.unbind(1)):
+        others = torch.cat((away[:n], away[n + 1 :])).amin(0) if len(palettes) > 1 else torch.ones_like(away[n])
+        share = others / (away[n] + others + 1e-6)
+        tracks.append(track_in_image(foreground * share, first_mask_BHW=first))
+    return tracks
+
+
+def _distance2_to_palette(frames_BTCHW: Tensor, palette_BKC: Tensor) -> Tensor:
+    """Squared distance of every colour to the nearest of the palette, (B, T, H, W)."""
+    away = [(frames_BTCHW - colour[:, None, :, None, None]).square().sum(2) for colour in palette_BKC.unbind(1)]
+    return torch.stack(away).amin(0)
+
+
+def _radius_px(image: ImageTrack) -> Tensor:
+    """The object's usual radius, from the frames that show it whole."""
+    area = torch.where(image.weight_BT > 0.5, image.area_BT.detach(), torch.nan).nanmedian(1).values
+    return (area.nan_to_num(1.0).clamp(min=1.0) / math.pi).sqrt().double()
+
+
+def _facing(xyz: Tensor, camera: Camera) -> Tensor:
+    """World vectors (B, T, 3) with the axes right, away from the camera, up."""
+    pose = camera.world_from_camera_B44.to(xyz)
+    right = pose[:, None, :3, 0]
+    flat = pose[:, None, :3, 2] * xyz.new_tensor([1.0, 1.0, 0.0])
+    away = flat / flat.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    return torch.stack(((xyz * right).sum(-1), (xyz * away).sum(-1), xyz[..., 2]), dim=-1)
