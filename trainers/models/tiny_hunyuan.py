@@ -99,7 +99,8 @@ def _llava(text: dict[str, Any], tokenizer: Any) -> LlavaForConditionalGeneratio
         hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=336, patch_size=14
     )
     token = tokenizer.convert_tokens_to_ids("<image>")
-    config = LlavaConfig(vision_config=vision, text_config=LlamaConfig(**text), image_token_index=token, pad_token_id=0)
+    options: dict[str, Any] = {"image_token_index": token, "pad_token_id": 0}
+    config = LlavaConfig(vision_config=vision, text_config=LlamaConfig(**text), **options)
     return LlavaForConditionalGeneration(config)
 
 
