@@ -130,7 +130,8 @@ def leave_evaluation(folder, cell, g_m_s2):
 
 
 def test_the_table_puts_the_seeds_of_an_arm_together(tmp_path):
-    cells = [Cell(name=name, command=(name,), arm=name.split("-")[1]) for name in ("evaluate-base", "evaluate-oro-0", "evaluate-oro-1")]  # fmt: skip
+    names = ("evaluate-base", "evaluate-oro-0", "evaluate-oro-1")
+    cells = [Cell(name=name, command=(name,), arm=name.split("-")[1]) for name in names]
     for cell, g_m_s2 in zip(cells, ([4.0, 4.0, 4.0], [9.0, 9.5, None], [8.0, 9.5, 10.0]), strict=True):
         leave_evaluation(tmp_path, cell, g_m_s2)
     record = gather(DropsBenchConfig(output_dir=str(tmp_path)), cells)
@@ -148,7 +149,7 @@ def test_the_table_puts_the_seeds_of_an_arm_together(tmp_path):
 
 @pytest.mark.slow
 def test_the_real_cells_run_in_short(at_root, tmp_path):
-    """Base, PSFT and PSFT+RWR, one step and two scenes each, PSFT on the shipped clips in place of rendered ones."""
+    """Base, RWR, PSFT and PSFT+ORO, one step and two scenes each; PSFT on the shipped clips, not rendered ones."""
     config = DropsBenchConfig(
         output_dir=str(tmp_path),
         seeds=[0],

@@ -1,0 +1,96 @@
+"""Score sampled clips of drops by a recipe, for the offline weighted regression.
+
+    python -m trainers.sample --split train --scenes 64 --seeds 0 1 2 3 4 5 6 7 --output_dir outputs/samples
+    python -m trainers.score_clips --clips outputs/samples --recipe configs/recipes/gravity_positions.yaml
+    python trainers/rwr.py --config configs/rwr_drops.yaml --scored outputs/samples
+
+Camera, distance and the other columns that a reward may ask for come from the scene that each clip starts from. The
+scores are written beside the clips (`trainers.scored_clips` has the format); a run that was stopped goes on.
+"""
+
+# No `from __future__ import annotations` here: TrlParser reads the types of the fields.
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from data.rows import LIGHT_COLUMNS, collate, load_split, reward_columns, to_video
+from trainers.clips import read_clip, read_samples
+from trainers.config import Positive, exit_with_one_line, option, parse_config, strict
+from trainers.sample import default_device
+from trainers.scored_clips import read_rewards, write_rewards
+from trainers.scoring import Judge, score
+
+
+@strict
+class ScoreClipsConfig:
+    """Score a folder of sampled clips."""
+
+    clips: str = option("samples", "folder that `python -m trainers.sample` left")
+    recipe: str = option("configs/recipes/gravity.yaml", "YAML recipe of rewards")
+    split: str = option("train", "split whose scenes the clips start from")
+    dataset: str | None = option(None, "folder of splits; by default the shipped clips")
+    batch_size: Positive = option(16, "clips scored at a time")
+    overwrite: bool = option(False, "score again what has a score")
+
+
+def run(config: ScoreClipsConfig, *, recipe: Judge | None = None) -> dict[str, float]:
+    """Score what has no score yet; returns the scores by the clips' names, NaN where not measurable.
+
+    Raises:
+        ValueError: no clips, or clips of scenes that the split does not hold.
+    """
+    samples = read_samples(config.clips)
+    if not samples:
+        raise ValueError(f"clips: {config.clips} holds no clips: make them with `python -m trainers.sample`")
+    rewards = {} if config.overwrite else read_rewards(config.clips)
+    missing = [sample for name, sample in samples.items() if name not in rewards]
+    rows = rows_by_id(config, {sample.scene for sample in missing})
+    if recipe is None:
+        from rewards.recipe import load_recipe
+
+        recipe = load_recipe(config.recipe)
+    with tqdm(total=len(samples), initial=len(samples) - len(missing), desc="scoring", unit="clip") as bar:
+        for start in range(0, len(missing), config.batch_size):
+            some = missing[start : start + config.batch_size]
+            batch = collate([rows[sample.scene] for sample in some])
+            frames = torch.stack([read_clip(config.clips, sample.name) for sample in some])
+            video = to_video(batch).with_frames(frames).to(default_device())
+            scored, _ = score(recipe, video, reward_columns(batch))
+            seen = zip(some, scored.reward_B.tolist(), scored.measurable_B.tolist(), strict=True)
+            rewards |= {sample.name: reward if measurable else math.nan for sample, reward, measurable in seen}
+            write_rewards(config.clips, rewards)
+            bar.update(len(some))
+    return rewards
+
+
+def rows_by_id(config: ScoreClipsConfig, scenes: set[str]) -> Mapping[str, Any]:
+    """The rows of the scenes that clips start from."""
+    if not scenes:
+        return {}
+    table = load_split(config.split, config.dataset, columns=LIGHT_COLUMNS)
+    wanted = [index for index, name in enumerate(table["id"]) if str(name) in scenes]
+    rows = {str(table[index]["id"]): table[index] for index in wanted}
+    absent = sorted(scenes - rows.keys())
+    if absent:
+        raise ValueError(
+            f"clips: {config.clips} has a clip of scene {absent[0] or '(none)'}, which split {config.split} "
+            "does not hold: name the split and dataset that the clips were sampled from"
+        )
+    return rows
+
+
+def main() -> None:
+    """The command."""
+    config = parse_config(ScoreClipsConfig)
+    rewards = run(config)
+    known = [reward for reward in rewards.values() if math.isfinite(reward)]
+    median = f", median reward {torch.tensor(known).median():.3f}" if known else ""
+    print(f"{len(rewards)} clips scored, {len(known)} measurable{median}: {Path(config.clips) / 'rewards.jsonl'}")
+
+
+if __name__ == "__main__":
+    exit_with_one_line(main)
