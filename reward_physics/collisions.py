@@ -52,6 +52,18 @@ class Pair:
         """True where both bodies are seen."""
         return (self.weight_B2T.detach() > 0.1).all(1)
 
+    @property
+    def travels_B(self) -> Tensor:
+        """True where the bodies move against each other by more than the noise."""
+        apart = (self.position_B2TD[:, 1] - self.position_B2TD[:, 0]).detach()
+        high = torch.where(self.both_BT[..., None], apart, -torch.inf).amax(1)
+        low = torch.where(self.both_BT[..., None], apart, torch.inf).amin(1)
+        return ((high - low).amax(-1) > 2 * _VISIBLE_SIGMAS * self.sigma_B) & self.both_BT.any(1)
+
+    def approaches(self, jump: Jump) -> Tensor:
+        """True where the bodies come nearer before the jump, by more than the noise moves them."""
+        return jump.closing_B.detach() * _step(self.time_BT) > self.sigma_B
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Jump:

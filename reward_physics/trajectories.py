@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from reward_physics import masks
+from reward_physics.collisions import Pair
 from reward_physics.flights import Trajectory
 from reward_physics.tracks import ImageTrack, track_in_image
 from reward_physics.world_tracks import place_at_distance
@@ -97,6 +98,26 @@ def tracks_of_objects(observation: Observation) -> list[ImageTrack]:
         share = others / (away[n] + others + 1e-6)
         tracks.append(track_in_image(foreground * share, first_mask_BHW=first))
     return tracks
+
+
+def pair_in_pixels(observation: Observation) -> tuple[Pair | None, Tensor]:
+    """The first two objects as a pair of bodies in the picture (None without `object_masks_BNHW`), and which clips have
+    both, (B,)."""
+    first_BNHW = observation.video.object_masks_BNHW
+    missing_B = torch.zeros(observation.batch_size, dtype=torch.bool, device=observation.video.frames_BTCHW.device)
+    if first_BNHW is None or first_BNHW.shape[1] < 2:
+        return None, missing_B
+    times, noise_px = observation.video.times_BT, observation.instruments.centroid_noise_px
+    paths = [path_in_pixels(track, times, noise_px) for track in observation.object_tracks[:2]]
+    area_B2 = first_BNHW[:, :2].double().sum((2, 3))
+    pair = Pair(
+        time_BT=times,
+        position_B2TD=torch.stack([path.position_BTD for path in paths], dim=1),
+        weight_B2T=torch.stack([path.weight_BT for path in paths], dim=1),
+        radius_B2=(area_B2.clamp(min=1) / math.pi).sqrt(),
+        sigma_B=paths[0].sigma_B,
+    )
+    return pair, (area_B2 >= 1).all(1)
 
 
 def _distance2_to_palette(frames_BTCHW: Tensor, palette_BKC: Tensor) -> Tensor:

@@ -1,0 +1,41 @@
+"""The arc residual: is every flight a parabola, and does one go on where the last one ended?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reward_physics.observation import Observation
+
+
+def arc_residual(observation: Observation) -> Tensor:
+    """Minus the mean squared distance of the track from its parabolas, in shares of the way, unit-free:
+
+        r = -(mean_t |x_t - p(t)|^2 + sum_k gap_k^2) / way^2
+
+    over the frames of all flights; gap is the distance between neighbouring pieces where they meet, which a body that
+    jumps from place to place leaves open, and way the diagonal of the box that the flights fill. 0 for parabolas that
+    meet, whatever their acceleration: it says nothing of g.
+
+    Returns:
+        (B,), no unit, in (-inf, 0]. NaN without a flight: a frozen clip never scores.
+    """
+    flights = observation.flights
+    path = flights.trajectory
+    weight = flights.weights_BKT * flights.flight_BK[..., None]
+    time = path.time_BT[:, None].expand_as(weight)
+    away = torch.where(
+        weight[..., None] > 0,
+        path.position_BTD[:, None] - flights.position_at(time),
+        flights.position_BKD[:, :, None] * 0,
+    )
+    total = weight.sum((1, 2)).clamp(min=1e-6)
+    mean = (weight * away.square().sum(-1)).sum((1, 2)) / total
+    flown = (weight.sum(1) > 0)[..., None]
+    high = torch.where(flown, path.position_BTD, -torch.inf).amax(1)
+    low = torch.where(flown, path.position_BTD, torch.inf).amin(1)
+    flies = flights.flies_B
+    way = torch.where(flies[:, None], high - low, torch.ones_like(high)).square().sum(-1).detach()
+    beside = flights.flight_BK | torch.nn.functional.pad(flights.flight_BK[:, 1:], (0, 1))
+    gaps = torch.where(beside, flights.gap_BK, torch.zeros_like(flights.gap_BK)).square().sum(1)
+    return torch.where(flies, -(mean + gaps) / way, torch.nan).to(observation.video.frames_BTCHW)

@@ -1,0 +1,45 @@
+"""Collision consistency: no jump without contact, no contact without one, and no energy from nowhere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reward_physics.collisions import contact_jump, is_visible, jump_without_contact, restitution
+from reward_physics.observation import Observation
+from reward_physics.trajectories import pair_in_pixels
+
+
+def collision(observation: Observation, *, reach: float = 0.25) -> Tensor:
+    """Minus the causal errors of two bodies' motion, unit-free:
+
+        r = -(relu(-e)^2 + relu(e - 1)^2 + (jump / speed)^2)
+
+    e is the coefficient of restitution of their relative velocity at the contact, negative where they pass through each
+    other; jump is the largest sideways change of relative velocity away from any contact, where it exceeds the noise,
+    and speed the relative speed before and after it.
+
+    Args:
+        observation: clips with `Video.object_masks_BNHW`; in the picture: for bodies at one distance from the camera.
+        reach: distance, in shares of r1 + r2 beyond touching, at which bodies count as near, > 0.
+
+    Returns:
+        (B,), no unit, in (-inf, 0]. NaN where there are not two objects, or neither a contact with approach nor a jump:
+        a frozen clip.
+    """
+    if not 0 < reach < float("inf"):
+        raise ValueError(f"collision: reach must be > 0, got {reach}")
+    frames = observation.video.frames_BTCHW
+    pair, exists_B = pair_in_pixels(observation)
+    if pair is None:
+        return torch.full_like(frames[:, 0, 0, 0, 0], torch.nan)
+    contact, apart = contact_jump(pair, reach=reach), jump_without_contact(pair, reach=reach)
+    e, known = restitution(contact)
+    known = known & pair.approaches(contact)
+    jumps = is_visible(apart, pair)
+    change = (apart.after_BD - apart.before_BD)[:, 0].square()
+    speed = apart.after_BD.square().sum(-1) + apart.before_BD.square().sum(-1)
+    strange = torch.where(jumps, change, torch.zeros_like(change)) / torch.where(jumps, speed, torch.ones_like(speed))
+    wrong = (-e).clamp(min=0).square() + (e - 1).clamp(min=0).square()
+    score = -torch.where(known, wrong, torch.zeros_like(wrong)) - strange
+    return torch.where(exists_B & (known | jumps), score, torch.nan).to(frames)

@@ -1,0 +1,29 @@
+"""Galileo's ratio: do distances fallen from rest grow as the squares of the times?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reward_physics.galileo import measure_galileo
+from reward_physics.observation import Observation
+
+
+def galileo(observation: Observation) -> Tensor:
+    """Minus the mean squared error of Galileo's ratio, unit-free:
+
+        r = -mean (q - 1)^2,    q = (h1 / h2) / (t1^2 / t2^2),
+
+    over each fall that is known to begin at rest (half of its time against all of it) and each pair of flights beside
+    an impact. 0 by the law; -1 for a drift at constant speed. Neither scale, frame rate nor the size of g enters: slow
+    motion does not change it. Source: Galileo, Discorsi, third day, proposition II.
+
+    Returns:
+        (B,), no unit, in (-inf, 0]. NaN where nothing falls from rest (a frozen clip) and nothing bounces.
+    """
+    found = measure_galileo(observation.flights)
+    fall = torch.where(found.fall_measured_BK, (found.fall_ratio_BK - 1).square(), torch.zeros_like(found.between_BK))
+    pair = torch.where(found.between_measured_BK, (found.between_BK - 1).square(), torch.zeros_like(found.between_BK))
+    count = found.fall_measured_BK.sum(1) + found.between_measured_BK.sum(1)
+    score = -(fall + pair).sum(1) / count.clamp(min=1)
+    return torch.where(count > 0, score, torch.nan).to(observation.video.frames_BTCHW)

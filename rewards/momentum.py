@@ -1,0 +1,39 @@
+"""Momentum: do two bodies that collide change each other's velocities in opposite ways?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reward_physics.collisions import contact_jump, coulomb_excess, is_visible, momentum_error
+from reward_physics.observation import Observation
+from reward_physics.trajectories import pair_in_pixels
+
+
+def momentum(observation: Observation, *, mass_ratio: float | None = None, friction: float = 1.0) -> Tensor:
+    """Minus the error of momentum in a collision of two bodies, unit-free:
+
+        r = -error - relu(|dv_t| - mu |dv_n|) / |dv|
+        error = (1 + cos(dv1, dv2)) / 2                          masses unknown
+              = |dv1 + q dv2| / (|dv1| + q |dv2|)                mass_ratio q = m2 / m1 known
+
+    with dv each body's change of velocity at the contact, in the picture: for bodies at one distance from the camera.
+
+    Args:
+        observation: clips with `Video.object_masks_BNHW`.
+        mass_ratio: m2 / m1 > 0, or None.
+        friction: mu of the two bodies' surfaces, >= 0.
+
+    Returns:
+        (B,), no unit, in [-2, 0]. NaN where there are not two objects, or no contact that changes a velocity by more
+        than the noise: a frozen clip.
+    """
+    if (mass_ratio is not None and not 0 < mass_ratio < float("inf")) or not friction >= 0:
+        raise ValueError(f"momentum: needs mass_ratio > 0 or null and friction >= 0, got {mass_ratio}, {friction}")
+    frames = observation.video.frames_BTCHW
+    pair, exists_B = pair_in_pixels(observation)
+    if pair is None:
+        return torch.full_like(frames[:, 0, 0, 0, 0], torch.nan)
+    jump = contact_jump(pair)
+    score = -momentum_error(jump, mass_ratio) - coulomb_excess(jump, friction)
+    return torch.where(exists_B & is_visible(jump, pair), score, torch.nan).to(frames)

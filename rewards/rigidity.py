@@ -1,0 +1,41 @@
+"""Rigidity: does the object keep its size and its shape?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reward_physics.observation import Observation
+from reward_physics.rigidity import measure_rigidity
+
+
+def rigidity(observation: Observation, *, tolerance: float = 0.05, least_travel: float = 1.0) -> Tensor:
+    """Minus the mean squared change of the object's area and shape over the frames that should show it whole:
+
+        r = -mean_t (relu(|s_t| - tolerance)^2 + relu(|f_t| - tolerance)^2)
+
+    s = (A - A_0) / (A + A_0) with A_0 the area in the first frame; f the same of Hu's first invariant (smearing,
+    splitting). 0 for a rigid object at its distance; an object that has vanished counts as -1 a frame. Unit-free.
+
+    Args:
+        observation: needs a mask.
+        tolerance: change that is allowed, of s and of f: a body that tumbles shows other sides.
+        least_travel: way in radii from which a clip is judged: one that is frozen keeps its shape for nothing.
+
+    Returns:
+        (B,), no unit, in [-2, 0]. NaN where the object moves less than that or is never inside the picture.
+    """
+    if not tolerance >= 0 or not least_travel >= 0:
+        raise ValueError(f"rigidity: needs tolerance and least_travel >= 0, got {tolerance}, {least_travel}")
+    track = observation.image_track
+    first = observation.video.first_mask_BHW
+    seen = torch.where(track.weight_BT > 0.5, track.area_BT.detach(), torch.nan).nanmedian(1).values.nan_to_num(1.0)
+    usual = seen if first is None else first.to(seen).sum((1, 2))
+    found = measure_rigidity(observation.mask_BTHW * track.window_BTHW, track.centroid_BT2, usual.clamp(min=1.0))
+    error = sum(
+        ((change.abs() - tolerance).clamp(min=0).square() for change in (found.size_BT, found.shape_BT)),
+        torch.zeros_like(found.size_BT),
+    )
+    count = found.inside_BT.sum(1)
+    judged = (count >= 2) & (found.travel_B >= least_travel)
+    return torch.where(judged, -error.sum(1) / count.clamp(min=1), torch.nan).to(observation.video.frames_BTCHW)
