@@ -29,6 +29,9 @@ from trainers.details import details_table
 from trainers.evaluation import plain
 from trainers.summary import column, comparison, markdown_table, summary
 
+GRACE_S = 120
+"""How long a cell that is stopped may take to write its checkpoint."""
+
 
 @strict
 class DropsBenchConfig:
@@ -122,16 +125,21 @@ def run_cell(cell: Cell, folder: Path, *, minutes: float) -> str | None:
     log = folder / "cells" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    with log.open("a") as file:
+    with log.open("a") as file, subprocess.Popen(cell.command, stdout=file, stderr=subprocess.STDOUT) as process:
         try:
-            ended = subprocess.run(
-                cell.command, stdout=file, stderr=subprocess.STDOUT, timeout=60 * minutes, check=False
-            )
-        except subprocess.TimeoutExpired:
+            status = process.wait(timeout=60 * minutes)
+        except BaseException as stopped:
+            process.terminate()  # trainers write a checkpoint then
+            try:
+                process.wait(timeout=GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            if not isinstance(stopped, subprocess.TimeoutExpired):
+                raise
             return f"stopped after {minutes:g} minutes: run again and it goes on from its checkpoint"
-    if ended.returncode:
+    if status:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"failed with exit status {ended.returncode} ({lines[-1] if lines else 'no output'}): see {log}"
+        return f"failed with exit status {status} ({lines[-1] if lines else 'no output'}): see {log}"
     record = {"command": list(cell.command), "minutes": round((time.perf_counter() - started) / 60, 2)}
     write_text(folder / "cells" / f"{cell.name}.json", json.dumps(record) + "\n")
     return None
