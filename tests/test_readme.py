@@ -32,6 +32,19 @@ WRITE = "python -m data.write --split train --clips 4000 --output_dir data/rende
 
 MONITOR = "python -m trainers.monitor outputs/oro_drops --watch 10"
 
+RWR = "accelerate launch trainers/rwr.py --config configs/rwr_drops.yaml"
+RWR_SAMPLE = (
+    "python -m trainers.sample --split train --scenes 64 --at_rest --seeds 0 1 2 3 4 5 6 7 --output_dir outputs/samples"
+)
+RWR_SCORE = "python -m trainers.score_clips --clips outputs/samples --recipe configs/recipes/gravity_positions.yaml"
+RWR_OFFLINE = (
+    "python trainers/rwr.py --config configs/rwr_drops.yaml --scored outputs/samples --output_dir outputs/rwr_offline"
+)
+TRUE_CLIPS = "python -m data.write --split train --g_m_s2 9.81 --clips 600"
+PSFT = "accelerate launch trainers/psft.py --config configs/psft_drops.yaml"
+BENCH = "python -m trainers.drops_bench"
+ONE_SAMPLE = RWR_SAMPLE.replace("--scenes 64", "--scenes 1").replace("0 1 2 3 4 5 6 7", "0 1")
+
 SHORTER = {
     # Makes the environment and trains for minutes: .ci/run has a stage for it.
     "make demo": "make --dry-run demo",
@@ -52,7 +65,16 @@ SHORTER = {
     CHECK: f"{CHECK} --clips 4",
     f"{CHECK} --through_autoencoder": f"{CHECK} --through_autoencoder --clips 4",
     ESTIMATORS: f"{ESTIMATORS} --max_clips 2 --estimators embedded --testdata nowhere",
+    RWR: f"{RWR} --dry_run",
+    RWR_SAMPLE: ONE_SAMPLE,
+    # What the commands before would have left is not there.
+    RWR_SCORE: f"{ONE_SAMPLE} && {RWR_SCORE}",
+    RWR_OFFLINE: f"{ONE_SAMPLE} && {RWR_SCORE} && {RWR_OFFLINE} --max_steps 1 --per_device_train_batch_size 2 --eval_steps 0",
+    PSFT: f"{PSFT} --dataset drops --split train --dry_run",
+    # Half a day.
+    BENCH: f"{BENCH} --quick --dry_run",
     # The checkout's data folder is linked: write elsewhere.
+    TRUE_CLIPS: "python -m data.write --split train --g_m_s2 9.81 --clips 2 --workers 1 --output_dir outputs/rendered",
     WRITE: "python -m data.write --split train --clips 2 --workers 1 --output_dir outputs/rendered",
 }
 """Commands of the README that take too long for a test, and what runs in their place."""
@@ -62,6 +84,9 @@ MARKS = {
     ARMS: pytest.mark.slow,
     COMMIT: pytest.mark.slow,
     WRITE: pytest.mark.render,
+    TRUE_CLIPS: pytest.mark.render,
+    RWR_SCORE: pytest.mark.slow,
+    RWR_OFFLINE: pytest.mark.slow,
 }
 """Markers of commands, as written in the README."""
 
