@@ -104,14 +104,21 @@ def penetration(pair: Pair) -> Tensor:
 
 def contact_jump(pair: Pair, *, reach: float = 0.25) -> Jump:
     """The contact of every clip: bodies nearer than (1 + reach)(r1 + r2) that change their relative velocity most."""
-    return _jump_at(pair, _best_split(pair, _near(pair, reach)))
+    near = _near(pair, reach)
+    return _jump_at(pair, _best_split(pair, near, pair.both_BT), pair.both_BT)
 
 
 def jump_without_contact(pair: Pair, *, reach: float = 0.25) -> Jump:
-    """The largest change of relative velocity while the bodies are farther apart than that, frames beside left out."""
-    near = _near(pair, reach).float()
-    beside = torch.nn.functional.max_pool1d(near[:, None], 2 * MIN_FRAMES - 1, stride=1, padding=MIN_FRAMES - 1)[:, 0]
-    return _jump_at(pair, _best_split(pair, beside < 0.5))
+    """The largest change of relative velocity while the bodies are farther apart than that, before they come near or
+    after, whichever is longer."""
+    near = _near(pair, reach)
+    stretch = near.cumsum(1)
+    free = ~near & pair.both_BT
+    first, last = (torch.where(free, stretch, fill) for fill in (near.shape[1] + 1, -1))
+    sides = [free & (stretch == end) for end in (first.amin(1, keepdim=True), last.amax(1, keepdim=True))]
+    larger = (sides[0].sum(1) >= sides[1].sum(1))[:, None]
+    apart = torch.where(larger, sides[0], sides[1])
+    return _jump_at(pair, _best_split(pair, apart, apart), apart)
 
 
 def momentum_error(jump: Jump, mass_ratio: float | None = None) -> Tensor:
@@ -195,15 +202,14 @@ def _safe_changes(jump: Jump) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _best_split(pair: Pair, allowed_BT: Tensor) -> Tensor:
-    """Last frame before the jump, (B,), -1 where no split is allowed: the two parabolas through the relative track on
-    its sides leave the least residual. A split between two frames is allowed where one of them is."""
+def _best_split(pair: Pair, allowed_BT: Tensor, used_BT: Tensor) -> Tensor:
+    """Last frame before the jump, (B,), -1 where no split is allowed: the two parabolas through the relative track's
+    used frames on its sides leave the least residual. A split between two frames is allowed where one of them is."""
     batch, frames = allowed_BT.shape
     best, cost = torch.full((batch,), -1, device=allowed_BT.device), torch.full((batch,), torch.inf).to(pair.time_BT)
     apart = pair.position_B2TD[:, 1] - pair.position_B2TD[:, 0]
-    seen = pair.both_BT
     for s in range(MIN_FRAMES - 1, frames - MIN_FRAMES):
-        sides = [seen & side for side in _windows(torch.full_like(best, s), frames)]
+        sides = [used_BT & side for side in _windows(torch.full_like(best, s), frames)]
         good = (allowed_BT[:, s] | allowed_BT[:, s + 1]) & torch.stack([x.sum(1) >= MIN_FRAMES for x in sides]).all(0)
         rss = sum(
             ((_rss(pair.time_BT, apart, side) / side.sum(1).clamp(min=1)) for side in sides), torch.zeros_like(cost)
@@ -233,14 +239,14 @@ def _rss(time: Tensor, position: Tensor, inside: Tensor) -> Tensor:
     return (weight[..., None] * (target - design @ solved).square()).sum((1, 2)).to(time)
 
 
-def _jump_at(pair: Pair, split_B: Tensor) -> Jump:
+def _jump_at(pair: Pair, split_B: Tensor, used_BT: Tensor) -> Jump:
     frames, dims = pair.time_BT.shape[1], pair.position_B2TD.shape[-1]
     found = split_B >= 0
     at = split_B.clamp(0, max(frames - 2, 0))
     rows = torch.arange(len(at), device=at.device)
     time_B = 0.5 * (pair.time_BT[rows, at] + pair.time_BT[rows, (at + 1).clamp(max=frames - 1)])
     windows = torch.stack(_windows(at, frames), dim=1) & found[:, None, None]
-    weight = windows[:, None] * pair.weight_B2T.detach()[:, :, None]
+    weight = (windows & used_BT[:, None])[:, None] * pair.weight_B2T.detach()[:, :, None]
     fit = fit_arc(
         time_BT=pair.time_BT.repeat_interleave(4, 0),
         position_BTD=pair.position_B2TD.repeat_interleave(2, 1).flatten(0, 1),

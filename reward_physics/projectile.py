@@ -55,7 +55,7 @@ def measure_projectile(flights: Flights) -> Projectile:
     pull = torch.where(upwards, down, torch.ones_like(down))
     climb = torch.where(upwards, launch[..., -1], torch.zeros_like(down))
     return Projectile(
-        accel_BK=torch.where(flight, size, torch.zeros_like(size)),
+        accel_BK=torch.where(flight, (accel.square().sum(-1) + 1e-24).sqrt(), torch.zeros_like(size)),
         tilt_BK=tilt,
         asymmetry_BK=jerk * duration / size,
         asymmetry_sd_BK=(jerk_sd * duration / size).detach(),
