@@ -1,8 +1,9 @@
 """Which pixels are the object: soft masks in [0, 1].
 
-Three ways, chosen by name in an Observation's instruments: `segmenter` (a network's logits), `propagated` (the known
-first mask carried along by the flow) and `appearance` (classical: the object's colours in the first frame against a
-clean background plate; it shares nothing with the segmenter, so that it can serve a judge).
+Four ways, chosen by name in an Observation's instruments: `segmenter` (a network's logits), `propagated` (the known
+first mask carried along by the flow), `appearance` (classical: the object's colours in the first frame against a
+clean background plate; it shares nothing with the segmenter, so that it can serve a judge) and `motion` (what moves
+against the background, with no first mask and no network; see `reward_physics.motion`).
 
 Axes: B clips, T frames, S pairs of frames, C colours, H rows, W columns, K colours of the object.
 """
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NAMES = ("segmenter", "propagated", "appearance")
+NAMES = ("segmenter", "propagated", "appearance", "motion")
 _OBJECT_COLOURS = 6
 _TOLERANCE = 0.06
 

@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from reward_physics import masks
+from reward_physics import masks, scale
 from reward_physics.arcs import Arc, find_arc
 from reward_physics.flights import Flights, Trajectory, find_flights
+from reward_physics.homography import CameraMotion, camera_motion, stabilised
 from reward_physics.kinematics import MIN_FRAMES, ArcFit, fit_arc
+from reward_physics.motion import Moving, find_moving
 from reward_physics.tracks import ImageTrack, track_in_image
 from reward_physics.trajectories import tracks_of_objects, trajectory_of
 from reward_physics.video import Video
 from reward_physics.world_tracks import Line, Track, fit_distance, horizontal_distance, track_in_world, trust_near_floor
+from reward_physics.zoom import object_flow
 
 if TYPE_CHECKING:
     from reward_physics.camera import Camera
@@ -44,7 +47,9 @@ class Instruments:
             first frame is given, as in image-to-video, a model cannot change the scale that it is measured with: an
             object that comes down too low in the picture would otherwise look nearer, and its fall slower. For what
             keeps its distance from the camera.
-        mask: `segmenter` (the depth estimator's mask), `propagated` or `appearance`.
+        mask: `segmenter` (the depth estimator's mask), `propagated`, `appearance` or `motion` (what moves against the
+            background, with the camera's own motion taken out; flow is then measured in an enlarged crop that follows
+            the object).
         flow_stride: frames between the two images of a flow, >= 1.
         depth_gradient: let the gradient reach the pixels through depth too. Off by default: an object that seems
             farther seems to fall faster, which is no better fall.
@@ -117,7 +122,7 @@ class Observation:
             )
         if grad and not frames.requires_grad:
             raise ValueError("grad=True needs frames that require a gradient: call frames.requires_grad_() first")
-        if instruments.mask != "segmenter" and video.first_mask_BHW is None:
+        if instruments.mask not in ("segmenter", "motion") and video.first_mask_BHW is None:
             raise ValueError(
                 f"mask {instruments.mask!r} needs the object's mask in the first frame: give first_mask_BHW"
             )
@@ -153,6 +158,8 @@ class Observation:
             if self.depth.mask_logits_BTHW is None:
                 raise ValueError("mask segmenter: the depth estimator gives no mask: choose appearance or propagated")
             return masks.segmenter(self.depth.mask_logits_BTHW)
+        if self.instruments.mask == "motion":
+            return self.moving.mask_BTHW
         first_mask = self.video.first_mask_BHW
         assert first_mask is not None
         if self.instruments.mask == "propagated":
@@ -160,25 +167,60 @@ class Observation:
         return masks.by_appearance(self.video.frames_BTCHW, first_mask)
 
     @_once
+    def camera_motions(self) -> list[CameraMotion]:
+        """How the camera of every clip moved against its background; detached."""
+        return [camera_motion(frames) for frames in self.video.frames_BTCHW]
+
+    @_once
+    def steady_frames_BTCHW(self) -> Tensor:
+        """The frames as a camera that stands still would have seen them."""
+        pairs = zip(self.video.frames_BTCHW, self.camera_motions, strict=True)
+        return torch.stack([stabilised(frames, motion) for frames, motion in pairs])
+
+    @_once
+    def moving(self) -> Moving:
+        """The moving object of every clip."""
+        return find_moving(self.steady_frames_BTCHW, self.video.first_mask_BHW)
+
+    @_once
     def image_track(self) -> ImageTrack:
         """The object in pixels."""
+        following = self.instruments.mask == "motion"
         depth = None
         if self.depth is not None and self.depth.metric:
             layer = self.depth.object_depth_BTHW
             depth = self.depth.depth_BTHW if layer is None else layer
             depth = depth if self.instruments.depth_gradient else depth.detach()
-        return track_in_image(
+        track = track_in_image(
             self.mask_BTHW,
             first_mask_BHW=self.video.first_mask_BHW,
-            flow_BSHW2=self.flow_BSHW2,
+            flow_BSHW2=None if following else self.flow_BSHW2,
             stride=self.instruments.flow_stride,
             depth_BTHW=depth,
             camera=self.video.camera,
+            window_BTHW=self.moving.window_BTHW if following else None,
         )
+        if not following or self.instruments.flow is None:
+            return track
+        flow, trust = object_flow(
+            self.steady_frames_BTCHW,
+            self.mask_BTHW * track.window_BTHW,
+            centre_BT2=self.moving.centre_BT2,
+            radius_B=self.moving.radius_B,
+            flow=self.instruments.flow,
+            stride=self.instruments.flow_stride,
+        )
+        # A flow that carries the object elsewhere than its mask went has lost it, however sure of itself.
+        centroid, stride = track.centroid_BT2.detach(), self.instruments.flow_stride
+        apart_px = (flow.detach() - centroid[:, stride:] + centroid[:, :-stride]).norm(dim=-1)
+        trust = trust * (apart_px < 1.0 + 0.1 * self.moving.radius_B[:, None])
+        return dataclasses.replace(track, flow_BS2=flow, flow_weight_BS=trust)
 
     @property
     def no_metres(self) -> str | None:
         """Why nothing can be said in metres, or None. Costs no measurement."""
+        if self._scale_is_known:
+            return None
         if self.video.camera is None:
             return "the camera is unknown"
         if self.instruments.known_distance:
@@ -198,8 +240,26 @@ class Observation:
                 f"metres per second squared are refused: {why}. Give a camera and metric depth, "
                 "or use a unit-free reward"
             )
-        assert self.video.camera is not None
-        return self.video.camera
+        return self._facing_camera if self.video.camera is None else self.video.camera
+
+    @property
+    def _scale_is_known(self) -> bool:
+        return self.video.px_per_m_B is not None or self.video.object_diameter_m_B is not None
+
+    @_once
+    def _facing_camera(self) -> Camera:
+        """Where the scale is known and the camera is not: one that looks straight at the plane of the motion."""
+        px_per_m = self.video.px_per_m_B
+        if px_per_m is None:
+            assert self.video.object_diameter_m_B is not None
+            usual = scale.typical_diameter_px(self.diameter_px_BT, self.image_track.weight_BT)
+            px_per_m = usual / self.video.object_diameter_m_B.to(usual)
+        return scale.facing_camera(px_per_m, self.video.height_px, self.video.width_px)
+
+    @_once
+    def diameter_px_BT(self) -> Tensor:
+        """Diameter of the object in the picture, px, across its motion blur; detached."""
+        return scale.apparent_diameter_px(self.mask_BTHW.detach() * self.image_track.window_BTHW)
 
     @_once
     def arc(self) -> Arc:
@@ -214,7 +274,7 @@ class Observation:
                 time_BT=times,
                 position_BTD=torch.stack((lateral, track.position_BT3[..., 2]), dim=-1),
                 weight_BT=image.weight_BT,
-                sigma_floor_B=self.instruments.centroid_noise_px * track.metres_per_px_BT.median(dim=1).values,
+                sigma_floor_B=self._centroid_noise_px() * track.metres_per_px_BT.median(dim=1).values,
                 min_frames=self.instruments.min_frames,
                 reasons=self._unseen(),
                 at_rest_B=self.video.at_rest_B,
@@ -244,6 +304,7 @@ class Observation:
             weight_BT=weight,
             sigma_position_B=arc.sigma_B,
             displacement_BSD=track.displacement_BS3,
+            displacement_weight_BS=track.image.flow_weight_BS,
             sigma_displacement_B=self.instruments.flow_noise_px * metres_per_px,
             stride=self.instruments.flow_stride,
             min_frames=self.instruments.min_frames,
@@ -284,8 +345,32 @@ class Observation:
         """Why each clip cannot be measured in metres, None where it can."""
         return self.fit.reasons
 
+    def _centroid_noise_px(self) -> Tensor:
+        """Noise that a centroid is expected to have, (B,) px.
+
+        The blob of an object that is filmed changes with motion blur, light and what lies behind it, in proportion to
+        its size; lens and shutter bend its path. A twentieth of its diameter holds all that.
+        """
+        least = torch.full_like(self.video.fps_B, self.instruments.centroid_noise_px)
+        if self.instruments.mask != "motion":
+            return least
+        diameter = scale.typical_diameter_px(self.diameter_px_BT, self.image_track.weight_BT)
+        return torch.maximum(least, 0.05 * diameter.to(least))
+
     def _line(self, weight_BT: Tensor) -> Line:
         camera, image = self.camera_for_metres(), self.image_track
+        if self._scale_is_known:
+            known_camera = self.video.camera is not None
+            return scale.distance_from_scale(
+                camera,
+                centroid_BT2=image.centroid_BT2.detach(),
+                weight_BT=weight_BT,
+                time_BT=self.video.times_BT,
+                px_per_m_B=self.video.px_per_m_B,
+                diameter_m_B=self.video.object_diameter_m_B,
+                diameter_BT=None if self.video.px_per_m_B is not None else self.diameter_px_BT,
+                speed_sd_m_s=self.instruments.line_of_sight_speed_m_s if known_camera else 0.0,
+            )
         if self.instruments.known_distance:
             assert self.video.object_depth_m_B is not None
             first = image.centroid_BT2.detach()[:, :1]
@@ -332,7 +417,11 @@ class Observation:
         camera = self.camera_for_metres()
         axis_is_level = camera.world_from_camera_B44[:, 2, 2].abs() < 0.9
         for clip in range(self.batch_size):
-            if not axis_is_level[clip]:
+            if self.instruments.mask == "motion" and self.camera_motions[clip].overlap < 0.5:
+                reasons.append("camera moves too much: some frames show less than half of the middle one")
+            elif self.instruments.mask == "motion" and self.moving.reasons[clip] is not None:
+                reasons.append(self.moving.reasons[clip])
+            elif not axis_is_level[clip]:
                 reasons.append("camera looks along the fall: steeper than 64 degrees")
             elif enough[clip]:
                 reasons.append(None)

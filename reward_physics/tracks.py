@@ -35,6 +35,8 @@ class ImageTrack:
         centre_depth_BT: the same moved to the object's centre; None without depth or camera.
         radius_px_BT: radius of the disc of the same area, px, detached.
         window_BTHW: where the object was looked for, detached.
+        flow_weight_BS: trust in each flow in [0, 1], detached: where following it forward and back returns to the
+            start; None where that was not checked.
     """
 
     centroid_BT2: Tensor
@@ -46,6 +48,7 @@ class ImageTrack:
     centre_depth_BT: Tensor | None
     radius_px_BT: Tensor
     window_BTHW: Tensor
+    flow_weight_BS: Tensor | None = None
 
 
 def track_in_image(
@@ -56,6 +59,7 @@ def track_in_image(
     stride: int = 1,
     depth_BTHW: Tensor | None = None,
     camera: Camera | None = None,
+    window_BTHW: Tensor | None = None,
 ) -> ImageTrack:
     """Follow one object through soft masks.
 
@@ -66,18 +70,27 @@ def track_in_image(
         stride: frames between the two ends of the flow.
         depth_BTHW: metric z-depth, m.
         camera: needed to move depth from the surface to the centre.
+        window_BTHW: where the object is, where that is known already; empty in frames that do not show it.
     """
     uv_HW2 = _pixel_centres(mask_BTHW)
-    window = follow(mask_BTHW.detach(), first_mask_BHW, None if flow_BSHW2 is None else flow_BSHW2.detach(), stride)
+    window = window_BTHW
+    if window is None:
+        window = follow(mask_BTHW.detach(), first_mask_BHW, None if flow_BSHW2 is None else flow_BSHW2.detach(), stride)
     inside = mask_BTHW * window
     area = inside.sum((2, 3))
     centre = (window[..., None] * uv_HW2).sum((2, 3)) / window.sum((2, 3)).clamp(min=1e-6)[..., None]
     # An empty mask leaves the window's own centre: no division by zero, no gradient.
     centroid = ((inside[..., None] * uv_HW2).sum((2, 3)) + 1e-4 * centre) / (area + 1e-4)[..., None]
-    usual_B = _usual_area(area.detach(), first_mask_BHW)
+    if window_BTHW is None:
+        usual_B = _usual_area(area.detach(), first_mask_BHW)
+    else:
+        usual_B = _usual_area_where_seen(area.detach(), window)
     visible = (area / usual_B[:, None]).clamp(0, 1)
     weight = _trust(inside.detach(), area.detach(), usual_B)
-    flow = None if flow_BSHW2 is None else _object_flow(flow_BSHW2, inside.detach()[:, : flow_BSHW2.shape[1]])
+    if window_BTHW is not None:
+        # Twice its area is the object together with something else.
+        weight = weight * (area.detach() < 1.8 * usual_B[:, None])
+    flow = None if flow_BSHW2 is None else robust_flow(flow_BSHW2, inside.detach()[:, : flow_BSHW2.shape[1]])
     radius = (area.detach().clamp(min=1e-6) / math.pi).sqrt()
     surface = centre_depth = None
     if depth_BTHW is not None:
@@ -200,6 +213,13 @@ def _usual_area(area_BT: Tensor, first_mask_BHW: Tensor | None) -> Tensor:
     return area_BT.median(dim=1).values.clamp(min=1.0)
 
 
+def _usual_area_where_seen(area_BT: Tensor, window_BTHW: Tensor) -> Tensor:
+    """The median area of the frames that have a window."""
+    seen = window_BTHW.amax(dim=(2, 3)) > 0
+    usual = torch.where(seen, area_BT, torch.nan).nanmedian(dim=1).values
+    return torch.nan_to_num(usual, nan=1.0).clamp(min=1.0)
+
+
 def _trust(inside_BTHW: Tensor, area_BT: Tensor, usual_B: Tensor) -> Tensor:
     """1 for a whole object inside the frame; 0 where under 40 % of it is seen or the border cuts it."""
     seen = ((area_BT / usual_B[:, None] - 0.4) / 0.2).clamp(0, 1)
@@ -209,7 +229,7 @@ def _trust(inside_BTHW: Tensor, area_BT: Tensor, usual_B: Tensor) -> Tensor:
     return seen * (cut < 0.75)
 
 
-def _object_flow(flow_BSHW2: Tensor, inside_BSHW: Tensor) -> Tensor:
+def robust_flow(flow_BSHW2: Tensor, inside_BSHW: Tensor) -> Tensor:
     """Robust mean flow over the object: detached weights (eroded mask, Cauchy's on the residual), differentiable
     flow."""
     batch, pairs, height, width = inside_BSHW.shape

@@ -26,9 +26,13 @@ class Video:
         object_depth_m_B: z-depth of the object's centre in the first frame, m, or None when unknown.
         at_rest_B: True where the object is known to be released without velocity in the first frame, or None.
         object_masks_BNHW: 1 on each of N objects in the first frame, zeros for one that a clip lacks, or None.
+        px_per_m_B: pixels a metre at the object, or None when unknown. With it there are metres without any depth; a
+            clip without a camera is then taken to look straight at a vertical plane that the object moves in.
+        object_diameter_m_B: true diameter of the object, m, or None when unknown: its size in the picture then gives
+            the scale.
 
     Raises:
-        ValueError: wrong shape or type, frame rate not positive, camera of another size.
+        ValueError: wrong shape or type, frame rate or scale not positive, camera of another size.
     """
 
     frames_BTCHW: Tensor
@@ -37,6 +41,8 @@ class Video:
     first_mask_BHW: Tensor | None = None
     object_depth_m_B: Tensor | None = None
     at_rest_B: Tensor | None = None
+    px_per_m_B: Tensor | None = None
+    object_diameter_m_B: Tensor | None = None
     object_masks_BNHW: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -63,6 +69,9 @@ class Video:
             )
         if self.at_rest_B is not None and self.at_rest_B.shape != (batch,):
             raise ValueError(f"at_rest must have shape ({batch},), got {tuple(self.at_rest_B.shape)}")
+        for name, scale in (("px_per_m", self.px_per_m_B), ("object_diameter_m", self.object_diameter_m_B)):
+            if scale is not None and (scale.shape != (batch,) or not (torch.isfinite(scale) & (scale > 0)).all()):
+                raise ValueError(f"{name} must be one finite number > 0 a clip, shape ({batch},), got {scale.tolist()}")
         objects = self.object_masks_BNHW
         if objects is not None and (objects.ndim != 4 or objects[:, 0].shape != (batch, height, width)):
             raise ValueError(
@@ -149,6 +158,8 @@ class Video:
             first_mask_BHW=None if self.first_mask_BHW is None else self.first_mask_BHW.to(device),
             object_depth_m_B=None if self.object_depth_m_B is None else self.object_depth_m_B.to(device),
             at_rest_B=None if self.at_rest_B is None else self.at_rest_B.to(device),
+            px_per_m_B=None if self.px_per_m_B is None else self.px_per_m_B.to(device),
+            object_diameter_m_B=None if self.object_diameter_m_B is None else self.object_diameter_m_B.to(device),
         )
 
     def __getitem__(self, clips: slice | Tensor | list[int]) -> Video:
@@ -161,4 +172,6 @@ class Video:
             first_mask_BHW=None if self.first_mask_BHW is None else self.first_mask_BHW[clips],
             object_depth_m_B=None if self.object_depth_m_B is None else self.object_depth_m_B[clips],
             at_rest_B=None if self.at_rest_B is None else self.at_rest_B[clips],
+            px_per_m_B=None if self.px_per_m_B is None else self.px_per_m_B[clips],
+            object_diameter_m_B=None if self.object_diameter_m_B is None else self.object_diameter_m_B[clips],
         )

@@ -1,0 +1,154 @@
+"""Blobs of change: what differs from the background plate, frame by frame, described by a few numbers each.
+
+All of it is detached: it says where to look, not what is measured.
+
+Axes: T frames, C colours, H rows, W columns, N blobs of a frame.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+LEAST_CHANGE = 0.04
+"""Changes of colour under this (ten of 256 levels) are never an object: compression leaves as much."""
+
+_NOISE_FACTOR = 6.0
+_PLATE_FRAMES = 41
+_MOST_BLOBS = 24
+_LEAST_AREA_PX = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Blobs:
+    """The blobs of one frame, strongest first.
+
+    Args:
+        centre_N2: centroid (u, v) weighted by the change, px.
+        area_N: px^2.
+        axes_N2: standard deviations along the short and the long axis, px.
+        colour_N3: mean colour.
+        change_N: sum of the change over the blob.
+        sharpness_N: 90th percentile of the gradient of the change, per px: shadows of wide lights are soft.
+        border_N: whether it touches the picture's border.
+        box_N4: first and past-last row, first and past-last column.
+    """
+
+    centre_N2: np.ndarray
+    area_N: np.ndarray
+    axes_N2: np.ndarray
+    colour_N3: np.ndarray
+    change_N: np.ndarray
+    sharpness_N: np.ndarray
+    border_N: np.ndarray
+    box_N4: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.area_N)
+
+
+@torch.no_grad()
+def background_plate(frames_TCHW: Tensor, *, hidden_THW: Tensor | None = None) -> Tensor:
+    """The scene without what moves, (C, H, W): the median over at most 41 frames.
+
+    Args:
+        hidden_THW: True where the background is known to be hidden by an object. Where it is
+            never seen, the nearest pixel at which it is.
+    """
+    frames = len(frames_TCHW)
+    keep = torch.linspace(0, frames - 1, min(frames, _PLATE_FRAMES), device=frames_TCHW.device).round().long().unique()
+    chosen = frames_TCHW.detach()[keep]
+    if hidden_THW is None:
+        return chosen.median(dim=0).values
+    hidden = hidden_THW[keep]
+    plate = torch.where(hidden[:, None], torch.nan, chosen).nanmedian(dim=0).values
+    unknown = hidden.all(dim=0).cpu().numpy()
+    if unknown.all():
+        return chosen.median(dim=0).values
+    if unknown.any():
+        nearest = ndimage.distance_transform_edt(unknown, return_distances=False, return_indices=True)
+        rows, columns = torch.from_numpy(np.asarray(nearest)).to(plate.device)
+        plate = plate[:, rows, columns]
+    return plate
+
+
+def change_from(frames_TCHW: Tensor, plate_CHW: Tensor) -> Tensor:
+    """Root mean square change of colour against the plate, (T, H, W), differentiable in the frames.
+
+        d = |I - s B| / sqrt(C)
+
+    with s the frame's own exposure against the plate: the median of I / B where the plate is not dark.
+    """
+    with torch.no_grad():
+        # Enough pixels for a median of the exposure, whatever the size of the picture.
+        step = max(1, min(frames_TCHW.shape[-2:]) // 60)
+        grid_THW = frames_TCHW.detach()[..., ::step, ::step].mean(1)
+        plate_HW = plate_CHW[..., ::step, ::step].mean(0)
+        lit = plate_HW > 0.1
+        ratio_T = torch.ones(len(frames_TCHW), device=frames_TCHW.device, dtype=frames_TCHW.dtype)
+        if lit.sum() >= 50:
+            ratio_T = (grid_THW[:, lit] / plate_HW[lit]).median(dim=1).values
+    squared = (frames_TCHW - ratio_T[:, None, None, None] * plate_CHW).square().mean(1)
+    return (squared + 1e-12).sqrt()
+
+
+@torch.no_grad()
+def threshold(change_THW: Tensor) -> Tensor:
+    """Change (H, W) above which a pixel is taken to have changed: six times its median over the frames, smoothed."""
+    usual = change_THW[:: max(1, len(change_THW) // _PLATE_FRAMES)].median(dim=0).values
+    usual = F.avg_pool2d(usual[None], 5, stride=1, padding=2, count_include_pad=False)[0]
+    return (_NOISE_FACTOR * usual).clamp(min=LEAST_CHANGE)
+
+
+@torch.no_grad()
+def find_blobs(frame_CHW: Tensor, change_HW: Tensor, threshold_HW: Tensor) -> Blobs:
+    """Connected regions where the change, averaged over 3 x 3 px, exceeds its threshold."""
+    smooth = F.avg_pool2d(change_HW[None], 3, stride=1, padding=1, count_include_pad=False)[0]
+    changed = smooth > threshold_HW
+    labels = np.zeros(changed.shape, dtype=np.int32)
+    count = int(np.asarray(ndimage.label(changed.cpu().numpy(), structure=np.ones((3, 3)), output=labels)))
+    change, frame = change_HW.cpu().numpy(), frame_CHW.cpu().numpy()
+    ids = np.arange(1, count + 1)
+    total = ndimage.sum_labels(change, labels, ids) if count else np.zeros(0)
+    area = ndimage.sum_labels(np.ones_like(change), labels, ids) if count else np.zeros(0)
+    order = [n for n in np.argsort(-total) if area[n] >= _LEAST_AREA_PX][:_MOST_BLOBS]
+    boxes = ndimage.find_objects(labels)
+    rows = [_describe(frame, change, labels, n + 1, boxes[n]) for n in order]
+    columns = [np.array(column) for column in zip(*rows, strict=True)] if rows else _NOTHING
+    names = [field.name for field in dataclasses.fields(Blobs)]
+    return Blobs(**dict(zip(names, columns, strict=True)))
+
+
+_NOTHING = [np.zeros((0, *shape)) for shape in ((2,), (), (2,), (3,), (), (), (), (4,))]
+
+
+def _describe(frame: np.ndarray, change: np.ndarray, labels: np.ndarray, label: int, box) -> tuple:
+    top, bottom, left, right = box[0].start, box[0].stop, box[1].start, box[1].stop
+    inside = labels[box] == label
+    weight = change[box] * inside
+    v, u = np.nonzero(inside)
+    w = weight[inside]
+    u, v = u + left + 0.5, v + top + 0.5
+    total = w.sum()
+    centre = np.array([(w * u).sum(), (w * v).sum()]) / total
+    spread = np.cov(np.stack((u, v)), aweights=np.ones_like(w), bias=True) if len(w) > 1 else np.zeros((2, 2))
+    axes = np.sqrt(np.linalg.eigvalsh(spread).clip(min=1 / 12))
+    colour = frame[(slice(None), *box)][:, inside].mean(axis=1)
+    gradient = np.hypot(*np.gradient(change[box])) if min(weight.shape) > 1 else weight
+    height, width = change.shape
+    border = top == 0 or left == 0 or bottom == height or right == width
+    return (
+        centre,
+        float(inside.sum()),
+        axes,
+        colour,
+        float(total),
+        float(np.quantile(gradient[inside], 0.9)),
+        border,
+        np.array([top, bottom, left, right]),
+    )
