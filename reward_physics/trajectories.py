@@ -110,14 +110,37 @@ def pair_in_pixels(observation: Observation) -> tuple[Pair | None, Tensor]:
     times, noise_px = observation.video.times_BT, observation.instruments.centroid_noise_px
     paths = [path_in_pixels(track, times, noise_px) for track in observation.object_tracks[:2]]
     area_B2 = first_BNHW[:, :2].double().sum((2, 3))
+    radius_B2 = _half_extent_px(first_BNHW[:, :2].double(), torch.stack([p.position_BTD[:, 0] for p in paths], dim=1))
     pair = Pair(
         time_BT=times,
         position_B2TD=torch.stack([path.position_BTD for path in paths], dim=1),
         weight_B2T=torch.stack([path.weight_BT for path in paths], dim=1),
-        radius_B2=(area_B2.clamp(min=1) / math.pi).sqrt(),
+        radius_B2=radius_B2,
         sigma_B=paths[0].sigma_B,
     )
     return pair, (area_B2 >= 1).all(1)
+
+
+def _half_extent_px(mask_B2HW: Tensor, centre_B22: Tensor) -> Tensor:
+    """Half the extent of two masks along the line between them, (B, 2), px: 1.87 standard deviations, which is the
+    half-width of a square made 8 % too large and of a disc 7 % too small."""
+    height, width = mask_B2HW.shape[-2:]
+    line = (centre_B22[:, 1] - centre_B22[:, 0]).detach()
+    line = line / line.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    along_HW = torch.einsum(
+        "bi,ihw->bhw",
+        line,
+        torch.stack(
+            (
+                torch.arange(width, device=line.device).to(line).expand(height, -1),
+                -torch.arange(height, device=line.device).to(line)[:, None].expand(-1, width),
+            )
+        ),
+    )[:, None]
+    area = mask_B2HW.sum((2, 3)).clamp(min=1)[..., None, None]
+    mean = (mask_B2HW * along_HW).sum((2, 3), keepdim=True) / area
+    variance = (mask_B2HW * (along_HW - mean).square()).sum((2, 3), keepdim=True) / area
+    return 1.87 * (variance[..., 0, 0] + 1 / 12).sqrt()
 
 
 def _distance2_to_palette(frames_BTCHW: Tensor, palette_BKC: Tensor) -> Tensor:

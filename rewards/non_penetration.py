@@ -15,12 +15,12 @@ def non_penetration(observation: Observation, *, tolerance: float = 0.15) -> Ten
 
         r = -relu(max_t relu(r1 + r2 - d_t) / (r1 + r2) - tolerance)
 
-    with r the radius of the disc of each body's area in the first frame and d the distance of their centres, in the
-    picture: for bodies at one distance from the camera.
+    with r half of each body's extent in the first frame, along the line between them, and d the distance of their
+    centres, in the picture: for bodies at one distance from the camera.
 
     Args:
         observation: clips with `Video.object_masks_BNHW`.
-        tolerance: depth that is allowed; the discs of two boxes side by side overlap by 0.11.
+        tolerance: depth that is allowed: extents are known within some 8 %, and bodies turn.
 
     Returns:
         (B,), no unit, in [tolerance - 1, 0]. NaN where there are not two objects, and where they never meet: a frozen

@@ -58,10 +58,10 @@ def test_energy_in_flight_ranks_wrong_gravities(reward):
 def test_projectile_and_incline_and_pendulum_rank_wrong_gravities():
     wrong = [-abs(g - 9.81) for g in GS]
     throws = [score(projectile, fall(g), g_m_s2=9.81) for g in GS]
-    assert spearman(wrong, throws) >= 0.9 and max(throws) > -1e-4
+    assert spearman(wrong, throws) >= 0.9 and max(throws) > -1e-3
     slides = [score(incline, slide(g * (math.sin(0.5) - 0.2 * math.cos(0.5))), friction=0.2) for g in GS]
     assert spearman(wrong, slides) >= 0.9 and max(slides) > -1e-4
-    swings = [score(pendulum, swing(g, frames=60), length_m=1.0, unit="px", refuses="no scale") for g in GS]
+    swings = [score(pendulum, swing(g, frames=80), length_m=1.0, unit="px", refuses="no scale") for g in GS]
     assert spearman(wrong, swings) >= 0.75 and max(swings) == swings[GS.index(9.81)] > -1e-3
     # Too slow and too fast are each in order; between them the period's error is not even.
     assert spearman(GS[:5], swings[:5]) >= 0.99 and spearman(GS[4:], [-s for s in swings[4:]]) >= 0.99

@@ -1,0 +1,166 @@
+"""Rewards on two drawn discs and on the embedded world's own collisions."""
+
+import dataclasses
+
+import pytest
+import torch
+from discs import make_world
+from paths import spearman
+
+from data.rows import LIGHT_COLUMNS, collate, load_split, to_video
+from reward_physics.observation import Instruments, Observation
+from reward_physics.video import Video
+from rewards.collision import collision
+from rewards.momentum import momentum
+from rewards.non_penetration import non_penetration
+from rewards.rigidity import rigidity
+
+PAIR = [collision, momentum, non_penetration]
+COLOURS = torch.tensor([[0.9, 0.15, 0.1], [0.1, 0.2, 0.9]])
+RADIUS_PX = (6.0, 5.0)
+
+
+def two_discs(centres_TN2: torch.Tensor, *, size=(32, 72), objects: bool = True) -> Video:
+    """A clip of a red and a blue disc with soft edges before grey."""
+    v, u = torch.meshgrid(torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5, indexing="ij")
+    frames = torch.full((len(centres_TN2), 3, *size), 0.5)
+    first = []
+    for n, radius in enumerate(RADIUS_PX):
+        at = centres_TN2[:, n, :, None, None].float()
+        mask = (radius + 0.5 - ((u - at[:, 0]) ** 2 + (v - at[:, 1]) ** 2).sqrt()).clamp(0, 1)[:, None]
+        frames = frames * (1 - mask) + mask * COLOURS[n].view(3, 1, 1)
+        first.append((mask[0, 0] > 0.5).float())
+    return Video(
+        frames_BTCHW=frames[None],
+        fps_B=torch.tensor([24.0]),
+        first_mask_BHW=first[0][None],
+        object_masks_BNHW=torch.stack(first)[None] if objects else None,
+    )
+
+
+def collide(*, e=0.6, gain=0.0, deeper_px=0.0, apart_px=0.0, frames=18) -> Video:
+    """The red disc runs into the blue one; `gain` is added to blue's speed after, px a frame; they part when they are
+    deeper_px inside each other, or apart_px away."""
+    t = torch.arange(frames) - 8.4
+    reach = sum(RADIUS_PX) - deeper_px + apart_px
+    m1, m2 = (r**3 for r in RADIUS_PX)
+    speed = 2.0
+    impulse = (1 + e) * speed / (1 / m1 + 1 / m2)
+    x1 = 30 + torch.where(t < 0, speed * t, (speed - impulse / m1) * t)
+    x2 = 30 + reach + torch.where(t < 0, 0 * t, (impulse / m2 + gain) * t)
+    y = torch.full_like(x1, 16.0)
+    return two_discs(torch.stack((torch.stack((x1, y), -1), torch.stack((x2, y), -1)), dim=1))
+
+
+def look(video: Video, noise_px: float = 0.1) -> Observation:
+    return Observation(video, Instruments(mask="appearance", centroid_noise_px=noise_px), grad=False)
+
+
+def test_a_true_collision_scores_nearly_zero():
+    for e in (0.2, 0.6, 1.0):
+        observation = look(collide(e=e))
+        assert momentum(observation, mass_ratio=(5 / 6) ** 3).item() > -0.1
+        assert momentum(observation).item() > -0.02
+        assert collision(observation).item() > -0.02
+        assert non_penetration(observation).item() == 0
+
+
+def test_each_ranks_its_violation():
+    gains = [0.0, 0.5, 1.0, 1.5, 2.0]
+    scores = [momentum(look(collide(gain=g)), mass_ratio=(5 / 6) ** 3).item() for g in gains]
+    assert spearman([-g for g in gains], scores) >= 0.9
+    depths = [2.5, 4.0, 5.5, 7.0, 8.5]
+    scores = [non_penetration(look(collide(deeper_px=d))).item() for d in depths]
+    assert spearman([-d for d in depths], scores) >= 0.9 and scores[-1] < -0.2
+    bounces = [1.0, 1.3, 1.6, 1.9, 2.2]
+    scores = [collision(look(collide(e=e))).item() for e in bounces]
+    assert spearman([-e for e in bounces], scores) >= 0.9
+    assert collision(look(collide(apart_px=12))).item() < -0.1
+
+
+@pytest.mark.parametrize("reward", PAIR)
+def test_frozen_single_and_unmarked_clips_are_not_measured(reward):
+    video = collide()
+    still = video.with_frames(video.frames_BTCHW[:, :1].expand(-1, 18, -1, -1, -1))
+    single = dataclasses.replace(
+        video, object_masks_BNHW=video.object_masks_BNHW * torch.tensor([1.0, 0]).view(1, 2, 1, 1)
+    )
+    unmarked = dataclasses.replace(video, object_masks_BNHW=None)
+    for case in (still, single, unmarked):
+        assert reward(look(case)).isnan().all()
+
+
+@pytest.mark.parametrize("reward", PAIR)
+def test_gradients_reach_the_pixels_and_are_finite(reward):
+    video = collide(gain=1.0, deeper_px=6, e=1.5)
+    frames = video.frames_BTCHW.clone().requires_grad_()
+    observation = Observation(video.with_frames(frames), Instruments(mask="appearance"), grad=True)
+    (gradient,) = torch.autograd.grad(reward(observation).sum(), frames)
+    assert torch.isfinite(gradient).all() and gradient.abs().sum() > 0
+
+
+def test_masks_of_objects_go_with_their_clips():
+    video = collide()
+    assert video[[0]].object_masks_BNHW.shape == (1, 2, 32, 72)
+    assert video.to("cpu").object_masks_BNHW is not None
+    assert video.with_frames(video.frames_BTCHW[:, :5]).object_masks_BNHW is video.object_masks_BNHW
+    with pytest.raises(ValueError, match=r"object masks must have shape \(1, N, 32, 72\), got \(1, 32, 72\)"):
+        dataclasses.replace(video, object_masks_BNHW=video.object_masks_BNHW[:, 0])
+
+
+@pytest.mark.slow
+def test_shipped_collisions_are_true():
+    rows = load_split("train", columns=LIGHT_COLUMNS)
+    some = [n for n, kind in enumerate(rows["kind"]) if kind == "collide"][:8]
+    batch = collate([rows[n] for n in some])
+    observation = look(to_video(batch), noise_px=0.35)
+    touched = torch.tensor([len(times) > 0 for times in batch["impact_times_s"]])
+    found = momentum(observation)
+    assert (~found.isnan() & ~touched).sum() == 0 and (~found.isnan()).sum() >= 3
+    assert found.nanmedian() > -0.01 and non_penetration(observation).nanmedian() == 0
+    assert collision(observation).nanmedian() > -0.01
+    pixels = [batch["poses_BTN7"][:, :, n, :3] for n in (0, 1)]
+    for n, track in enumerate(observation.object_tracks):
+        uv, _ = to_video(batch).camera.project(pixels[n])
+        assert (uv - track.centroid_BT2).norm(dim=-1).median() < 0.6
+
+
+def disc(scale_T: torch.Tensor, *, moves: bool = True, stretch_T: torch.Tensor | None = None) -> Observation:
+    """A disc that crosses the picture while its area grows by scale^2, or while it stretches at its area."""
+    v, u = torch.meshgrid(torch.arange(40) + 0.5, torch.arange(80) + 0.5, indexing="ij")
+    t = torch.arange(len(scale_T))
+    at = 20 + (2.5 * t if moves else 0 * t)
+    stretch = torch.ones_like(scale_T) if stretch_T is None else stretch_T
+    x, y = (u - at[:, None, None]) * stretch[:, None, None], (v - 20) / stretch[:, None, None]
+    mask = (7 * scale_T[:, None, None] + 0.5 - (x**2 + y**2).sqrt()).clamp(0, 1)
+    frames = 0.5 * (1 - mask[:, None]) + mask[:, None] * COLOURS[0].view(3, 1, 1)
+    return look(Video.make(frames[None], 24, first_mask_BHW=(mask[:1] > 0.5).float()))
+
+
+def test_rigidity_ranks_melting_growing_smearing_and_knows_a_rigid_disc():
+    t = torch.linspace(0, 1, 16)
+    assert rigidity(disc(torch.ones(16))).item() > -1e-4
+    assert rigidity(disc(torch.ones(16), moves=False)).isnan().all()
+    sizes = [0.0, 0.15, 0.3, 0.45, 0.6]
+    for sign in (-1, 1 / 3):
+        scores = [rigidity(disc(1 + sign * s * t), tolerance=0.0).item() for s in sizes]
+        assert spearman([-s for s in sizes], scores) >= 0.9
+    scores = [rigidity(disc(torch.ones(16), stretch_T=1 / (1 + s * t))).item() for s in sizes]
+    assert scores[-1] < scores[0] - 0.001
+    gone = rigidity(disc(torch.where(t < 0.5, 1.0, 1e-3)))
+    assert gone.item() < -0.3
+
+
+def test_rigidity_is_finite_where_the_object_has_vanished():
+    world = disc(torch.where(torch.linspace(0, 1, 16) < 0.5, 1.0, -1.0))
+    frames = world.video.frames_BTCHW.clone().requires_grad_()
+    observation = Observation(world.video.with_frames(frames), world.instruments, grad=True)
+    (gradient,) = torch.autograd.grad(rigidity(observation).nansum(), frames)
+    assert torch.isfinite(gradient).all()
+
+
+def test_one_disc_of_the_measuring_world_is_rigid():
+    from discs import free_fall
+
+    world = make_world(free_fall(frames=9))
+    assert rigidity(Observation(world.video, world.instruments(), grad=False)).item() > -0.01
