@@ -43,6 +43,7 @@ RWR_OFFLINE = (
 TRUE_CLIPS = "python -m data.write --split train --g_m_s2 9.81 --clips 600"
 PSFT = "accelerate launch trainers/psft.py --config configs/psft_drops.yaml"
 BENCH = "python -m trainers.drops_bench"
+ONE_STEP = "--max_steps 1 --per_device_train_batch_size 2 --eval_steps 0 --report_to none"
 ONE_SAMPLE = RWR_SAMPLE.replace("--scenes 64", "--scenes 1").replace("0 1 2 3 4 5 6 7", "0 1")
 
 SHORTER = {
@@ -69,7 +70,7 @@ SHORTER = {
     RWR_SAMPLE: ONE_SAMPLE,
     # What the commands before would have left is not there.
     RWR_SCORE: f"{ONE_SAMPLE} && {RWR_SCORE}",
-    RWR_OFFLINE: f"{ONE_SAMPLE} && {RWR_SCORE} && {RWR_OFFLINE} --max_steps 1 --per_device_train_batch_size 2 --eval_steps 0",
+    RWR_OFFLINE: f"{ONE_SAMPLE} && {RWR_SCORE} && {RWR_OFFLINE} {ONE_STEP}",
     PSFT: f"{PSFT} --dataset drops --split train --dry_run",
     # Half a day.
     BENCH: f"{BENCH} --quick --dry_run",
