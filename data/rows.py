@@ -146,8 +146,10 @@ def collate(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def reward_columns(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What a reward may ask for by name: all of a collated batch but the true clips."""
-    return {name: value for name, value in batch.items() if name != "frames_BTCHW"}
+    """What a reward may ask for by name: all of a collated batch, its true clips as `reference_BTCHW`."""
+    return {name: value for name, value in batch.items() if name != "frames_BTCHW"} | {
+        "reference_BTCHW": batch["frames_BTCHW"]
+    }
 
 
 def to_camera(batch: Mapping[str, Any]) -> Camera:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def _reward(term: Term, title: str, config: RecipeConfig) -> list[str]:
         elif settings[name] is not inspect.Parameter.empty:
             lines.append(f"    {name} = {settings[name]!r} (default)")
     # A dataclass has its parameters inside.
-    lines += [f"    {name} = {value!r}" for name, value in getattr(reward, "__dict__", {}).items() if name[0] != "_"]
+    if dataclasses.is_dataclass(reward):
+        lines += [f"    {field.name} = {getattr(reward, field.name)!r}" for field in dataclasses.fields(reward)]
     return [*lines, *(f"    {line}" for line in needs(term, config))]
 
 

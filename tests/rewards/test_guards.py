@@ -1,0 +1,118 @@
+"""Gates and guards of the picture: open for a true fall, shut for what each of them is there to catch."""
+
+import pytest
+import torch
+from discs import free_fall, make_world
+
+from reward_physics.observation import Observation
+from rewards.background import background
+from rewards.first_frame import first_frame
+from rewards.motion_gate import motion_gate
+from rewards.observability_gate import observability_gate
+from rewards.saturation import saturation
+from rewards.sharpness import sharpness
+
+FALL = make_world(free_fall(frames=8))
+FRAMES = FALL.video.frames_BTCHW
+GUARDS = [motion_gate, observability_gate, sharpness, saturation, background]
+
+
+def observe(frames, grad=False, world=FALL):
+    return Observation(world.video.with_frames(frames), world.instruments(), grad=grad)
+
+
+def score(guard, frames, world=FALL, **parameters):
+    return guard(observe(frames, world=world), **parameters).item()
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_a_true_fall_passes(guard):
+    assert score(guard, FRAMES) > {"sharpness": 0.85}.get(guard.__name__, 0.99)
+
+
+@pytest.mark.parametrize("guard", [*GUARDS, lambda seen: first_frame(seen, reference_BTCHW=FRAMES)])
+def test_gradients_are_finite_also_for_a_frozen_and_an_empty_clip(guard):
+    gone = make_world(free_fall(frames=8, start_m=(9.0, 4.0, 1.7))).video.frames_BTCHW
+    for frames in (FRAMES, FRAMES[:, :1].expand_as(FRAMES), gone):
+        leaf = frames.clone().requires_grad_()
+        value = guard(observe(leaf, grad=True))
+        (gradient,) = torch.autograd.grad(torch.where(value.isnan(), 0.0, value).sum(), leaf, allow_unused=True)
+        assert gradient is None or gradient.isfinite().all()
+
+
+def test_motion_gate_shuts_on_a_frozen_clip_and_opens_with_the_way():
+    frozen = FRAMES[:, :1].expand_as(FRAMES)
+    assert score(motion_gate, frozen) == pytest.approx(0.1, abs=0.01)
+    assert score(motion_gate, frozen, closed=0.0) == pytest.approx(0.0, abs=0.01)
+    # 0.4 m wide, and half of that in steady motion: half of a diameter.
+    steady = make_world(free_fall(frames=9, g_m_s2=0.0, start_m=(0.0, 4.0, 1.0), velocity_m_s=(0.2, 0.0, 0.0)))
+    way = score(motion_gate, steady.video.frames_BTCHW, steady, closed=0.0, least_diameters=1.0)
+    assert way == pytest.approx(0.1 / 0.4 * (10 / 8) ** 0.5, rel=0.1)
+    gone = make_world(free_fall(frames=8, start_m=(9.0, 4.0, 1.7)))
+    assert motion_gate(Observation(gone.video, gone.instruments(), grad=False)).isnan().all()
+
+
+def test_observability_gate_shuts_when_the_object_goes_swells_or_doubles():
+    empty = make_world(free_fall(frames=8, start_m=(9.0, 4.0, 1.7))).video.frames_BTCHW
+    vanished = torch.cat((FRAMES[:, :4], empty[:, 4:]), 1)
+    assert score(observability_gate, vanished, enough=1.0) == pytest.approx(0.5, abs=0.02)
+    assert score(observability_gate, torch.cat((FRAMES[:, :1], empty[:, 1:]), 1)) < 0.2
+    other = make_world(free_fall(frames=8, start_m=(0.9, 4.0, 1.7))).video.frames_BTCHW
+    double = torch.maximum(FRAMES, other)
+    double = torch.cat((FRAMES[:, :1], double[:, 1:]), 1)
+    assert score(observability_gate, double, enough=1.0) < 0.65
+    faded = torch.cat((FRAMES[:, :1], 0.5 * FRAMES[:, 1:] + 0.5 * empty[:, 1:]), 1)
+    assert score(observability_gate, faded, enough=1.0) == pytest.approx(1 / 8 + 7 / 16, abs=0.05)
+
+
+def test_sharpness_loses_by_blur_and_by_painted_texture(generator):
+    blurred = torch.nn.functional.avg_pool2d(FRAMES[0], 5, 1, 2, count_include_pad=False)[None]
+    assert score(sharpness, torch.cat((FRAMES[:, :1], blurred[:, 1:]), 1)) < 0.75 * score(sharpness, FRAMES)
+    noisy = (FRAMES + 0.3 * torch.randn(FRAMES.shape, generator=generator)).clamp(0, 1)
+    assert score(sharpness, torch.cat((FRAMES[:, :1], noisy[:, 1:]), 1)) < 0.75 * score(sharpness, FRAMES)
+    assert score(sharpness, FRAMES, enough=0.5) == 1.0
+
+
+def test_saturation_loses_by_overexposure():
+    assert score(saturation, torch.cat((FRAMES[:, :1], (3 * FRAMES[:, 1:]).clamp(0, 1)), 1)) < 0.05
+    assert score(saturation, torch.cat((FRAMES[:, :1], FRAMES[:, 1:] * 0), 1)) < 0.05
+    assert score(saturation, (3 * FRAMES).clamp(0, 1)) > 0.9, "what is so from the first frame on is the scene's own"
+
+
+def test_background_loses_by_drift_by_flicker_and_by_a_shaking_camera(generator):
+    drift = FRAMES + torch.linspace(0, 0.3, 8).view(1, 8, 1, 1, 1)
+    flicker = FRAMES + 0.1 * torch.tensor([0.0, 1.0]).repeat(4).view(1, 8, 1, 1, 1)
+    shaken = torch.stack(
+        [frame.roll(int(step), -1) for step, frame in zip([0, 2, -1, 3, 0, -2, 1, 2], FRAMES[0], strict=True)]
+    )
+    assert score(background, drift) < 0.3
+    assert score(background, flicker) < 0.1
+    assert score(background, flicker, flicker_tolerance=1e3) > 0.5
+    assert score(background, shaken[None]) < 0.1
+
+
+def test_first_frame_fidelity():
+    other = FRAMES + torch.tensor(0.05)
+    assert score(first_frame, FRAMES, reference_BTCHW=FRAMES) == 1.0
+    assert score(first_frame, other, reference_BTCHW=FRAMES) == pytest.approx(0.3679, abs=1e-3)
+    big = FRAMES.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    assert score(first_frame, FRAMES, reference_BTCHW=big) > 0.8
+    with pytest.raises(ValueError, match="reference_BTCHW must hold 1 clips of at least 1 frames"):
+        score(first_frame, FRAMES, reference_BTCHW=FRAMES.expand(2, -1, -1, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("guard", "parameters"),
+    [
+        (motion_gate, {"least_diameters": 0}),
+        (motion_gate, {"closed": 1}),
+        (observability_gate, {"enough": 0}),
+        (sharpness, {"enough": 2}),
+        (saturation, {"tolerance": 0}),
+        (background, {"margin_px": -1}),
+        (first_frame, {"tolerance": 0, "reference_BTCHW": FRAMES}),
+    ],
+)
+def test_settings_out_of_range_name_the_reward(guard, parameters):
+    with pytest.raises(ValueError, match=f"^{guard.__name__}: "):
+        score(guard, FRAMES, **parameters)
