@@ -18,7 +18,7 @@ def rigidity(observation: Observation, *, tolerance: float = 0.05, least_travel:
     splitting). 0 for a rigid object at its distance; an object that has vanished counts as -1 a frame. Unit-free.
 
     Args:
-        observation: needs a mask.
+        observation: needs a mask; for clips with one object.
         tolerance: change that is allowed, of s and of f: a body that tumbles shows other sides.
         least_travel: way in radii from which a clip is judged: one that is frozen keeps its shape for nothing.
 
@@ -31,7 +31,9 @@ def rigidity(observation: Observation, *, tolerance: float = 0.05, least_travel:
     first = observation.video.first_mask_BHW
     seen = torch.where(track.weight_BT > 0.5, track.area_BT.detach(), torch.nan).nanmedian(1).values.nan_to_num(1.0)
     usual = seen if first is None else first.to(seen).sum((1, 2))
-    found = measure_rigidity(observation.mask_BTHW * track.window_BTHW, track.centroid_BT2, usual.clamp(min=1.0))
+    usual = usual.clamp(min=1.0)
+    around = _around(observation.mask_BTHW, track.centroid_BT2, usual)
+    found = measure_rigidity(observation.mask_BTHW * around, track.centroid_BT2, usual)
     error = sum(
         ((change.abs() - tolerance).clamp(min=0).square() for change in (found.size_BT, found.shape_BT)),
         torch.zeros_like(found.size_BT),
@@ -39,3 +41,12 @@ def rigidity(observation: Observation, *, tolerance: float = 0.05, least_travel:
     count = found.inside_BT.sum(1)
     judged = (count >= 2) & (found.travel_B >= least_travel)
     return torch.where(judged, -error.sum(1) / count.clamp(min=1), torch.nan).to(observation.video.frames_BTCHW)
+
+
+@torch.no_grad()
+def _around(mask_BTHW: Tensor, centroid_BT2: Tensor, usual_area_B: Tensor) -> Tensor:
+    """Discs of 1.7 radii around the object: smears that leave its own outline count too."""
+    height, width = mask_BTHW.shape[-2:]
+    u = torch.arange(width, device=mask_BTHW.device) + 0.5 - centroid_BT2[..., 0, None, None]
+    v = torch.arange(height, device=mask_BTHW.device)[:, None] + 0.5 - centroid_BT2[..., 1, None, None]
+    return (u.square() + v.square() < 1.7**2 * usual_area_B[:, None, None, None] / torch.pi).to(mask_BTHW)
