@@ -274,7 +274,7 @@ class Observation:
                 time_BT=times,
                 position_BTD=torch.stack((lateral, track.position_BT3[..., 2]), dim=-1),
                 weight_BT=image.weight_BT,
-                sigma_floor_B=self._centroid_noise_px() * track.metres_per_px_BT.median(dim=1).values,
+                sigma_floor_B=self.centroid_noise_px() * track.metres_per_px_BT.median(dim=1).values,
                 min_frames=self.instruments.min_frames,
                 reasons=self._unseen(),
                 at_rest_B=self.video.at_rest_B,
@@ -305,7 +305,7 @@ class Observation:
             sigma_position_B=arc.sigma_B,
             displacement_BSD=track.displacement_BS3,
             displacement_weight_BS=track.image.flow_weight_BS,
-            sigma_displacement_B=self.instruments.flow_noise_px * metres_per_px,
+            sigma_displacement_B=self._blob_noise_px(self.instruments.flow_noise_px) * metres_per_px,
             stride=self.instruments.flow_stride,
             min_frames=self.instruments.min_frames,
             reasons=arc.reasons,
@@ -345,13 +345,16 @@ class Observation:
         """Why each clip cannot be measured in metres, None where it can."""
         return self.fit.reasons
 
-    def _centroid_noise_px(self) -> Tensor:
+    def centroid_noise_px(self) -> Tensor:
         """Noise that a centroid is expected to have, (B,) px.
 
         The blob of an object that is filmed changes with motion blur, light and what lies behind it, in proportion to
         its size; lens and shutter bend its path. A twentieth of its diameter holds all that.
         """
-        least = torch.full_like(self.video.fps_B, self.instruments.centroid_noise_px)
+        return self._blob_noise_px(self.instruments.centroid_noise_px)
+
+    def _blob_noise_px(self, least_px: float) -> Tensor:
+        least = torch.full_like(self.video.fps_B, least_px)
         if self.instruments.mask != "motion":
             return least
         diameter = scale.typical_diameter_px(self.diameter_px_BT, self.image_track.weight_BT)

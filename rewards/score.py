@@ -1,0 +1,247 @@
+"""Score clips: what a recipe's instruments read off any video file, as a table, JSON or a report.
+
+    python -m rewards.score CLIP... --recipe R --fps F [--px_per_m S | --object_diameter_m D] [--camera FILE|DEGREES]
+
+Exit status: 0 when every clip was read (what cannot be measured is said), 1 when some clip could not, 2 for a mistake
+in the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from reward_physics.observation import Observation
+from reward_physics.readers import read_clip
+from reward_physics.summary import summarise
+from reward_physics.video import Video
+from rewards.recipe import Recipe
+from rewards.recipe_file import read_recipe
+from rewards.score_inputs import CameraFile, fps_of, frames_of, mask_from, positive
+
+_SHARED = ("camera_motions", "steady_frames_BTCHW", "moving", "mask_BTHW", "image_track", "diameter_px_BT")
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(
+        prog="python -m rewards.score", description="Read g, energy and unit-free quantities off clips."
+    )
+    parse.add_argument("clips", nargs="+", metavar="CLIP", help="video files, or folders of frames")
+    parse.add_argument("--recipe", required=True, help="YAML file: instruments and rewards")
+    parse.add_argument("--fps", type=fps_of, help="frames a second of the capture, or `container` to believe the file")
+    parse.add_argument("--px_per_m", type=positive, help="pixels a metre where the object moves")
+    parse.add_argument("--object_diameter_m", type=positive, help="true diameter of the object, m")
+    parse.add_argument(
+        "--camera",
+        type=CameraFile.read,
+        help="vertical field of view in degrees of a level camera, or a YAML or JSON file: see docs/scoring.md",
+    )
+    parse.add_argument("--mask", help="the object in the first frame: an image file, or left,top,right,bottom in px")
+    parse.add_argument("--frames", type=frames_of, metavar="FIRST:LAST", help="frames to read, both included")
+    parse.add_argument("--stride", type=int, help="frames between the two images of a flow; default: the recipe's")
+    parse.add_argument("--json", action="store_true", help="nothing but JSON on standard output")
+    parse.add_argument("--report", metavar="DIR", help="folder for an HTML report")
+    return parse
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parse = parser()
+    options = parse.parse_args(arguments)
+    if options.stride is not None and options.stride < 1:
+        parse.error(f"argument --stride: must be >= 1, got {options.stride}")
+    if options.report and Path(options.report).exists() and not Path(options.report).is_dir():
+        parse.error(f"argument --report: {options.report} is a file: name a folder")
+    try:
+        recipe = _recipe_for(options)
+    except ValueError as error:
+        parse.error(" ".join(str(error).split()))
+    console = Console(stderr=options.json)
+    results, pages = [], []
+    with Progress(console=console, transient=True, disable=len(options.clips) < 2) as progress:
+        task = progress.add_task("scoring", total=len(options.clips))
+        for path in options.clips:
+            result, page = _score(path, options, recipe)
+            results.append(result)
+            pages.append(page)
+            progress.advance(task)
+    if options.report:
+        from reward_physics.clip_report import write_report
+
+        written = write_report(options.report, pages, recipe=f"Recipe: {options.recipe}")
+        Console(stderr=True).print(f"report: {written}", soft_wrap=True, highlight=False)
+    if options.json:
+        print(json.dumps(results[0] if len(results) == 1 else results, indent=1, allow_nan=False))
+    else:
+        for result in results:
+            console.print(_table(result))
+    bad = sum("error" in result for result in results)
+    if bad:
+        Console(stderr=True).print(f"{bad} of {len(results)} clips could not be read", highlight=False)
+    return 1 if bad else 0
+
+
+def _recipe_for(options: argparse.Namespace) -> Recipe:
+    """The recipe with the instruments that fit what is known of the clips.
+
+    A depth network speaks for the scenes it was trained on. Where the scale is given by hand, or no camera would let
+    its depth say metres, it is not asked, and with it goes its mask: the object is then found by its motion.
+    """
+    config = read_recipe(options.recipe)
+    known = options.px_per_m is not None or options.object_diameter_m is not None
+    changes: dict[str, Any] = {} if options.stride is None else {"flow_stride": options.stride}
+    if known or options.camera is None:
+        keep = options.mask is not None and config.instruments.mask == "appearance"
+        changes |= {"depth": None, "mask": "appearance" if keep else "motion", "first_frame_distance": False}
+        changes["floor_height_m"] = None
+    config = config.model_copy(update={"instruments": config.instruments.model_copy(update=changes)})
+    return Recipe(config, config.instruments.build(), base=Path(options.recipe).resolve().parent)
+
+
+def _score(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One clip as JSON and as a section of the report; what is wrong with it is its `error`."""
+    try:
+        return _measure(path, options, recipe)
+    except (ValueError, MemoryError, OSError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        failed = {"g_m_s2": None, "clip": path, "error": said}
+        return failed, {"name": path, "error": said}
+
+
+@torch.no_grad()
+def _measure(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+    clip = read_clip(path, fps=options.fps, frames=options.frames)
+    height, width = clip.frames_TCHW.shape[-2:]
+    one = torch.ones(1)
+    video = Video(
+        frames_BTCHW=clip.frames_TCHW[None],
+        fps_B=one * clip.fps,
+        camera=None if options.camera is None else options.camera.build(height, width),
+        first_mask_BHW=None if options.mask is None else mask_from(options.mask, height, width)[None],
+        px_per_m_B=None if options.px_per_m is None else one * options.px_per_m,
+        object_diameter_m_B=None if options.object_diameter_m is None else one * options.object_diameter_m,
+    )
+    observation = recipe.observe(video, grad=False)
+    no_metres = observation.no_metres
+    if no_metres is not None:
+        no_metres += ": give --px_per_m, --object_diameter_m, or a --camera and a recipe with metric depth"
+    shown = observation
+    if no_metres is not None:
+        # One pixel stands for one metre: ratios do not change, and nothing is reported in metres.
+        shown = recipe.observe(dataclasses.replace(video, camera=None, px_per_m_B=one), grad=False)
+    summary = summarise(shown, in_metres=no_metres is None, no_metres=no_metres)
+    if shown is not observation:
+        observation.__dict__.update({name: shown.__dict__[name] for name in _SHARED if name in shown.__dict__})
+    scores, refused = _judge(recipe, observation)
+    notes = _notes(shown, options, clip.container_fps)
+    result = {
+        **summary.numbers,
+        "rewards": scores,
+        "not_measurable": {**summary.missing, **refused},
+        "notes": notes,
+        "clip": path,
+        "fps": clip.fps,
+        "frames": [clip.first_frame, clip.first_frame + video.num_frames - 1],
+    }
+    page = _page(path, result, shown, summary.unit) if options.report else {"name": path}
+    return result, page
+
+
+def _judge(recipe: Recipe, observation: Observation) -> tuple[dict[str, float | None], dict[str, str]]:
+    """The recipe's rewards, and why those that say nothing do not."""
+    scores: dict[str, float | None] = {}
+    refused: dict[str, str] = {}
+    for term in recipe.terms:
+        try:
+            value = float(term(observation, {})[0])
+        except (ValueError, TypeError) as error:
+            scores[term.name], refused[f"rewards.{term.name}"] = None, " ".join(str(error).split())
+            continue
+        scores[term.name] = value if math.isfinite(value) else None
+        if not math.isfinite(value):
+            refused[f"rewards.{term.name}"] = "could not be measured"
+    return scores, refused
+
+
+def _notes(observation: Observation, options: argparse.Namespace, container_fps: float | None) -> list[str]:
+    notes = []
+    if observation.instruments.mask == "motion":
+        moved = observation.camera_motions[0]
+        if moved.kind != "static":
+            notes.append(f"the camera moved by up to {moved.largest_px:.1f} px and was held still by a {moved.kind}")
+    if options.fps == "container":
+        notes.append(f"fps {container_fps:g} is the container's word: slow motion would be read as low g")
+    if options.px_per_m is not None and options.camera is None:
+        notes.append(
+            "the camera is taken to look straight at the plane of the motion: give --camera where it is tilted"
+        )
+    return notes
+
+
+def _page(path: str, result: dict[str, Any], shown: Observation, unit: str) -> dict[str, Any]:
+    from reward_physics.clip_report import draw_clip
+
+    measured = bool(shown.fit.measurable_B[0])
+    return {
+        "name": path,
+        "error": None,
+        "rows": [(name, _shown(value)) for name, value in _flat(result)],
+        "missing": result["not_measurable"],
+        "notes": result["notes"],
+        "picture": draw_clip(shown, unit=unit, g=9.81 if unit == "m" else None) if measured else None,
+    }
+
+
+def _flat(result: dict[str, Any]) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, value in result.items():
+        if name in ("not_measurable", "notes", "clip"):
+            continue
+        if isinstance(value, dict):
+            rows += [(f"{name}.{key}", item) for key, item in value.items()]
+        else:
+            rows.append((name, value))
+    return rows
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return ", ".join(_shown(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(result: dict[str, Any]) -> Table:
+    table = Table(title=result["clip"], title_justify="left", show_header=False)
+    if "error" in result:
+        table.add_row("error", result["error"], style="red")
+        return table
+    g = result["g_m_s2"]
+    if g is not None:
+        table.add_row(
+            "g", f"{g:.2f} m/s²  (95 % {result['g_low_m_s2']:.2f} to {result['g_high_m_s2']:.2f})", style="bold"
+        )
+    for name, value in _flat(result):
+        if value is not None and not name.startswith("g_"):
+            table.add_row(name, _shown(value))
+    for name, why in result["not_measurable"].items():
+        table.add_row(f"{name}: not measurable", why, style="yellow")
+    for note in result["notes"]:
+        table.add_row("note", note)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
