@@ -17,6 +17,9 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("IoU published", "published_iou", ".3f"),
     ("vanished", "vanished", ".1%"),
     ("landing KS", "landing_ks", ".2f"),
+    ("energy rise", "energy_rise", ".3f"),
+    ("restitution", "restitution", ".2f"),
+    ("Galileo ratio", "galileo", ".2f"),
     ("g spread, seeds", "g_spread_within_m_s2", ".2f"),
     ("g spread, scenes", "g_spread_between_m_s2", ".2f"),
 )
@@ -32,7 +35,7 @@ PICTURE: tuple[tuple[str, str, str], ...] = (
 
 
 def details_table(record: Mapping[str, Any]) -> str:
-    """By the judge: means over scenes with 95 % bootstrap intervals; what is not called published is corrected."""
+    """By the judge: means over scenes (medians of rise, restitution, ratio), 95 % intervals."""
     header = ["arm", *(name for name, _, _ in (*COLUMNS, *PICTURE))]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for name, arm in record["arms"].items():

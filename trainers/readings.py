@@ -17,7 +17,10 @@ from torch import Tensor
 from data.drops import camera_matrices, geometry, simulate
 from data.scenes import Scene
 from reward_physics import metrics, published
+from reward_physics.bounces import measure_bounces
 from reward_physics.camera import Camera
+from reward_physics.energy import measure_energy
+from reward_physics.galileo import measure_galileo
 from reward_physics.image_quality import background_psnr_db, colour_shift, sharpness_ratio
 from reward_physics.metrics import STANDARD_G_M_S2
 from reward_physics.observation import Observation
@@ -49,6 +52,12 @@ class Reading:
     """s."""
     impact_s: float
     """End of the free flight, NaN where it does not end."""
+    energy_rise: float = math.nan
+    """Head gained at impacts and elsewhere, in shares of the first; NaN without a second piece of motion."""
+    restitution: float = math.nan
+    """Speed after over speed before the first bounce; NaN without one."""
+    galileo: float = math.nan
+    """Four times the height fallen in the first half of a fall from rest over that of the whole: 1 where g is even."""
 
 
 def read(observation: Observation) -> list[Reading]:
@@ -58,6 +67,8 @@ def read(observation: Observation) -> list[Reading]:
     mask_BTHW = observation.mask_BTHW * track.image.window_BTHW
     fitted_BT3 = fit.position_at(track.time_BT)
     stderr_B = fit.accel_cov_B33[:, 2, 2].clamp(min=0).sqrt()
+    energy, bounces = measure_energy(observation.flights), measure_bounces(observation.flights)
+    galileo = measure_galileo(observation.flights)
 
     def at(values: Tensor, clip: int) -> Tensor:
         return values[clip].detach().float().cpu()
@@ -74,9 +85,18 @@ def read(observation: Observation) -> list[Reading]:
             centroid_T2=at(torch.where(seen_BT1, track.centroid_BT2, torch.nan), clip),
             time_T=at(track.time_BT, clip),
             impact_s=float(arc.impact_time_B[clip]),
+            energy_rise=float(energy.rise_B[clip]) if energy.rise_measured_B[clip] else math.nan,
+            restitution=_first(bounces.by_speed_BK[clip], bounces.measured_BK[clip]),
+            galileo=_first(galileo.fall_ratio_BK[clip], galileo.fall_measured_BK[clip]),
         )
         for clip in range(observation.batch_size)
     ]
+
+
+def _first(values_K: Tensor, measured_K: Tensor) -> float:
+    """The first measured value, NaN where there is none."""
+    known = values_K[measured_K]
+    return float(known[0]) if len(known) else math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +152,7 @@ def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> 
         IoU and Chamfer against the scene under the right gravity over all frames, each as `metrics` and as published
         tables define it, and the share of frames from which the object has vanished; area ratio and aligned IoU against
         the scene under the clip's own fitted g over the free flight (NaN where g could not be measured); landing time,
-        measured and true.
+        measured and true; energy gained, restitution and Galileo's ratio, NaN where there is nothing to measure.
     """
     right = scene.at(g_m_s2)
     fall_m = float(right.position_T3[0, 2] - right.position_T3[:, 2].min())
@@ -158,6 +178,9 @@ def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> 
         "vanished": float(((mask >= 0.5).sum((1, 2)) == 0)[here_T].double().mean()) if here_T.any() else math.nan,
         "impact_s": reading.impact_s,
         "true_impact_s": right.impact_s,
+        "energy_rise": reading.energy_rise,
+        "restitution": reading.restitution,
+        "galileo": reading.galileo,
         "area_ratio": math.nan,
         "aligned_iou": math.nan,
     }

@@ -23,6 +23,9 @@ DETAILS = (
 )
 """Figures of one clip whose mean over scenes is told with an interval."""
 
+MOTION = ("energy_rise", "restitution", "galileo")
+"""Those whose median over the measurable scenes is told with an interval."""
+
 
 def column(figures: Sequence[Mapping[str, Any]], name: str, instrument: str | None = None) -> Tensor:
     """One figure of every clip, NaN where there is none."""
@@ -70,6 +73,7 @@ def instrument_summary(figures: Sequence[Mapping[str, Any]], instrument: str, *,
         "area_ratio": nan_median(take("area_ratio")),
         "aligned_iou": float(torch.nanmean(take("aligned_iou"))),
         **{name: _interval(scene_means(figures, take(name)), _nan_means) for name in DETAILS},
+        **{name: _interval(scene_means(figures, take(name)), _medians) for name in MOTION},
         **spread_figures(figures, g_N),
         "landing_ks": landing_ks(figures, instrument),
     }

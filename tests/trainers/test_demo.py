@@ -11,7 +11,7 @@ from trainers.arms import Arm
 from trainers.clips import write_text
 from trainers.demo import DemoConfig, Outcome, run, training_config
 from trainers.evaluation import Evaluation, MeasuredArm, record_of
-from trainers.summary import DETAILS
+from trainers.summary import DETAILS, MOTION
 
 ROW = {"id": "heldout-1", "seed": 1, "caption": "a ball", "fps": 16.0}
 SCENES = 6
@@ -23,7 +23,7 @@ ONE = {
     "reason": None,
     "impact_s": 0.5,
     "true_impact_s": 0.5,
-    **dict.fromkeys(DETAILS, 0.1),
+    **dict.fromkeys((*DETAILS, *MOTION), 0.1),
 }
 PICTURE = {"disagreement": 0.01, "background_psnr_db": 30.0, "sharpness": 1.0, "colour_shift": 0.0}
 

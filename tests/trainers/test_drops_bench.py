@@ -11,7 +11,7 @@ from trainers import drops_bench
 from trainers.bench_cells import Cell
 from trainers.config import parse_config
 from trainers.drops_bench import DropsBenchConfig, chosen, gather, plan_table, run
-from trainers.summary import DETAILS
+from trainers.summary import DETAILS, MOTION
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,7 +117,7 @@ def test_a_cell_that_takes_too_long_is_stopped_and_not_done(queue, tmp_path, cap
 
 def leave_evaluation(folder, cell, g_m_s2):
     """What an evaluation of three scenes with these g leaves."""
-    one = dict.fromkeys((*DETAILS, "area_ratio", "aligned_iou", "impact_s", "true_impact_s"), 0.5)
+    one = dict.fromkeys((*DETAILS, *MOTION, "area_ratio", "aligned_iou", "impact_s", "true_impact_s"), 0.5)
     picture = dict.fromkeys(("disagreement", "background_psnr_db", "sharpness", "colour_shift"), 1.0)
     clips = []
     for scene, g in enumerate(g_m_s2):

@@ -24,7 +24,7 @@ from trainers.evaluation import EvaluationConfig, diversity, evaluate, gather_re
 from trainers.models.tiny import tiny_ltx
 from trainers.readings import TrueScene, clip_figures, read
 from trainers.sample import request_for_row, rows_of_split
-from trainers.summary import DETAILS, describe, markdown_table, summary
+from trainers.summary import DETAILS, MOTION, describe, markdown_table, summary
 
 DISTANCE_M = 3.5
 RANGES = Ranges(
@@ -203,6 +203,16 @@ def test_landing_times_of_slow_falls_differ_from_the_true_ones(evaluated):
     assert slow.low <= slow.estimate <= slow.high
 
 
+def test_energy_restitution_and_galileo_of_true_clips(evaluated):
+    """A true fall has Galileo's ratio 1, loses energy at the floor and comes up slower than it went down."""
+    found = evaluated.record["arms"]["truth"]["summary"]["judge"]
+    assert found["galileo"].estimate == pytest.approx(1.0, abs=0.06)
+    for clip in evaluated.record["arms"]["truth"]["clips"]:
+        rise, back = clip["judge"]["energy_rise"], clip["judge"]["restitution"]
+        assert math.isnan(rise) or rise < 0.05
+        assert math.isnan(back) or 0 < back < 0.9
+
+
 def test_details_table_has_every_arm_and_no_empty_cell(evaluated):
     lines = details_table(evaluated.record).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| truth", "| slow", "| fast", "| vanish"]
@@ -287,7 +297,7 @@ def test_models_are_sampled_once_and_reported(world, tmp_path):
 
 
 def test_summary_of_scenes_with_several_seeds_counts_scenes():
-    same = dict.fromkeys((*DETAILS, "area_ratio", "aligned_iou", "impact_s", "true_impact_s"), 1.0)
+    same = dict.fromkeys((*DETAILS, *MOTION, "area_ratio", "aligned_iou", "impact_s", "true_impact_s"), 1.0)
     picture = dict.fromkeys(("disagreement", "background_psnr_db", "sharpness", "colour_shift"), 1.0)
 
     def clip(scene, g):
