@@ -6,6 +6,7 @@ Axes: T frames, C colours (RGB), H rows, W columns.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -164,7 +165,11 @@ def _images_of(folder: Path, first: int, last: int | None) -> Iterator[np.ndarra
         raise ValueError(f"no frames in {folder}: expected files ending in {', '.join(FRAME_SUFFIXES)}")
     for file in files[first:last]:
         try:
-            with Image.open(file) as image:
+            # Sizes are checked here, in our own words.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                opened = Image.open(file)
+            with opened as image:
                 _check_size(file, *image.size)
                 yield _as_rgb(image)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
