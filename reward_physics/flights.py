@@ -32,7 +32,7 @@ class Trajectory:
 
     Args:
         time_BT: s.
-        position_BTD: the last coordinate is up.
+        position_BTD: (right, up), or (right, away from the camera, up).
         weight_BT: trust in [0, 1]; frames under 0.1 are missing.
         sigma_B: noise that no position can fall under, in the unit of the positions.
         radius_B: the object's radius in that unit, detached.
@@ -131,7 +131,7 @@ def find_flights(trajectory: Trajectory, *, min_frames: int = MIN_FRAMES) -> Fli
     Returns:
         Flights, differentiable in `position_BTD` and `displacement_BSD`; the cut itself is detached.
     """
-    # The last two axes of the picture plane decide on cuts: what is along the line of sight is a guess.
+    # The cut is made in the plane of the picture (right, up): what happens along the line of sight is a guess.
     position = trajectory.position_BTD
     seen_plane = position if position.shape[-1] == 2 else position[..., [0, 2]]
     segments = find_segments(
