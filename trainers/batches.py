@@ -103,19 +103,20 @@ class Scenes:
 
 
 def resized(video: Video, height: int | None, width: int | None) -> Video:
-    """The video at another size, camera and first mask with it."""
+    """The video at another size, camera and first masks with it."""
     height, width = height or video.height_px, width or video.width_px
     if (height, width) == (video.height_px, video.width_px):
         return video
     shape = video.frames_BTCHW.shape
     interpolate = torch.nn.functional.interpolate
     frames = interpolate(video.frames_BTCHW.flatten(0, 1), size=(height, width), mode="bilinear", antialias=True)
-    mask = video.first_mask_BHW
+    mask, objects = video.first_mask_BHW, video.object_masks_BNHW
     return Video(
         frames_BTCHW=frames.unflatten(0, shape[:2]).clamp(0, 1),
         fps_B=video.fps_B,
         camera=None if video.camera is None else video.camera.resized(height, width),
         first_mask_BHW=None if mask is None else interpolate(mask[:, None], size=(height, width))[:, 0],
+        object_masks_BNHW=None if objects is None else interpolate(objects, size=(height, width)),
         object_depth_m_B=video.object_depth_m_B,
         at_rest_B=video.at_rest_B,
     )
