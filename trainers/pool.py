@@ -61,9 +61,9 @@ def offline_pool(config: RWRConfig, run: Session, scored: ScoredClips) -> tuple[
     found = reward_weights(scored.reward_GN, scored.measurable_GN, config.how)
 
     def fetch(places: list[int], numbers: list[int]) -> tuple[Tensor, Condition]:
-        generators = clip_generators(config.seed, numbers, NOISE)
-        condition = condition_on(run.model, scored.batch(places), config, generators)
-        frames = scored.batch(places).video.frames_BTCHW.to(run.model.device)
+        batch = scored.batch(places)
+        condition = condition_on(run.model, batch, config, clip_generators(config.seed, numbers, NOISE))
+        frames = batch.video.frames_BTCHW.to(run.model.device)
         return run.model.pin(run.model.encode_clip(frames), condition), condition
 
     pool = Pool(weight_M=scored.flat(found.weight_GN), fetch=fetch, first_step=0)
