@@ -114,7 +114,12 @@ def oro_loss(
     video = batch.video.to(frames.device).with_frames(straight_through_clamp(frames).detach())
     with phase("reward"):
         scored = score_with_gradient(
-            recipe, video, batch.columns, max_ratio=config.max_pixel_grad_ratio, skip_first=config.image_conditioning
+            recipe,
+            video,
+            batch.columns,
+            max_ratio=config.max_pixel_grad_ratio,
+            skip_first=config.image_conditioning,
+            each_reward=config.log_reward_gradients,
         )
     metrics = reward_metrics(accelerator, scored) | {"saturated": saturated_fraction(frames)}
     loss = torch.zeros((), device=frames.device)

@@ -35,6 +35,7 @@ class Scored:
         pixel_grad_BTCHW: d reward_b / d frames_b, or None where none was asked for.
         pixel_grad_norm_B: its norm, before it was limited.
         dropped_B: 1 where the gradient was not finite and is left out.
+        gradient_figures: norms and cosines of the rewards' own gradients, a clip, where they were asked for.
     """
 
     reward_B: Tensor
@@ -44,6 +45,7 @@ class Scored:
     pixel_grad_BTCHW: Tensor | None = None
     pixel_grad_norm_B: Tensor | None = None
     dropped_B: Tensor | None = None
+    gradient_figures: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 def _detach(result: Any) -> dict[str, Any]:
@@ -73,7 +75,13 @@ def joined(parts: list[Scored]) -> Scored:
 
 
 def score_with_gradient(
-    recipe: Judge, video: Video, columns: dict[str, Any], *, max_ratio: float = float("inf"), skip_first: bool = False
+    recipe: Judge,
+    video: Video,
+    columns: dict[str, Any],
+    *,
+    max_ratio: float = float("inf"),
+    skip_first: bool = False,
+    each_reward: bool = False,
 ) -> Scored:
     """Rewards and their gradient at the pixels; the estimators' graph is freed before this returns.
 
@@ -81,6 +89,8 @@ def score_with_gradient(
         max_ratio: a clip whose gradient is longer than this many times the median of the batch's measurable clips is
             scaled down to it.
         skip_first: the first frame is given, not generated: its pixels get no gradient.
+        each_reward: compare the gradients of several rewards too: a further backward through the estimators for each.
+            A single reward costs nothing more.
 
     Raises:
         ValueError: a reward that is not finite or has no gradient.
@@ -94,6 +104,7 @@ def score_with_gradient(
         raise ValueError(
             "the recipe's reward has no gradient at the pixels: use differentiable rewards, or visibility_weight > 0"
         )
+    figures = gradient_figures(getattr(result, "live_terms", {}), leaf, skip_first=skip_first) if each_reward else {}
     (gradient,) = torch.autograd.grad(total_B.sum(), leaf, allow_unused=True)
     gradient = torch.zeros_like(leaf) if gradient is None else gradient
     if skip_first:
@@ -103,7 +114,42 @@ def score_with_gradient(
     norm_B = gradient.flatten(1).norm(dim=1)
     factor_B = limit(norm_B, result.measurable_B.to(norm_B.device) > 0, max_ratio)
     limited = gradient * factor_B.view(-1, 1, 1, 1, 1)
-    return Scored(**_detach(result), pixel_grad_BTCHW=limited, pixel_grad_norm_B=norm_B, dropped_B=(~finite_B).float())
+    return Scored(
+        **_detach(result),
+        pixel_grad_BTCHW=limited,
+        pixel_grad_norm_B=norm_B,
+        dropped_B=(~finite_B).float(),
+        gradient_figures=figures,
+    )
+
+
+def gradient_figures(live_terms: dict[str, Tensor], leaf_BTCHW: Tensor, *, skip_first: bool) -> dict[str, Tensor]:
+    """Norm of each reward's own gradient at the pixels, and the cosine of every two, (B,).
+
+    Args:
+        live_terms: rewards with their graph, unweighted; fewer than two give nothing. Where one was not measured, its
+            figures are NaN.
+        leaf_BTCHW: the pixels.
+    """
+    if len(live_terms) < 2:
+        return {}
+    flat: dict[str, Tensor] = {}
+    for name, value_B in live_terms.items():
+        known_B = ~value_B.detach().isnan()
+        flat[name] = torch.full_like(leaf_BTCHW.flatten(1), torch.nan)
+        if value_B.requires_grad:
+            safe = torch.where(known_B, value_B, torch.zeros_like(value_B)).sum()
+            (gradient,) = torch.autograd.grad(safe, leaf_BTCHW, retain_graph=True, allow_unused=True)
+            gradient = torch.zeros_like(leaf_BTCHW) if gradient is None else gradient
+            if skip_first:
+                gradient[:, 0] = 0
+            flat[name] = torch.where(known_B[:, None], gradient.flatten(1), torch.nan)
+    names = list(flat)
+    figures = {f"grad/{name}/norm": gradient.norm(dim=1) for name, gradient in flat.items()}
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            figures[f"grad/cos/{a}/{b}"] = torch.nn.functional.cosine_similarity(flat[a], flat[b], dim=1)
+    return figures
 
 
 def limit(norm_B: Tensor, measurable_B: Tensor, max_ratio: float) -> Tensor:
@@ -170,4 +216,9 @@ def reward_metrics(accelerator: Accelerator, scored: Scored) -> dict[str, float]
         norm_B = gathered(scored.pixel_grad_norm_B)
         metrics |= {"pixel_grad_norm": norm_B.median().item(), "pixel_grad_norm_max": norm_B.max().item()}
         metrics["dropped_gradients"] = gathered(scored.dropped_B).sum().item()
+    for name, value_B in scored.gradient_figures.items():
+        value_B = gathered(value_B)
+        value_B = value_B[value_B.isfinite()]
+        if len(value_B):
+            metrics[name] = value_B.median().item()
     return metrics

@@ -4,7 +4,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from reward_physics.observation import Instruments
 from reward_physics.video import Video
+from rewards.recipe import Recipe, RecipeConfig
 from trainers.scoring import Scored, limit, reward_metrics, score, score_with_gradient
 
 
@@ -56,3 +58,40 @@ def test_terms_average_over_what_was_measured():
     assert metrics["measurable"] == pytest.approx(2 / 3)
     assert metrics["rewards/fall/mean"] == pytest.approx(1.5)
     assert "rewards/rise/mean" not in metrics
+
+
+@pytest.fixture
+def two_rewards(tmp_path, video):
+    """A recipe of brightness, and of minus half the brightness of the second frame, blind on the last clip."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "def bright(observation):\n    return observation.video.frames_BTCHW.mean((1, 2, 3, 4))\n"
+        "def dark(observation):\n"
+        "    value = -0.5 * observation.video.frames_BTCHW[:, 1].mean((1, 2, 3))\n"
+        "    return torch.where(torch.arange(len(value)) < 2, value, torch.nan)\n"
+    )
+    rewards = [{"name": "mine.py:bright", "weight": 3.0}, {"name": "mine.py:dark"}]
+    config = RecipeConfig.model_validate({"rewards": rewards, "unmeasurable": -1, "visibility_weight": 0})
+    still = Instruments(depth=lambda frames, camera: None, mask="segmenter")
+    return Recipe(config, still, base=tmp_path)
+
+
+def test_gradients_of_several_rewards_are_compared(two_rewards, video):
+    scored = score_with_gradient(two_rewards, video, {}, each_reward=True)
+    figures = scored.gradient_figures
+    assert list(figures) == ["grad/bright/norm", "grad/dark/norm", "grad/cos/bright/dark"]
+    pixels = 3 * 8 * 8
+    torch.testing.assert_close(figures["grad/bright/norm"], torch.full((3,), (4 * pixels) ** -0.5))
+    torch.testing.assert_close(figures["grad/dark/norm"][:2], torch.full((2,), 0.5 * pixels**-0.5))
+    torch.testing.assert_close(figures["grad/cos/bright/dark"][:2], torch.full((2,), -0.5))
+    assert figures["grad/dark/norm"][2].isnan() and figures["grad/cos/bright/dark"][2].isnan()
+    metrics = reward_metrics(Accelerator(cpu=True), scored)
+    assert metrics["grad/cos/bright/dark"] == pytest.approx(-0.5)
+    plain = score_with_gradient(two_rewards, video, {})
+    assert torch.equal(plain.pixel_grad_BTCHW, scored.pixel_grad_BTCHW) and plain.gradient_figures == {}
+    assert not any(name.startswith("grad/") for name in reward_metrics(Accelerator(cpu=True), plain))
+
+
+def test_a_single_reward_has_nothing_to_be_compared_with(two_rewards, video):
+    two_rewards.terms = two_rewards.terms[:1]
+    assert score_with_gradient(two_rewards, video, {}, each_reward=True).gradient_figures == {}

@@ -1,0 +1,318 @@
+"""Ways to cheat a reward: a true clip made wrong without a network, to see that no reward gains by it.
+
+Most attacks cut the object out by its mask, repair the background behind it, and put it back elsewhere, smaller,
+fainter, later or not at all. The first frame, which a model is given, stays as it is unless time is
+turned around.
+
+Axes: B clips, T frames, C colours, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Verdict = Literal["lose", "not gain", "invariant"]
+"""What an attack does to a reward: it ranks below the true clip, gains nothing on average, or leaves it as it is."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A clip taken apart.
+
+    Args:
+        frames_BTCHW, mask_BTHW: the true clip, and the object in it, in [0, 1].
+        plate_BTCHW: the frames with the background repaired under the object.
+        centroid_BT2: the object's centroid (u, v), px; where it is not seen, the last one known.
+    """
+
+    frames_BTCHW: Tensor
+    mask_BTHW: Tensor
+    plate_BTCHW: Tensor
+    centroid_BT2: Tensor
+
+
+def cut_out(frames_BTCHW: Tensor, mask_BTHW: Tensor) -> Cut:
+    """Take clips apart: behind the object stands the median of the frames in which a pixel is free, else its row."""
+    mask = mask_BTHW.to(frames_BTCHW)
+    near = F.max_pool2d(mask, 5, stride=1, padding=2)[:, :, None] > 0
+    free = torch.where(near, torch.nan, frames_BTCHW)
+    median = free.nanmedian(dim=1, keepdim=True).values
+    row = torch.nan_to_num(median.nanmean(-1, keepdim=True), nan=0.5)
+    usual = torch.where(median.isnan(), row, median)
+    plate = torch.where(near, usual, frames_BTCHW)
+    height, width = mask.shape[2:]
+    v, u = torch.arange(height).to(mask) + 0.5, torch.arange(width).to(mask) + 0.5
+    area = mask.sum((2, 3))
+    centre = torch.stack(((mask.sum(2) * u).sum(-1), (mask.sum(3) * v).sum(-1)), -1) / area.clamp(min=1)[..., None]
+    for t in range(1, mask.shape[1]):
+        centre[:, t] = torch.where(area[:, t, None] > 0, centre[:, t], centre[:, t - 1])
+    return Cut(frames_BTCHW=frames_BTCHW, mask_BTHW=mask, plate_BTCHW=plate, centroid_BT2=centre)
+
+
+def recompose(
+    cut: Cut,
+    *,
+    source_BT: Tensor | None = None,
+    centre_BT2: Tensor | None = None,
+    scale_BT2: Tensor | None = None,
+    opacity_BT: Tensor | None = None,
+    onto_BTCHW: Tensor | None = None,
+) -> Tensor:
+    """The object of frame `source` put at `centre`, stretched by `scale` and as opaque as `opacity`, on the plate."""
+    batch, frames, _, height, width = cut.frames_BTCHW.shape
+    like = cut.centroid_BT2
+    source = torch.arange(frames).expand(batch, -1) if source_BT is None else source_BT
+    index = torch.arange(batch)[:, None]
+    own = cut.centroid_BT2[index, source]
+    centre = own if centre_BT2 is None else centre_BT2
+    scale = like.new_ones(batch, frames, 2) if scale_BT2 is None else scale_BT2
+    opacity = like.new_ones(batch, frames) if opacity_BT is None else opacity_BT
+    v, u = torch.arange(height).to(like) + 0.5, torch.arange(width).to(like) + 0.5
+    grid = torch.stack((u.expand(height, -1), v[:, None].expand(-1, width)), -1)
+    from_uv = (grid - centre[:, :, None, None]) / scale[:, :, None, None] + own[:, :, None, None]
+    place = (from_uv / like.new_tensor([width, height]) * 2 - 1).flatten(0, 1)
+    sprite = torch.cat((cut.frames_BTCHW, cut.mask_BTHW[:, :, None]), 2)[index, source].flatten(0, 1)
+    moved = F.grid_sample(sprite, place, padding_mode="zeros", align_corners=False).unflatten(0, (batch, frames))
+    # Colours are bled outwards by the mask itself: at the edge both are weighed alike.
+    alpha = (moved[:, :, 3:] * opacity[:, :, None, None, None]).clamp(0, 1)
+    onto = cut.plate_BTCHW if onto_BTCHW is None else onto_BTCHW
+    return onto * (1 - alpha) + moved[:, :, :3] * alpha
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attack:
+    """A way to cheat.
+
+    Args:
+        make: cut clips, strength, generator -> frames_BTCHW.
+        strengths: weak, middle, strong.
+        gravity: verdict on a reward of metric acceleration.
+        unit_free: verdict on rewards that know neither metres nor seconds (Galileo's ratio, arc residual, restitution).
+        picture: verdict on the guards of the picture, together.
+        recipe: verdict on a guarded recipe as a whole.
+        because: why it is invariant, or what makes it lose.
+    """
+
+    make: Callable[[Cut, float, torch.Generator], Tensor]
+    strengths: tuple[float, float, float]
+    gravity: Verdict
+    unit_free: Verdict
+    picture: Verdict
+    recipe: Verdict
+    because: str
+
+
+def apply(name: str, cut: Cut, level: int, generator: torch.Generator) -> Tensor:
+    """The attacked clips, frames_BTCHW in [0, 1]; `level` 0, 1, 2 for weak, middle, strong.
+
+    Raises:
+        ValueError: no such attack.
+    """
+    if name not in ATTACKS:
+        raise ValueError(f"unknown attack {name!r}: known: {', '.join(ATTACKS)}")
+    attack = ATTACKS[name]
+    made = attack.make(cut, attack.strengths[level], generator).clamp(0, 1)
+    if name != "reverse_time":
+        made = torch.cat((cut.frames_BTCHW[:, :1], made[:, 1:]), 1)
+    return made
+
+
+def adversarial_noise(
+    frames_BTCHW: Tensor, reward: Callable[[Tensor], Tensor], *, bound: float = 8 / 255, steps: int = 8
+) -> Tensor:
+    """Frames that differ by at most `bound` a colour and raise `reward`: signed gradient ascent, the first frame kept.
+
+    Args:
+        reward: frames_BTCHW -> (B,), differentiable.
+
+    Reference: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, eq. 2.
+    """
+    noise = torch.zeros_like(frames_BTCHW)
+    best, best_noise = reward(frames_BTCHW).detach(), noise
+    for _ in range(steps):
+        leaf = (frames_BTCHW + noise).clamp(0, 1).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(reward(leaf).sum(), leaf)
+        noise = (noise + 2.5 * bound / steps * gradient.sign()).clamp(-bound, bound)
+        noise[:, 0] = 0
+        with torch.no_grad():
+            now = reward((frames_BTCHW + noise).clamp(0, 1).requires_grad_())
+        better = now > best
+        best = torch.where(better, now, best)
+        best_noise = torch.where(better.view(-1, 1, 1, 1, 1), noise, best_noise)
+    return (frames_BTCHW + best_noise).clamp(0, 1)
+
+
+def _progress(cut: Cut) -> Tensor:
+    """0 in the first frame, 1 in the last, (1, T)."""
+    return torch.linspace(0, 1, cut.mask_BTHW.shape[1]).to(cut.frames_BTCHW)[None]
+
+
+def _at_speed(cut: Cut, factor: float, _: torch.Generator) -> Tensor:
+    """Time runs `factor` times as fast; past the end the last frame stays."""
+    batch, last = cut.mask_BTHW.shape[0], cut.mask_BTHW.shape[1] - 1
+    time = (torch.arange(last + 1) * factor).clamp(max=last)
+    low, high, share = (
+        time.floor().long(),
+        time.ceil().long(),
+        (time - time.floor()).to(cut.centroid_BT2)[None, :, None],
+    )
+    centre = cut.centroid_BT2[:, low] * (1 - share) + cut.centroid_BT2[:, high] * share
+    return recompose(cut, source_BT=time.round().long().expand(batch, -1), centre_BT2=centre)
+
+
+def _freeze(cut: Cut, start: float, generator: torch.Generator) -> Tensor:
+    last = cut.mask_BTHW.shape[1] - 1
+    kept = torch.arange(last + 1).clamp(max=round(start * last))
+    return cut.frames_BTCHW[:, kept]
+
+
+def _vanish(cut: Cut, start: float, _: torch.Generator) -> Tensor:
+    return recompose(cut, opacity_BT=(_progress(cut) < start).to(cut.frames_BTCHW).expand(len(cut.mask_BTHW), -1))
+
+
+def _fade(cut: Cut, lost: float, _: torch.Generator) -> Tensor:
+    return recompose(cut, opacity_BT=(1 - lost * _progress(cut)).expand(len(cut.mask_BTHW), -1))
+
+
+def _scaled(cut: Cut, end_u: float, end_v: float) -> Tensor:
+    ends = cut.frames_BTCHW.new_tensor([end_u, end_v])
+    scale = 1 + (ends - 1) * _progress(cut)[..., None]
+    return recompose(cut, scale_BT2=scale.expand(len(cut.mask_BTHW), -1, -1))
+
+
+def _teleport(cut: Cut, share: float, _: torch.Generator) -> Tensor:
+    """Half-way, at once to the side, towards the wider half of the picture."""
+    width = cut.mask_BTHW.shape[-1]
+    side = torch.where(cut.centroid_BT2[:, :1, 0] < width / 2, 1.0, -1.0)
+    later = (_progress(cut) > 0.25).to(cut.frames_BTCHW)
+    centre = cut.centroid_BT2.clone()
+    centre[..., 0] += side * share * width * later
+    return recompose(cut, centre_BT2=centre)
+
+
+def _duplicate(cut: Cut, opacity: float, _: torch.Generator) -> Tensor:
+    width = cut.mask_BTHW.shape[-1]
+    side = torch.where(cut.centroid_BT2[:, :1, 0] < width / 2, 1.0, -1.0)
+    centre = cut.centroid_BT2.clone()
+    centre[..., 0] += side * 0.3 * width
+    twin = torch.full_like(centre[..., 0], opacity)
+    return recompose(cut, centre_BT2=centre, opacity_BT=twin, onto_BTCHW=cut.frames_BTCHW)
+
+
+def _jitter(cut: Cut, share: float, generator: torch.Generator) -> Tensor:
+    step = torch.randn(cut.centroid_BT2.shape, generator=generator).to(cut.centroid_BT2)
+    return recompose(cut, centre_BT2=cut.centroid_BT2 + share * cut.mask_BTHW.shape[2] * step)
+
+
+def _shifted(frames_BTCHW: Tensor, shift_BT2: Tensor) -> Tensor:
+    """Whole pictures moved by (u, v) px, their borders repeated."""
+    batch, frames, _, height, width = frames_BTCHW.shape
+    theta = torch.eye(2, 3).to(frames_BTCHW).repeat(batch * frames, 1, 1)
+    theta[:, :, 2] = -2 * shift_BT2.flatten(0, 1) / frames_BTCHW.new_tensor([width, height])
+    grid = F.affine_grid(theta, [batch * frames, 3, height, width], align_corners=False)
+    moved = F.grid_sample(frames_BTCHW.flatten(0, 1), grid, padding_mode="border", align_corners=False)
+    return moved.unflatten(0, (batch, frames))
+
+
+def _shake(cut: Cut, share: float, generator: torch.Generator) -> Tensor:
+    step = torch.randn(cut.centroid_BT2.shape, generator=generator).to(cut.centroid_BT2)
+    return _shifted(cut.frames_BTCHW, share * cut.mask_BTHW.shape[2] * step)
+
+
+def _flicker(cut: Cut, share: float, generator: torch.Generator) -> Tensor:
+    gain = 1 + share * torch.randn(cut.mask_BTHW.shape[:2], generator=generator).to(cut.frames_BTCHW)
+    return cut.frames_BTCHW * gain[:, :, None, None, None]
+
+
+def _drift(cut: Cut, share: float, _: torch.Generator) -> Tensor:
+    """The background slides sideways and the object does not."""
+    shift = torch.zeros_like(cut.centroid_BT2)
+    shift[..., 0] = share * cut.mask_BTHW.shape[-1] * _progress(cut)
+    return recompose(cut, onto_BTCHW=_shifted(cut.plate_BTCHW, shift))
+
+
+def _edge(cut: Cut, share: float, _: torch.Generator) -> Tensor:
+    """In the first third of the clip the object goes that share of the way sideways out of the picture."""
+    width = cut.mask_BTHW.shape[-1]
+    radius = (cut.mask_BTHW[:, :1].sum((2, 3)) / torch.pi).sqrt()
+    left = cut.centroid_BT2[..., 0] < width / 2
+    gone = torch.where(left, -1.5 * radius, width + 1.5 * radius)
+    way = share * (3 * _progress(cut)).clamp(max=1)
+    centre = cut.centroid_BT2.clone()
+    centre[..., 0] += way * (gone - centre[..., 0])
+    return recompose(cut, centre_BT2=centre)
+
+
+def _reverse(cut: Cut, share: float, _: torch.Generator) -> Tensor:
+    """That share of the clip, from its beginning, backwards; the rest stands still at its end."""
+    last = cut.mask_BTHW.shape[1] - 1
+    order = (round(share * last) - torch.arange(last + 1)).clamp(min=0)
+    return cut.frames_BTCHW[:, order]
+
+
+def _rebound(cut: Cut, factor: float, _: torch.Generator) -> Tensor:
+    """After its lowest point the object rises `factor` times as high."""
+    v = cut.centroid_BT2[..., 1]
+    low = v.argmax(1, keepdim=True)
+    after = torch.arange(v.shape[1]) > low
+    lowest = v.gather(1, low)
+    centre = cut.centroid_BT2.clone()
+    centre[..., 1] = torch.where(after, lowest + factor * (v - lowest), v)
+    return recompose(cut, centre_BT2=centre)
+
+
+def _blur(cut: Cut, share: float, _: torch.Generator) -> Tensor:
+    sigma_px = share * cut.mask_BTHW.shape[2]
+    reach = max(1, round(3 * sigma_px))
+    kernel = torch.exp(-torch.arange(-reach, reach + 1).to(cut.frames_BTCHW).square() / (2 * sigma_px**2))
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
+    flat = F.pad(cut.frames_BTCHW.flatten(0, 2)[:, None], (reach,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(flat, kernel), kernel.transpose(2, 3))[:, 0].view_as(cut.frames_BTCHW)
+
+
+def _attack(make, strengths, gravity, unit_free, picture, recipe, because) -> Attack:
+    return Attack(
+        make=make, strengths=strengths, gravity=gravity, unit_free=unit_free, picture=picture, recipe=recipe,
+        because=because,
+    )  # fmt: skip
+
+
+ATTACKS: dict[str, Attack] = {
+    "freeze": _attack(_freeze, (0.3, 0.12, 0.0), "lose", "not gain", "lose", "lose", "nothing moves"),
+    "slow_motion": _attack(_at_speed, (0.8, 0.6, 0.4), "lose", "invariant", "invariant", "lose",
+                           "g falls with the square; ratios of times and of heights stay"),
+    "fast_motion": _attack(_at_speed, (1.25, 1.5, 2.0), "lose", "invariant", "invariant", "lose",
+                           "g rises with the square; ratios stay"),
+    "vanish": _attack(_vanish, (0.4, 0.2, 0.02), "lose", "lose", "lose", "lose", "no object, no measurement"),
+    "fade": _attack(_fade, (0.5, 0.75, 1.0), "not gain", "not gain", "lose", "lose", "the mask wanes"),
+    "melt": _attack(lambda c, s, _: _scaled(c, 1 + s, 1 - s), (0.3, 0.5, 0.7), "not gain", "not gain", "not gain",
+                    "not gain", "area is kept and the centroid falls as before: a matter of shape"),
+    "shrink": _attack(lambda c, s, _: _scaled(c, s, s), (0.8, 0.6, 0.35), "not gain", "invariant", "lose", "lose",
+                      "the area wanes"),
+    "grow": _attack(lambda c, s, _: _scaled(c, s, s), (1.25, 1.6, 2.0), "not gain", "invariant", "lose", "lose",
+                    "the area waxes"),
+    "teleport": _attack(_teleport, (0.1, 0.2, 0.35), "not gain", "lose", "invariant", "lose", "a jump is no flight"),
+    "duplicate": _attack(_duplicate, (0.4, 0.7, 1.0), "not gain", "not gain", "lose", "lose", "two areas"),
+    "jitter": _attack(_jitter, (0.01, 0.02, 0.04), "not gain", "lose", "invariant", "lose", "no parabola"),
+    "camera_shake": _attack(_shake, (0.01, 0.02, 0.04), "not gain", "not gain", "lose", "lose", "the background moves"),
+    "flicker": _attack(_flicker, (0.05, 0.1, 0.2), "not gain", "not gain", "lose", "lose", "the background flickers"),
+    "background_drift": _attack(_drift, (0.03, 0.06, 0.12), "not gain", "not gain", "lose", "lose",
+                                "the background moves"),
+    "edge": _attack(_edge, (0.6, 0.85, 1.0), "not gain", "lose", "lose", "lose", "the object is hidden"),
+    "reverse_time": _attack(_reverse, (0.5, 0.75, 1.0), "not gain", "not gain", "invariant", "not gain",
+                            "a reversed fall has the same acceleration"),
+    "cut_bounce": _attack(lambda c, s, g: _rebound(c, s, g), (0.6, 0.3, 0.0), "invariant", "not gain", "invariant",
+                          "not gain", "an impact may take all the energy"),
+    "pump_energy": _attack(lambda c, s, g: _rebound(c, s, g), (1.3, 1.6, 2.0), "invariant", "lose", "invariant",
+                           "not gain", "a rebound is no part of the first flight; energy_rise sees it"),
+    "overexpose": _attack(lambda c, s, _: c.frames_BTCHW * s, (1.3, 1.7, 2.5), "not gain", "not gain", "lose", "lose",
+                          "pixels saturate"),
+    "blur": _attack(_blur, (0.008, 0.016, 0.03), "not gain", "not gain", "lose", "lose", "edges soften"),
+}  # fmt: skip
+"""Every attack that needs no gradient; `adversarial_noise` is the other. Lengths are shares of the picture's height."""

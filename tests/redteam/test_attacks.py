@@ -1,0 +1,119 @@
+"""Every attack on true clips: what it does to the picture, and that a guarded recipe is not beaten by it."""
+
+import pytest
+import torch
+
+from data.rows import LIGHT_COLUMNS, collate, load_split, to_video
+from reward_physics.attacks import ATTACKS, adversarial_noise, apply, cut_out, recompose
+from reward_physics.metrics import mask_centroid
+from trainers.redteam import RedTeamConfig, figures, red_team, table, wilson
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rows = load_split("validation", columns=LIGHT_COLUMNS)
+    return collate([rows[0], rows[4]])
+
+
+@pytest.fixture(scope="module")
+def cut(batch):
+    return cut_out(to_video(batch).frames_BTCHW, (batch["mask_BTHW"] == 1).float())
+
+
+def attacked(name, cut, level=2):
+    return apply(name, cut, level, torch.Generator().manual_seed(0))
+
+
+def test_a_clip_put_together_again_is_itself(cut):
+    change = (recompose(cut) - cut.frames_BTCHW).abs()
+    assert (change > 0.05).float().mean() < 0.01, "the repaired rim of the object alone may differ"
+    assert change.amax(2)[cut.mask_BTHW > 0].max() < 2e-3
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_changes_pixels_in_range_and_keeps_its_input_and_the_first_frame(name, cut):
+    before = cut.frames_BTCHW.clone()
+    size = []
+    for level in range(3):
+        frames = attacked(name, cut, level)
+        assert frames.shape == before.shape and frames.min() >= 0 and frames.max() <= 1
+        size.append((frames - before).abs().mean().item())
+        if name != "reverse_time":
+            assert torch.equal(frames[:, 0], before[:, 0])
+        assert torch.equal(frames, attacked(name, cut, level))
+    assert size[2] > 0 and (size[2] >= size[0] or name in ("edge", "reverse_time"))
+    assert torch.equal(cut.frames_BTCHW, before)
+
+
+def test_objects_go_where_the_attack_says(cut):
+    frames = torch.zeros_like(cut.frames_BTCHW)
+    frames[:, :, 0] = cut.mask_BTHW
+    white = cut_out(frames, cut.mask_BTHW)
+    slow = mask_centroid(attacked("slow_motion", white)[:, :, 0])
+    time = 10 * 0.4
+    expected = white.centroid_BT2[:, int(time)] * (1 - time % 1) + white.centroid_BT2[:, int(time) + 1] * (time % 1)
+    torch.testing.assert_close(slow[:, 10], expected, atol=0.15, rtol=0)
+    assert (attacked("vanish", white)[:, 1:, 0].sum() == 0).all()
+    grown = attacked("grow", white)[:, 8, 0].sum((1, 2)) / cut.mask_BTHW[:, 8].sum((1, 2))
+    assert ((grown > 1.3) & (grown < 2.6)).all()
+    gone = attacked("edge", white)[:, -1, 0].sum((1, 2))
+    assert (gone < 0.1 * cut.mask_BTHW[:, 0].sum((1, 2))).all()
+    assert torch.equal(attacked("reverse_time", white)[:, -1], frames[:, 0])
+    doubled = attacked("duplicate", white)[:, 1:, 0].sum((2, 3)) / cut.mask_BTHW[:, 1:].sum((2, 3)).clamp(min=1)
+    assert (doubled.median(1).values > 1.7).all()
+
+
+def test_every_attack_has_a_verdict_for_each_kind_of_reward_and_a_reason():
+    assert len(ATTACKS) == 20
+    for attack in ATTACKS.values():
+        verdicts = {attack.gravity, attack.unit_free, attack.picture, attack.recipe}
+        assert verdicts <= {"lose", "not gain", "invariant"} and attack.because
+        assert attack.recipe != "lose" or "lose" in {attack.gravity, attack.unit_free, attack.picture}
+    with pytest.raises(ValueError, match="unknown attack 'freez'"):
+        apply("freez", None, 0, torch.Generator())
+
+
+def test_adversarial_noise_stays_within_its_bound_and_raises_the_reward(cut):
+    def reward(frames):
+        return frames[:, 1:, 0].mean((1, 2, 3))
+
+    frames = adversarial_noise(cut.frames_BTCHW, reward, bound=8 / 255, steps=4)
+    assert (frames - cut.frames_BTCHW).abs().max() <= 8 / 255 + 1e-6
+    assert torch.equal(frames[:, 0], cut.frames_BTCHW[:, 0])
+    assert (reward(frames) > reward(cut.frames_BTCHW) + 0.015).all()
+    same = adversarial_noise(cut.frames_BTCHW, lambda frames: -(frames - cut.frames_BTCHW).square().sum((1, 2, 3, 4)))
+    assert torch.equal(same, cut.frames_BTCHW), "where nothing can be gained, nothing is changed"
+
+
+def test_the_command_ranks_resumes_and_draws_its_table(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    settings = {"clips": 2, "batch_size": 2, "attack": ["slow_motion", "vanish"], "output_dir": str(tmp_path)}
+    config = RedTeamConfig(recipe=["configs/recipes/gravity_guarded.yaml"], **settings)
+    pairs = red_team(config)
+    assert len(pairs) == 2 * 3 * 2
+    for name in ("slow_motion", "vanish"):
+        strong = figures(pairs, "gravity_guarded", name, "strong")
+        assert strong["right"] == strong["pairs"] == 2 and strong["gain"] < -0.1
+    written = (tmp_path / "redteam.json").stat().st_mtime_ns
+    assert red_team(config) == pairs and (tmp_path / "redteam.json").stat().st_mtime_ns == written
+    assert "| vanish | must lose | 2/2 | 2/2 | 2/2 |" in table(pairs)
+    with pytest.raises(ValueError, match="choose another output_dir"):
+        red_team(RedTeamConfig(split="train", **settings))
+    with pytest.raises(ValueError, match="unknown attack freez: did you mean freeze"):
+        red_team(RedTeamConfig(attack=["freez"], output_dir=str(tmp_path)))
+
+
+@pytest.mark.slow
+def test_a_guarded_recipe_loses_to_what_hides_or_stops_the_object(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    names = ["freeze", "slow_motion", "vanish", "shrink", "teleport", "duplicate", "edge", "overexpose"]
+    pairs = red_team(RedTeamConfig(clips=4, batch_size=4, attack=names, output_dir=str(tmp_path)))
+    for name in names:
+        strong = figures(pairs, "gravity_guarded", name, "strong")
+        assert strong["right"] >= strong["pairs"] - 1 and strong["pairs"] >= 3, name
+        assert strong["gain"] < 0, name
+
+
+def test_interval_of_a_share():
+    assert wilson(99, 100) == pytest.approx((0.9455, 0.9982), abs=1e-3)
+    assert wilson(0, 0)[0] != wilson(0, 0)[0]
