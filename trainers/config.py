@@ -145,6 +145,10 @@ class OROConfig(ModelConfig, DataConfig, RunConfig):
     max_pixel_grad_ratio: Rate = option(
         4.0, "a clip's pixel gradient is scaled down to this many times the median norm of its batch"
     )
+    log_reward_gradients: bool = option(
+        False,
+        "log the norm of each reward's own pixel gradient and the cosine of every two; one more backward a reward",
+    )
     grad_steps: Literal["full", "last", "random", "early", "one_step"] = option(
         "full", "denoising steps that carry gradient; one_step decodes the clean clip that one step predicts"
     )
