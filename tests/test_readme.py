@@ -43,6 +43,7 @@ RWR_OFFLINE = (
 TRUE_CLIPS = "python -m data.write --split train --g_m_s2 9.81 --clips 600"
 PSFT = "accelerate launch trainers/psft.py --config configs/psft_drops.yaml"
 BENCH = "python -m trainers.drops_bench"
+PLAN = "python -m trainers.memory_plan --size wan2.1-1.3b --num_frames 33 --height 384 --width 512 --memory_gib 24"
 ONE_STEP = "--max_steps 1 --per_device_train_batch_size 2 --eval_steps 0 --report_to none"
 ONE_SAMPLE = RWR_SAMPLE.replace("--scenes 64", "--scenes 1").replace("0 1 2 3 4 5 6 7", "0 1")
 
@@ -72,6 +73,8 @@ SHORTER = {
     RWR_SCORE: f"{ONE_SAMPLE} && {RWR_SCORE}",
     RWR_OFFLINE: f"{ONE_SAMPLE} && {RWR_SCORE} && {RWR_OFFLINE} {ONE_STEP}",
     PSFT: f"{PSFT} --dataset drops --split train --dry_run",
+    # Minutes: smaller clips.
+    PLAN: "python -m trainers.memory_plan --size ltx-2b --num_frames 9 --height 64 --width 64 --num_inference_steps 1",
     # Half a day.
     BENCH: f"{BENCH} --quick --dry_run",
     # The checkout's data folder is linked: write elsewhere.

@@ -67,6 +67,10 @@ class ModelConfig:
     lora_alpha: Rate = option(16.0, "scale of the LoRA; its weight is alpha / r")
     lora_target_modules: list[str] | None = option(None, "layers that get a LoRA; by default the family's attention")
     bf16: bool = option(False, "keep the frozen networks in bfloat16; the LoRA stays in float32")
+    block_checkpointing: bool = option(
+        False, "evaluate each block of the network again in backward: a step's activations shrink to one block's"
+    )
+    offload_text_encoder: bool = option(False, "keep text and image encoders on the CPU while they are not asked")
     num_inference_steps: Positive = option(8, "denoising steps of a rollout, in training as in evaluation")
     guidance_scale: Annotated[float, Field(ge=1)] = option(1.0, "classifier-free guidance; 1 is none, at half the cost")
     detach_negative: bool = option(

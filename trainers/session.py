@@ -280,9 +280,13 @@ def make_session(
     needed = config.eval_steps or scenes is None
     held_out = Scenes(config, config.eval_split, shuffle=False) if needed else scenes
     assert held_out is not None
-    model = model or load_video_model(
-        config.model_name_or_path, torch_dtype=torch.bfloat16 if config.bf16 else torch.float32
-    ).to(accelerator.device)
+    if model is None:
+        dtype = torch.bfloat16 if config.bf16 else torch.float32
+        model = load_video_model(config.model_name_or_path, torch_dtype=dtype)
+        model.offload_text = config.offload_text_encoder
+        model = model.to(accelerator.device)
+    if config.block_checkpointing:
+        model.checkpoint_blocks()
     if full:
         model.transformer.requires_grad_(True)
     elif config.lora_path:

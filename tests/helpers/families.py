@@ -157,5 +157,6 @@ def _families() -> list[Family]:
 
 
 ALL = _families()
+BY_NAME = {one.name: one for one in ALL}
 ONE_EACH = [one for one in ALL if not one.name.endswith("-euler")]
 assert {one.adapter.__name__ for one in ALL} == {path.split(":")[1] for path in FAMILIES.values()}

@@ -32,17 +32,22 @@ def load_video_model(
     Raises:
         ValueError: no such folder, no pipeline in it, an unsupported family, unreadable weights.
     """
-    import importlib
-
     from safetensors import SafetensorError
 
-    module, attribute = FAMILIES[_pipeline_class(path)].split(":")
-    family = getattr(importlib.import_module(module), attribute)
+    family = family_of(FAMILIES[_pipeline_class(path)])
     try:
         return family.load(path, torch_dtype=torch_dtype, vae_dtype=vae_dtype)
     except (SafetensorError, OSError, RuntimeError, KeyError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"model {path} cannot be read ({reason}): copy or download its weights again") from error
+
+
+def family_of(where: str) -> Any:
+    """The adapter's class by `module:name`."""
+    import importlib
+
+    module, attribute = where.split(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _pipeline_class(path: str | Path) -> str:

@@ -86,6 +86,11 @@ class VideoModel(Protocol):
     transformer: nn.Module  # the bare network that carries the LoRA
     denoiser: nn.Module  # what `predict` calls: the same network, or its DDP / DeepSpeed wrapper
     lora_targets: list[str]
+    offload_text: bool  # keep text and image encoders on the CPU while they are not asked; set it before `to`
+
+    def checkpoint_blocks(self) -> None:
+        """From now on evaluate each block of the network again in backward."""
+        ...
 
     @property
     def device(self) -> torch.device: ...

@@ -73,14 +73,13 @@ class HunyuanVideoModel(StockModel):
         if first_frames_BCHW is None:
             return self.encode_prompt(prompts)
         several = []
-        for prompt, picture in zip(prompts, pictures(first_frames_BCHW), strict=True):
-            features, pooled, mask = self.pipeline.encode_prompt(
-                image=picture,
-                prompt=prompt,
-                device=self.device,
-                image_embed_interleave=2 if self.layout == "latent_concat" else 4,
-            )
-            several.append((features, mask, pooled))
+        interleave = 2 if self.layout == "latent_concat" else 4
+        with self._encoders_at_hand():
+            for prompt, picture in zip(prompts, pictures(first_frames_BCHW), strict=True):
+                features, pooled, mask = self.pipeline.encode_prompt(
+                    image=picture, prompt=prompt, device=self.device, image_embed_interleave=interleave
+                )
+                several.append((features, mask, pooled))
         return tuple(torch.cat(parts) for parts in zip(*several, strict=True))
 
     @torch.no_grad()

@@ -41,6 +41,7 @@ class StockModel:
 
     lora_targets = ["to_q", "to_k", "to_v", "to_out.0"]  # noqa: RUF012  a constant of the family
     trims_text = False  # whether padding is masked in every attention, so that it need not be carried along
+    offload_text = False  # whether text and image encoders wait on the CPU while they are not asked
     has_negative_branch = True  # whether guidance weighs two evaluations, or is told to a distilled network
 
     def __init__(self, pipeline: Any) -> None:
@@ -50,6 +51,7 @@ class StockModel:
         self.scheduler: Any = pipeline.scheduler
         self.denoiser: nn.Module = self.transformer
         self._prompt_cache: dict[str, Text] = {}
+        self._adapter_scale = 1.0
         for module in pipeline.components.values():
             if isinstance(module, nn.Module):
                 module.requires_grad_(False).eval()
@@ -66,7 +68,28 @@ class StockModel:
 
     def to(self, device: torch.device | str) -> Any:
         self.pipeline.to(device)
+        if self.offload_text:
+            self._move_text("cpu")
         return self
+
+    def _move_text(self, device: torch.device | str) -> None:
+        for name, module in self.pipeline.components.items():
+            if name.startswith(("text_encoder", "image_encoder")) and module is not None:
+                module.to(device)
+
+    def checkpoint_blocks(self) -> None:
+        """Evaluate each block of the network again in backward, at the adapter's scale of the first time; exact."""
+
+        def func(block: Any, *args: Any) -> Any:
+            scale = self._adapter_scale
+
+            def contexts() -> tuple[Any, Any]:
+                return contextlib.nullcontext(), lora_scaled(self.transformer, scale)
+
+            return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+        for network in self.networks.values():
+            network.enable_gradient_checkpointing(func)
 
     @property
     def networks(self) -> dict[str, Any]:
@@ -85,6 +108,17 @@ class StockModel:
     def latent_dtype(self) -> torch.dtype:
         """Latents are integrated in float32 whatever the network's type, as in the stock pipelines."""
         return torch.promote_types(self._anchor.dtype, torch.float32)
+
+    @contextlib.contextmanager
+    def _encoders_at_hand(self) -> Iterator[None]:
+        """Text and image encoders on the network's device inside the block."""
+        if self.offload_text:
+            self._move_text(self.device)
+        try:
+            yield
+        finally:
+            if self.offload_text:
+                self._move_text("cpu")
 
     def _multiples(self) -> tuple[int, int]:
         """What height and width, and the frames after the first, must be multiples of."""
@@ -123,7 +157,8 @@ class StockModel:
         """Text features (B, L, D) and their mask (B, L); every text is encoded once and kept."""
         new = sorted(set(prompts) - self._prompt_cache.keys())
         if new:
-            encoded = self._encode_texts(new)
+            with self._encoders_at_hand():
+                encoded = self._encode_texts(new)
             self._prompt_cache.update({text: tuple(part[i] for part in encoded) for i, text in enumerate(new)})
         several = zip(*(self._prompt_cache[text] for text in prompts), strict=True)
         return tuple(torch.stack(parts).to(self.device) for parts in several)
@@ -170,7 +205,8 @@ class StockModel:
             if first_frames_BCHW.shape[-2:] != (height_px, width_px):
                 came = "{} x {}".format(*first_frames_BCHW.shape[-2:])
                 raise ValueError(f"first frames must be {height_px} x {width_px} px, got {came}: resize them")
-            first = self._encode_first(first_frames_BCHW, num_frames, generators)
+            with self._encoders_at_hand():
+                first = self._encode_first(first_frames_BCHW, num_frames, generators)
         return Condition(
             num_frames=num_frames,
             height_px=height_px,
@@ -188,6 +224,7 @@ class StockModel:
     def predict(self, latents: Tensor, sigma_B: Tensor, condition: Condition, *, adapter_scale: float = 1.0) -> Tensor:
         """v = noise - x_0, guided where the condition says so; the same type as `latents`."""
         sigma_B = sigma_B.to(latents.device).expand(len(latents))
+        self._adapter_scale = adapter_scale
         with lora_scaled(self.transformer, adapter_scale):
             if condition.negative_BLD is None:
                 return self._evaluate(latents, sigma_B, condition)

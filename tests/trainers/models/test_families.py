@@ -162,6 +162,34 @@ def test_a_checkpointed_decode_is_exact(family):
 
 
 @pytest.mark.parametrize("family", EACH)
+def test_checkpointed_blocks_are_exact_also_where_the_adapter_is_off(family):
+    """Steps outside the adapter's range carry gradient as well: evaluated again, they must find it off."""
+    model = with_lora(family)
+    condition = condition_of(family, model)
+    options = {"grad_steps": FULL, "adapter_sigma_range": (0.93, 1.0)}
+    expected = lora_gradient(model, play(model, condition, **options))
+    without = lora_gradient(model, play(model, condition, grad_steps=FULL))
+    assert not torch.allclose(expected, without, rtol=1e-2, atol=1e-3 * without.abs().max().item())
+    model.checkpoint_blocks()
+    actual = lora_gradient(model, play(model, condition, **options))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+
+
+def test_encoders_wait_elsewhere(monkeypatch):
+    model = BRIEF[0].adapter(BRIEF[0].make())
+    model.offload_text = True
+    places = []
+    monkeypatch.setattr(model.pipeline.text_encoder, "to", lambda *args: places.append(str(args[0])))
+    model.to("cpu")
+    assert places[-1] == "cpu"
+    places.clear()
+    monkeypatch.setattr(type(model), "device", "the network's")
+    with torch.no_grad(), model._encoders_at_hand():
+        assert places == ["the network's"]
+    assert places == ["the network's", "cpu"]
+
+
+@pytest.mark.parametrize("family", EACH)
 def test_a_lora_round_trips_through_the_stock_loader(family, tmp_path):
     model = with_lora(family)
     expected = sampled(family, model)
