@@ -25,8 +25,9 @@ _WORTH_IT = 0.1
 """A richer motion must explain this share of what the simpler one leaves, in most parts of the picture."""
 
 _PARTS = 8
+_NOISE = 0.0015
 _LEAST_SLOPE = 0.01
-"""Parts of the picture, a side, and the slope of brightness (per working px) that is an edge and not noise."""
+"""Parts of the picture, a side; the difference that says nothing; the slope (per working px) that is an edge."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,8 @@ def camera_motion(frames_TCHW: Tensor, *, reference: int | None = None) -> Camer
     for richer in ("shift", "similarity", "homography"):
         found = _register(pyramid, middle, richer, probes)
         misfit = _misfit(pyramid, middle, found)
-        if (misfit / left.clamp(min=1e-6)).median() < 1 - _WORTH_IT:
+        # A part that nothing is left of already votes against a richer motion.
+        if ((misfit + _NOISE) / (left + _NOISE)).median() < 1 - _WORTH_IT:
             kind, left = richer, misfit
     motion = torch.eye(3, dtype=torch.float64).repeat(frames, 1, 1)
     if kind != "static":
