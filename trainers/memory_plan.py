@@ -229,6 +229,7 @@ def report(config: PlanConfig) -> str:
 
 
 def main() -> None:
+    diffusers.utils.logging.set_verbosity_error()  # casting networks without data loses nothing
     print(report(parse_config(PlanConfig)))
 
 
