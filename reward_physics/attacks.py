@@ -134,14 +134,13 @@ def adversarial_noise(
     Reference: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, eq. 2.
     """
     noise = torch.zeros_like(frames_BTCHW)
-    best, best_noise = reward(frames_BTCHW).detach(), noise
+    best, best_noise = reward(frames_BTCHW.detach().clone().requires_grad_()).detach(), noise
     for _ in range(steps):
         leaf = (frames_BTCHW + noise).clamp(0, 1).detach().requires_grad_()
         (gradient,) = torch.autograd.grad(reward(leaf).sum(), leaf)
         noise = (noise + 2.5 * bound / steps * gradient.sign()).clamp(-bound, bound)
         noise[:, 0] = 0
-        with torch.no_grad():
-            now = reward((frames_BTCHW + noise).clamp(0, 1).requires_grad_())
+        now = reward((frames_BTCHW + noise).clamp(0, 1).detach().requires_grad_()).detach()
         better = now > best
         best = torch.where(better, now, best)
         best_noise = torch.where(better.view(-1, 1, 1, 1, 1), noise, best_noise)
