@@ -1,7 +1,8 @@
 """Train the embedded depth network on rendered clips: `python -m trainers.pretrain.depth --output_dir runs/depth`.
 
-A batch holds some frames of each of its clips, zoomed, mirrored and recoloured at random. One clip in ten comes
-without its camera. The loss counts every pixel's |log depth error|, and on top the errors that decide a measured
+A batch holds some frames of each of its clips, zoomed, mirrored and recoloured at random; a share of the batches holds
+the first frame alone, of more clips, since a distance may have to be read there. One clip in ten comes without its
+camera. The loss counts every pixel's |log depth error|, and on top the errors that decide a measured
 acceleration: of the object's pixels, of its mean in a frame and of its mean over the clip.
 
 The judge's network (`--variant judge`) has another backbone and other widths.
@@ -43,10 +44,13 @@ class Batch:
     """0 where a zoom shows what the clip does not."""
 
 
-def draw_batch(clips: Clips, count: int, frames: int, generator: Generator) -> Batch:
-    """`frames` random frames (the same numbers for all) of `count` random clips."""
-    index = torch.randint(len(clips), (count,), generator=generator)
+def draw_batch(clips: Clips, count: int, frames: int, generator: Generator, *, first_share: float = 0.0) -> Batch:
+    """`frames` random frames (the same numbers for all) of `count` random clips; in a share of the batches the first
+    frame alone of as many clips as make the same number of images."""
     numbers = torch.randperm(clips.frames_NTHW3.shape[1], generator=generator)[:frames].sort().values
+    if first_share and torch.rand((), generator=generator) < first_share:
+        count, frames, numbers = count * frames, 1, torch.zeros(1, dtype=torch.long)
+    index = torch.randint(len(clips), (count,), generator=generator)
     pick = (index[:, None], numbers[None])
     colours = clips.frames_NTHW3[pick].permute(0, 1, 4, 2, 3).float() / 255
     truth = torch.stack((clips.depth_NTHW[pick].float().log(), (clips.mask_NTHW[pick] > 0).float()), dim=2)
@@ -180,6 +184,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add_training_flags(parser)
     parser.add_argument("--variant", choices=sorted(VARIANTS), default="embedded", help="which network")
     parser.add_argument("--frames", type=int, default=5, help="frames of each clip in a batch (default: %(default)s)")
+    parser.add_argument(
+        "--first_share", type=float, default=0.3, help="share of batches of first frames alone (default: %(default)s)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -196,7 +203,9 @@ def main(arguments: list[str] | None = None) -> None:
             clips = read_clips(options.data, options.max_clips)
             if clips is None:
                 raise ValueError(f"depth: no clips in {options.data}: write some with `python -m data.write`")
-        batch = draw_batch(clips, options.batch_size, options.frames, training.generator)
+        batch = draw_batch(
+            clips, options.batch_size, options.frames, training.generator, first_share=options.first_share
+        )
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
             layers = net.from_geometry(batch.frames_BTCHW, batch.geometry_BCHW, batch.log_height_B, batch.numbers_T)
         training.update(*depth_loss(layers, batch))
