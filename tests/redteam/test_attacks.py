@@ -75,6 +75,7 @@ def test_every_attack_has_a_verdict_for_each_kind_of_reward_and_a_reason():
 
 def test_adversarial_noise_stays_within_its_bound_and_raises_the_reward(cut):
     def reward(frames):
+        assert frames.requires_grad, "a recipe asked for its gradient refuses frames without one"
         return frames[:, 1:, 0].mean((1, 2, 3))
 
     frames = adversarial_noise(cut.frames_BTCHW, reward, bound=8 / 255, steps=4)
