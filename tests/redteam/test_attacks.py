@@ -75,10 +75,13 @@ def test_every_attack_has_a_verdict_for_each_kind_of_reward_and_a_reason():
 
 def test_adversarial_noise_stays_within_its_bound_and_raises_the_reward(cut):
     def reward(frames):
-        assert frames.requires_grad, "a recipe asked for its gradient refuses frames without one"
         return frames[:, 1:, 0].mean((1, 2, 3))
 
-    frames = adversarial_noise(cut.frames_BTCHW, reward, bound=8 / 255, steps=4)
+    def as_a_recipe(frames):
+        assert frames.requires_grad, "a recipe that is asked for its gradient refuses frames without one"
+        return reward(frames)
+
+    frames = adversarial_noise(cut.frames_BTCHW, as_a_recipe, bound=8 / 255, steps=4)
     assert (frames - cut.frames_BTCHW).abs().max() <= 8 / 255 + 1e-6
     assert torch.equal(frames[:, 0], cut.frames_BTCHW[:, 0])
     assert (reward(frames) > reward(cut.frames_BTCHW) + 0.015).all()
