@@ -14,8 +14,8 @@ def energy_drift(observation: Observation, *, g_m_s2: float | None = 9.81) -> Te
 
         r = -mean over flights of |H_end - H_start| / H_0,
 
-    with H_0 the head at the start above the lowest point. 0 where energy is conserved; -(1 - a / g) for a slow fall from
-    rest with acceleration a.
+    with H_0 the head at the start above the lowest point. 0 where energy is conserved; -(1 - a / g) for a slow fall
+    from rest with acceleration a.
     What an impact takes away does not count.
 
     Args:

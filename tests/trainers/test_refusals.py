@@ -67,8 +67,9 @@ def write_yaml(path: Path, values: dict[str, Any]) -> Path:
 
 
 @pytest.fixture
-def recipe(world: Path, tmp_path: Path) -> Callable[..., str]:
+def recipe(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """`recipe("brightness", unmeasurable=-1)` is the path of a recipe without estimators."""
+    monkeypatch.setenv("REWARD_PHYSICS_PATH", str(world))
 
     def make(reward: str = "brightness", **changes: Any) -> str:
         values = {
