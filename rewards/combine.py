@@ -244,9 +244,11 @@ def _reason(observation: Observation, clip: int, names: list[str]) -> str | None
     """The measurement's own reason where one was made, else the name of the reward that gave NaN."""
     if not names:
         return None
-    measured = observation.__dict__.get("fit")
-    reason = None if measured is None else measured.reasons[clip]
-    return reason or f"reward {', '.join(names)} could not be measured"
+    for name in ("fit", "flights"):
+        measured = observation.__dict__.get(name)
+        if measured is not None and measured.reasons[clip]:
+            return measured.reasons[clip]
+    return f"reward {', '.join(names)} could not be measured"
 
 
 def _checked(name: str, value: Any, observation: Observation) -> Tensor:

@@ -118,6 +118,8 @@ def resized(video: Video, height: int | None, width: int | None) -> Video:
         first_mask_BHW=None if mask is None else interpolate(mask[:, None], size=(height, width))[:, 0],
         object_masks_BNHW=None if objects is None else interpolate(objects, size=(height, width)),
         object_depth_m_B=video.object_depth_m_B,
+        object_diameter_m_B=video.object_diameter_m_B,
+        px_per_m_B=None if video.px_per_m_B is None else video.px_per_m_B * height / video.height_px,
         at_rest_B=video.at_rest_B,
     )
 

@@ -1,5 +1,7 @@
 """Scenes come in an order that the clip's number alone decides, and in the size that was asked for."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -47,6 +49,8 @@ def test_size_and_frame_rate_can_be_changed(scenes):
     assert (batch.video.camera.height_px, batch.video.camera.width_px) == (64, 96)
     same = scenes().batch([0]).video
     assert resized(same, None, 32) is same
+    scaled = resized(dataclasses.replace(same, px_per_m_B=torch.tensor([10.0])), 64, 64)
+    assert scaled.px_per_m_B.tolist() == [20.0]
 
 
 def test_noise_depends_on_seed_number_and_stream_alone():
