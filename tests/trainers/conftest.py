@@ -104,5 +104,22 @@ def toy_config(toy_world, tmp_path):
 
 
 @pytest.fixture
+def base(toy_world, tmp_path):
+    """Settings of a small run of a trainer that regresses on clips."""
+    return {
+        "model_name_or_path": str(toy_world / "model"),
+        "dataset": str(toy_world / "clips"),
+        "output_dir": str(tmp_path / "run"),
+        "num_inference_steps": 2,
+        "per_device_train_batch_size": 2,
+        "lora_r": 4,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "report_to": ["none"],
+        "disable_tqdm": True,
+    }
+
+
+@pytest.fixture
 def brightness():
     return Brightness

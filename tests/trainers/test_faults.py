@@ -10,17 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from runs import lora_of
 from trainers import session
 from trainers.checkpoint import checkpoints
 from trainers.config import exit_with_one_line
 from trainers.faults import STOPPED
 from trainers.oro import train
-
-
-def lora_of(config):
-    return load_file(Path(config.output_dir) / "pytorch_lora_weights.safetensors")
 
 
 class Then:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import LTXImageToVideoPipeline
-from safetensors.torch import load_file
 
+from runs import lora_of
 from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
 from trainers.oro import train
@@ -15,10 +15,6 @@ from trainers.oro import train
 
 def metrics_of(config):
     return [json.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()]
-
-
-def lora_of(config):
-    return load_file(Path(config.output_dir) / "pytorch_lora_weights.safetensors")
 
 
 def test_brightness_goes_up_and_the_files_are_there(toy_config, brightness):

@@ -5,33 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from data import write
 from data.scenes import Scene
+from runs import lora_of
 from trainers import psft
 from trainers.models.ltx import LTXModel
 from trainers.regression_config import PSFTConfig
-
-
-@pytest.fixture
-def base(toy_world, tmp_path):
-    return {
-        "model_name_or_path": str(toy_world / "model"),
-        "dataset": str(toy_world / "clips"),
-        "output_dir": str(tmp_path / "run"),
-        "num_inference_steps": 2,
-        "per_device_train_batch_size": 2,
-        "lora_r": 4,
-        "max_steps": 4,
-        "learning_rate": 1e-2,
-        "report_to": ["none"],
-        "disable_tqdm": True,
-    }
-
-
-def lora_of(config):
-    return load_file(Path(config.output_dir) / "pytorch_lora_weights.safetensors")
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from runs import lora_of
 from trainers import psft, rwr
 from trainers.batches import Scenes
 from trainers.clips import ClipFolder, Sample
@@ -16,26 +16,6 @@ from trainers.replay import Clip, Replay, shard_name
 from trainers.scored_clips import ScoredClips, read_rewards, write_rewards
 
 ROUND = {"num_generations": 2, "prompts_per_round": 2, "inner_steps": 2, "sampling_batch_size": 3}
-
-
-@pytest.fixture
-def base(toy_world, tmp_path):
-    return {
-        "model_name_or_path": str(toy_world / "model"),
-        "dataset": str(toy_world / "clips"),
-        "output_dir": str(tmp_path / "run"),
-        "num_inference_steps": 2,
-        "per_device_train_batch_size": 2,
-        "lora_r": 4,
-        "max_steps": 4,
-        "learning_rate": 1e-2,
-        "report_to": ["none"],
-        "disable_tqdm": True,
-    }
-
-
-def lora_of(config):
-    return load_file(Path(config.output_dir) / "pytorch_lora_weights.safetensors")
 
 
 def equal(one, other):
