@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_reading import lora_of
 
-from runs import lora_of
 from trainers import session
 from trainers.checkpoint import checkpoints
 from trainers.config import exit_with_one_line

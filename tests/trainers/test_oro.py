@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import LTXImageToVideoPipeline
+from run_reading import lora_of
 
-from runs import lora_of
 from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
 from trainers.oro import train

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from run_reading import lora_of
 
 from data import write
 from data.scenes import Scene
-from runs import lora_of
 from trainers import psft
 from trainers.models.ltx import LTXModel
 from trainers.regression_config import PSFTConfig

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_reading import lora_of
 
-from runs import lora_of
 from trainers import psft, rwr
 from trainers.batches import Scenes
 from trainers.clips import ClipFolder, Sample
