@@ -20,6 +20,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("energy rise", "energy_rise", ".3f"),
     ("restitution", "restitution", ".2f"),
     ("Galileo ratio", "galileo", ".2f"),
+    ("collision score", "collision", ".3f"),
     ("g spread, seeds", "g_spread_within_m_s2", ".2f"),
     ("g spread, scenes", "g_spread_between_m_s2", ".2f"),
 )
@@ -35,7 +36,7 @@ PICTURE: tuple[tuple[str, str, str], ...] = (
 
 
 def details_table(record: Mapping[str, Any]) -> str:
-    """By the judge: means over scenes (medians of rise, restitution, ratio), 95 % intervals."""
+    """By the judge: means over scenes (medians of rise, restitution, ratio, collision), 95 % intervals."""
     header = ["arm", *(name for name, _, _ in (*COLUMNS, *PICTURE))]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for name, arm in record["arms"].items():

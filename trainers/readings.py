@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.drops import camera_matrices, geometry, simulate
 from data.scenes import Scene
-from reward_physics import metrics, published
+from reward_physics import metrics
 from reward_physics.bounces import measure_bounces
 from reward_physics.camera import Camera
 from reward_physics.energy import measure_energy
@@ -24,6 +24,8 @@ from reward_physics.galileo import measure_galileo
 from reward_physics.image_quality import background_psnr_db, colour_shift, sharpness_ratio
 from reward_physics.metrics import STANDARD_G_M_S2
 from reward_physics.observation import Observation
+from rewards.collision import collision
+from trainers.mask_figures import mask_figures
 
 LEAST_G_M_S2 = 0.1
 """A fitted g below this (a thing that hovers or rises) is simulated with this."""
@@ -58,6 +60,8 @@ class Reading:
     """Speed after over speed before the first bounce; NaN without one."""
     galileo: float = math.nan
     """Four times the height fallen in the first half of a fall from rest over that of the whole: 1 where g is even."""
+    collision: float = math.nan
+    """Reward of collision consistency, at most 0; NaN without two bodies that meet."""
 
 
 def read(observation: Observation) -> list[Reading]:
@@ -68,6 +72,7 @@ def read(observation: Observation) -> list[Reading]:
     fitted_BT3 = fit.position_at(track.time_BT)
     stderr_B = fit.accel_cov_B33[:, 2, 2].clamp(min=0).sqrt()
     energy, bounces = measure_energy(observation.flights), measure_bounces(observation.flights)
+    collision_B = collision(observation) if _two_bodies(observation) else stderr_B.new_full(stderr_B.shape, math.nan)
     galileo = measure_galileo(observation.flights)
 
     def at(values: Tensor, clip: int) -> Tensor:
@@ -88,9 +93,16 @@ def read(observation: Observation) -> list[Reading]:
             energy_rise=float(energy.rise_B[clip]) if energy.rise_measured_B[clip] else math.nan,
             restitution=_first(bounces.by_speed_BK[clip], bounces.measured_BK[clip]),
             galileo=_first(galileo.fall_ratio_BK[clip], galileo.fall_measured_BK[clip]),
+            collision=float(collision_B[clip]),
         )
         for clip in range(observation.batch_size)
     ]
+
+
+def _two_bodies(observation: Observation) -> bool:
+    """Whether any clip shows a second object in its first frame."""
+    objects = observation.video.object_masks_BNHW
+    return objects is not None and bool((objects[:, 1:] > 0).any())
 
 
 def _first(values_K: Tensor, measured_K: Tensor) -> float:
@@ -152,7 +164,8 @@ def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> 
         IoU and Chamfer against the scene under the right gravity over all frames, each as `metrics` and as published
         tables define it, and the share of frames from which the object has vanished; area ratio and aligned IoU against
         the scene under the clip's own fitted g over the free flight (NaN where g could not be measured); landing time,
-        measured and true; energy gained, restitution and Galileo's ratio, NaN where there is nothing to measure.
+        measured and true; energy gained, restitution, Galileo's ratio and collision consistency, NaN where there is
+        nothing to measure.
     """
     right = scene.at(g_m_s2)
     fall_m = float(right.position_T3[0, 2] - right.position_T3[:, 2].min())
@@ -160,8 +173,6 @@ def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> 
     centroid = reading.centroid_T2[None]
     diagonal_px = math.hypot(scene.scene.height_px, scene.scene.width_px)
     mask, true_mask = reading.mask_THW, right.mask_THW
-    chamfer = [metrics.chamfer_px(one, other) for one, other in zip(mask, true_mask, strict=True)]
-    here_T = true_mask.sum((1, 2)) > 0
     figures: dict[str, Any] = {
         "g_m_s2": reading.g_m_s2,
         "stderr_m_s2": reading.stderr_m_s2,
@@ -170,17 +181,13 @@ def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> 
         "g_error": abs(reading.g_m_s2 - g_m_s2) / g_m_s2,
         "trajectory_l2_m": float(metrics.trajectory_l2(position, true, missing=max(fall_m, 0.1))),
         "trajectory_l2_px": float(metrics.trajectory_l2(centroid, right.centroid_T2[None], missing=diagonal_px)),
-        "published_l2": published.published_l2(mask, true_mask),
-        "iou": float(metrics.mask_iou(mask, true_mask).mean()),
-        "published_iou": published.published_iou(mask[:, None], true_mask[:, None]),
-        "chamfer_px": sum(chamfer) / len(chamfer),
-        "published_chamfer": published.published_chamfer(mask, true_mask),
-        "vanished": float(((mask >= 0.5).sum((1, 2)) == 0)[here_T].double().mean()) if here_T.any() else math.nan,
+        **mask_figures(mask, true_mask),
         "impact_s": reading.impact_s,
         "true_impact_s": right.impact_s,
         "energy_rise": reading.energy_rise,
         "restitution": reading.restitution,
         "galileo": reading.galileo,
+        "collision": reading.collision,
         "area_ratio": math.nan,
         "aligned_iou": math.nan,
     }

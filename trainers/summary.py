@@ -23,7 +23,7 @@ DETAILS = (
 )
 """Figures of one clip whose mean over scenes is told with an interval."""
 
-MOTION = ("energy_rise", "restitution", "galileo")
+MOTION = ("energy_rise", "restitution", "galileo", "collision")
 """Those whose median over the measurable scenes is told with an interval."""
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import statistics
 import types
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 import torch
 
 from data.drops import geometry, simulate
-from data.rows import collate, make_row, to_video
+from data.rows import LIGHT_COLUMNS, collate, load_split, make_row, to_video
 from data.scenes import Ranges, Scene, draw_scene
 from data.write import write_shard
 from reward_physics.depth import Depth
 from reward_physics.observation import Instruments, Observation
+from rewards.recipe import load_recipe
 from trainers.arms import Clips, parse_arms, run_settings
 from trainers.batches import Scenes
 from trainers.clips import ClipFolder
@@ -347,3 +349,17 @@ def test_json_has_no_nan():
 def test_arm_and_lora_together_are_refused(world, tmp_path):
     with pytest.raises(ValueError, match="either arm or lora"):
         evaluate(config(world, tmp_path, arm=["base"], lora="x"), instruments=INSTRUMENTS)
+
+
+def test_collision_is_read_where_two_bodies_meet():
+    """By the judge's instruments on the shipped training clips: nothing to read where there is one body."""
+    table = load_split("train", columns=LIGHT_COLUMNS)
+    kinds = [json.loads(scene)["kind"] for scene in table["scene"]]
+    one, two = ([i for i, kind in enumerate(kinds) if kind == wanted][:8] for wanted in ("drop", "collide"))
+    assert len(one) and len(two)
+    batch = collate([table[i] for i in (*one, *two)])
+    instruments = load_recipe("configs/recipes/judge_scene.yaml").instruments
+    found = [reading.collision for reading in read(Observation(to_video(batch), instruments, grad=False))]
+    assert all(math.isnan(value) for value in found[: len(one)])
+    measured = [value for value in found[len(one) :] if math.isfinite(value)]
+    assert len(measured) >= 3 and statistics.median(measured) > -0.1
