@@ -10,7 +10,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from trainers.parallel import gathered
 
 MANIFEST = "checkpoint.json"
+STATE = "training_state.pt"
+REMOVING = ".removing-"
 SHARDS = "deepspeed"
 """Sub-folder of what DeepSpeed's engine writes of its sharded state."""
 
@@ -98,6 +100,7 @@ def save_checkpoint(
     num_processes: int = 1,
     barrier: Any = lambda: None,
     extra: Callable[[Path], None] | None = None,
+    trackers: Mapping[str, str] | None = None,
 ) -> Path:
     """Write checkpoint-N, N the step, and remove the oldest beyond `keep`. Every process calls this.
 
@@ -107,6 +110,7 @@ def save_checkpoint(
         recipe: the reward recipe's file, copied.
         barrier: waits for the other processes.
         extra: called by every process with the folder, adds what the trainer needs beyond `state`.
+        trackers: what names the run in each tracker.
     """
     final = Path(output_dir) / f"checkpoint-{state.step}"
     temporary = Path(output_dir) / f".writing-{final.name}"
@@ -124,7 +128,7 @@ def save_checkpoint(
                 "scheduler": state.scheduler.state_dict(),
                 "ema": state.ema,
             }
-            torch.save(body, temporary / "training_state.pt")
+            torch.save(body, temporary / STATE)
             if recipe is not None:
                 shutil.copyfile(recipe, temporary / "recipe.yaml")
     if extra is not None:
@@ -136,13 +140,18 @@ def save_checkpoint(
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
         hashes = {path.relative_to(temporary).as_posix(): _sha256(path) for path in files}
         manifest = {"step": state.step, "clips": state.clips, "num_processes": num_processes}
-        manifest |= {"config": config, "sha256": hashes}
-        _write_synced(temporary / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True))
+        manifest |= {"config": config, "trackers": dict(trackers or {}), "sha256": hashes}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True))
+        for path in (*files, temporary / MANIFEST, temporary):
+            _sync(path)
         if final.exists():
-            shutil.rmtree(final)
+            _retire(final)
         os.replace(temporary, final)
+        _sync(final.parent)
         for old in checkpoints(output_dir)[:-keep]:
-            shutil.rmtree(old)
+            _retire(old)
+        for left in Path(output_dir).glob(f"{REMOVING}*"):
+            shutil.rmtree(left)
     barrier()
     return final
 
@@ -156,14 +165,12 @@ def load_checkpoint(
         Settings that differ from those of the checkpoint and change what the coming steps mean.
 
     Raises:
-        ValueError: no checkpoint there, a damaged file, or another LoRA.
+        ValueError: no checkpoint there, a damaged or unlisted file, or another LoRA.
     """
     path = Path(path)
     manifest = read_manifest(path)
-    for name, expected in manifest["sha256"].items():
-        if not (path / name).is_file() or _sha256(path / name) != expected:
-            raise ValueError(f"checkpoint {path} is damaged: {name} is not what was written: resume from an older one")
-    body = torch.load(path / "training_state.pt", weights_only=True)
+    check_files(path, manifest["sha256"])
+    body = torch.load(path / STATE, weights_only=True)
     if (state.engine is None) != (not (path / SHARDS).exists()) or (
         state.engine is not None and manifest["num_processes"] != num_processes
     ):
@@ -199,12 +206,40 @@ def load_checkpoint(
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
+    """The table of a checkpoint: step, clips, processes, config, and the hash of every file.
+
+    Raises:
+        ValueError: there is none, or it is none of ours.
+    """
     try:
-        return json.loads((path / MANIFEST).read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"resume_from_checkpoint must be `auto` or a checkpoint folder, but {path} holds no readable {MANIFEST}"
         ) from error
+    kinds = {"step": int, "clips": int, "num_processes": int, "config": dict, "sha256": dict}
+    for name, kind in kinds.items():
+        if not isinstance(manifest, dict) or not isinstance(manifest.get(name), kind):
+            raise ValueError(f"checkpoint {path} is not trusted: its {MANIFEST} lacks {name}: resume from another one")
+    return manifest
+
+
+def check_files(path: Path, sha256: dict[str, str]) -> None:
+    """Raise ValueError unless a checkpoint holds exactly the files that its manifest names, as they were written.
+
+    A file that is not listed, or a link to somewhere else, is refused: DeepSpeed unpickles what it finds.
+    """
+    for name in (STATE, *sha256):
+        file = path / name
+        if name not in sha256 or not file.is_file() or _sha256(file) != sha256[name]:
+            raise ValueError(f"checkpoint {path} is damaged: {name} is not what was written: resume from an older one")
+    for file in path.rglob("*"):
+        name = file.relative_to(path).as_posix()
+        if file.is_symlink() or (file.is_file() and name not in (*sha256, MANIFEST)):
+            raise ValueError(
+                f"checkpoint {path} is not trusted: {name} is a link or not in its {MANIFEST}: remove it, or resume "
+                "from another one"
+            )
 
 
 def find_resume(output_dir: str | Path, asked: str | None) -> Path | None:
@@ -292,8 +327,17 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def _sync(path: Path) -> None:
+    """Have the disk hold a file, or the names in a folder, before anything relies on them."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _retire(path: Path) -> None:
+    """Take a checkpoint's name from it, to remove it then: killed half-way, nothing half-valid has that name."""
+    leaving = path.with_name(f"{REMOVING}{path.name}")
+    shutil.rmtree(leaving, ignore_errors=True)
+    os.replace(path, leaving)

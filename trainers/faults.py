@@ -11,12 +11,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from reward_physics.video import Video
 
@@ -92,5 +93,17 @@ class Watched:
         self.inner, self.seconds, self.process = judge, seconds, process
 
     def judge(self, video: Video, columns: dict[str, Any], grad: bool) -> Any:
-        with watchdog(self.seconds, "the reward", process=self.process):
-            return self.inner.judge(video, columns, grad)
+        try:
+            with watchdog(self.seconds, "the reward", process=self.process):
+                return self.inner.judge(video, columns, grad)
+        except ValueError as error:
+            clips = f", clips {', '.join(columns['id'])}" if "id" in columns else ""
+            raise ValueError(f"{error} (process {self.process}{clips})") from error
+
+
+def warn_not_finite(what: str, bad_B: Tensor, clips: Sequence[str], process: int) -> None:
+    """Say on stderr which clips of a batch something is not finite for."""
+    found = [clip for clip, bad in zip(clips, bad_B.expand(len(clips)).tolist(), strict=True) if bad]
+    if found:
+        sys.stderr.write(f"warning: the {what} of {', '.join(found)} is not finite on process {process}\n")
+        sys.stderr.flush()

@@ -25,12 +25,13 @@ from trainers import checkpoint as ckpt
 from trainers.batches import Batch, Scenes, clip_generators, condition_on
 from trainers.config import OROConfig, exit_with_one_line, parse_config
 from trainers.decode import decode_clips, saturated_fraction, straight_through_clamp
+from trainers.faults import warn_not_finite
 from trainers.finish import print_plan, print_sigmas
 from trainers.losses import denoising_loss, reference_distance
 from trainers.models import VideoModel
 from trainers.phases import Phases
 from trainers.rollout import choose_grad_steps, in_range, rollout
-from trainers.scoring import Judge, check_recipe, reward_metrics, score_with_gradient
+from trainers.scoring import Judge, check_recipe, gather, reward_metrics, score_with_gradient
 from trainers.session import CHOICES, DATA_NOISE, NOISE, held_out_judges, make_session, mean_of, start, watched
 
 
@@ -112,6 +113,11 @@ def oro_loss(
             checkpointing=config.decode_checkpointing,
         )
     video = batch.video.to(frames.device).with_frames(straight_through_clamp(frames).detach())
+
+    def everywhere(value_B: Tensor) -> Tensor:
+        with phase("wait"):
+            return gather(accelerator, value_B)
+
     with phase("reward"):
         scored = score_with_gradient(
             recipe,
@@ -120,12 +126,15 @@ def oro_loss(
             max_ratio=config.max_pixel_grad_ratio,
             skip_first=config.image_conditioning,
             each_reward=config.log_reward_gradients,
+            everywhere=everywhere,
         )
-    metrics = reward_metrics(accelerator, scored) | {"saturated": saturated_fraction(frames)}
+    with phase("wait"):
+        metrics = reward_metrics(accelerator, scored) | {"saturated": saturated_fraction(frames)}
+    assert scored.dropped_B is not None and scored.pixel_grad_BTCHW is not None
+    warn_not_finite("pixel gradient", scored.dropped_B, batch.ids, accelerator.process_index)
     loss = torch.zeros((), device=frames.device)
     if config.reward_weight > 0:
         # Backward of this sum is d reward / d pixels carried on through decode and rollout.
-        assert scored.pixel_grad_BTCHW is not None
         loss = loss - config.reward_weight * (frames * scored.pixel_grad_BTCHW).sum() / len(frames)
 
     near = [i for i in range(len(done.visited)) if in_range(done.sigmas_S[i], config.reference_sigma_range)]
@@ -147,6 +156,7 @@ def oro_loss(
             denoising = denoising_loss(model, clean, condition, sigma_range=levels, generators=fresh)
         loss = loss + config.denoising_weight * denoising
         metrics["denoising_loss"] = denoising.item()
+    warn_not_finite("loss", ~loss.detach().isfinite(), batch.ids, accelerator.process_index)
     return loss, metrics
 
 

@@ -1,4 +1,4 @@
-"""How long each part of a step takes, and how much memory the process holds."""
+"""How long each part of a step takes, and what the process holds: memory and open files."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ import torch
 
 
 class Phases:
-    """Seconds of each phase since they were last taken.
+    """Seconds of each phase since they were last taken. A phase within another counts for itself alone.
 
     A GPU works on while Python goes ahead: it is waited for at both ends of a phase.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._within: list[float] = []
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         started = _now()
+        self._within.append(0.0)
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + _now() - started
+            whole = _now() - started
+            self.seconds[name] = self.seconds.get(name, 0.0) + whole - self._within.pop()
+            if self._within:
+                self._within[-1] += whole
 
     def take(self) -> dict[str, float]:
         """`seconds/NAME` of each phase; begins anew."""
@@ -43,10 +48,21 @@ def _now() -> float:
 
 def memory_gb() -> float:
     """The GPU's peak so far, or without one the process's resident memory; NaN where the system does not say."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_reserved() / 1e9
+    return torch.cuda.max_memory_reserved() / 1e9 if torch.cuda.is_available() else resident_gb()
+
+
+def resident_gb() -> float:
+    """The process's resident memory, NaN where the system does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
         return float("nan")
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def open_files() -> float:
+    """How many files, pipes and sockets the process holds open, NaN where the system does not say."""
+    try:
+        return float(len(os.listdir("/proc/self/fd")))
+    except OSError:
+        return float("nan")

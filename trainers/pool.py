@@ -26,11 +26,13 @@ class Pool:
     """Clips to regress on.
 
     Args:
+        names: of the clips, for messages.
         weight_M: of each clip.
         fetch: clean latents and conditions of some of them; a number each decides what is drawn.
         first_step: step at which the pool was made.
     """
 
+    names: list[str]
     weight_M: Tensor
     fetch: Callable[[list[int], list[int]], tuple[Tensor, Condition]]
     first_step: int
@@ -53,7 +55,9 @@ def online_pool(config: RWRConfig, run: Session, scenes: Scenes, replay: Replay)
         return torch.stack([replay.latents(clip) for clip in some]).to(run.model.device), condition
 
     weight_M = torch.tensor([clip.weight for clip in clips])
-    return Pool(weight_M=weight_M, fetch=fetch, first_step=run.state.step - run.state.step % config.inner_steps)
+    names = [f"clip {clip.number}" for clip in clips]
+    first_step = run.state.step - run.state.step % config.inner_steps
+    return Pool(names=names, weight_M=weight_M, fetch=fetch, first_step=first_step)
 
 
 def offline_pool(config: RWRConfig, run: Session, scored: ScoredClips) -> tuple[Pool, dict[str, float]]:
@@ -66,5 +70,6 @@ def offline_pool(config: RWRConfig, run: Session, scored: ScoredClips) -> tuple[
         frames = batch.video.frames_BTCHW.to(run.model.device)
         return run.model.pin(run.model.encode_clip(frames), condition), condition
 
-    pool = Pool(weight_M=scored.flat(found.weight_GN), fetch=fetch, first_step=0)
+    names = [str(clip.folder / clip.sample.name) for clip in scored.clips]
+    pool = Pool(names=names, weight_M=scored.flat(found.weight_GN), fetch=fetch, first_step=0)
     return pool, weight_metrics(scored.reward_GN, scored.measurable_GN, found)

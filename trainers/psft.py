@@ -26,11 +26,13 @@ from trainers import checkpoint as ckpt
 from trainers.batches import Batch, Scenes, clip_generators, condition_on
 from trainers.config import exit_with_one_line, parse_config
 from trainers.decode import decode_clips, straight_through_clamp
+from trainers.faults import warn_not_finite
 from trainers.finish import print_plan
 from trainers.losses import denoising_loss, noised
 from trainers.models import VideoModel
+from trainers.phases import Phases
 from trainers.regression_config import PSFTConfig
-from trainers.scoring import Judge, check_recipe, reward_metrics, score_with_gradient
+from trainers.scoring import Judge, check_recipe, gather, reward_metrics, score_with_gradient
 from trainers.session import DATA_NOISE, NOISE, held_out_judges, make_session, mean_of, start, watched
 
 PHYSICS_NOISE = 4  # a stream of random numbers
@@ -63,7 +65,7 @@ def train(config: PSFTConfig, *, recipe: Judge | None = None, model: VideoModel 
         for micro in range(accumulation):
             first = state.clips + accelerator.process_index * size
             batch = scenes.batch(list(range(first, first + size)))
-            loss, figures = psft_loss(config, model, recipe, batch, accelerator)
+            loss, figures = psft_loss(config, model, recipe, batch, accelerator, run.phases)
             several.append(figures)
             run.backward(loss, micro)
             state.clips += size * accelerator.num_processes
@@ -74,31 +76,53 @@ def train(config: PSFTConfig, *, recipe: Judge | None = None, model: VideoModel 
 
 
 def psft_loss(
-    config: PSFTConfig, model: VideoModel, recipe: Judge | None, batch: Batch, accelerator: Accelerator
+    config: PSFTConfig,
+    model: VideoModel,
+    recipe: Judge | None,
+    batch: Batch,
+    accelerator: Accelerator,
+    phase: Phases,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one micro-batch and its figures."""
-    condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers, NOISE))
-    condition = dataclasses.replace(condition, guidance_scale=1.0)  # guidance belongs to sampling
-    data = batch.video.frames_BTCHW[:, : condition.num_frames].to(model.device)
-    clean = model.pin(model.encode_clip(data), condition)
+    with phase("encode"):
+        condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers, NOISE))
+        condition = dataclasses.replace(condition, guidance_scale=1.0)  # guidance belongs to sampling
+        data = batch.video.frames_BTCHW[:, : condition.num_frames].to(model.device)
+        clean = model.pin(model.encode_clip(data), condition)
     fresh = clip_generators(config.seed, batch.numbers, DATA_NOISE)
-    loss = denoising_loss(model, clean, condition, sigma_range=config.denoising_sigma_range, generators=fresh)
+    with phase("denoising"):
+        loss = denoising_loss(model, clean, condition, sigma_range=config.denoising_sigma_range, generators=fresh)
     metrics = {"denoising_loss": loss.item()}
     if config.physics_weight > 0:
         assert recipe is not None
         drawn = clip_generators(config.seed, batch.numbers, PHYSICS_NOISE)
         noisy, _, sigma_B = noised(model, clean, condition, sigma_range=config.physics_sigma_range, generators=drawn)
-        prediction = model.predict(noisy, sigma_B, condition)
-        predicted = model.pin(model.predicted_clean(noisy, prediction, sigma_B), condition)
-        frames = decode_clips(model, predicted, condition)
+        with phase("decode"):
+            prediction = model.predict(noisy, sigma_B, condition)
+            predicted = model.pin(model.predicted_clean(noisy, prediction, sigma_B), condition)
+            frames = decode_clips(model, predicted, condition)
         video = batch.video.to(frames.device).with_frames(straight_through_clamp(frames).detach())
-        scored = score_with_gradient(
-            recipe, video, batch.columns, max_ratio=config.max_pixel_grad_ratio, skip_first=config.image_conditioning
-        )
-        assert scored.pixel_grad_BTCHW is not None
+
+        def everywhere(value_B: Tensor) -> Tensor:
+            with phase("wait"):
+                return gather(accelerator, value_B)
+
+        with phase("reward"):
+            scored = score_with_gradient(
+                recipe,
+                video,
+                batch.columns,
+                max_ratio=config.max_pixel_grad_ratio,
+                skip_first=config.image_conditioning,
+                everywhere=everywhere,
+            )
+        assert scored.pixel_grad_BTCHW is not None and scored.dropped_B is not None
+        warn_not_finite("pixel gradient", scored.dropped_B, batch.ids, accelerator.process_index)
         # Backward of this sum is d reward / d pixels carried on through the decoder and the network.
         loss = loss - config.physics_weight * (frames * scored.pixel_grad_BTCHW).sum() / len(frames)
-        metrics |= reward_metrics(accelerator, scored)
+        with phase("wait"):
+            metrics |= reward_metrics(accelerator, scored)
+    warn_not_finite("loss", ~loss.detach().isfinite(), batch.ids, accelerator.process_index)
     return loss, metrics
 
 

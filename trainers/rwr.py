@@ -17,7 +17,6 @@ import time
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,16 +24,18 @@ from rewards.recipe import load_recipe
 from trainers import checkpoint as ckpt
 from trainers.batches import Scenes, clip_generators, condition_on, shuffled
 from trainers.config import exit_with_one_line, parse_config
+from trainers.faults import warn_not_finite
 from trainers.finish import print_plan
 from trainers.losses import denoising_loss, noised, reference_distance
 from trainers.models import VideoModel
+from trainers.phases import Phases
 from trainers.pool import Pool, condition_of, offline_pool, online_pool
 from trainers.regression_config import RWRConfig
 from trainers.replay import Clip, Replay, shard_name
 from trainers.reward_weights import reward_weights, weight_metrics
 from trainers.rollout import rollout
 from trainers.scored_clips import ScoredClips
-from trainers.scoring import Judge, Scored, joined, reward_metrics, score
+from trainers.scoring import Judge, Scored, gather, joined, reward_metrics, score
 from trainers.session import DATA_NOISE, Session, held_out_judges, make_session, mean_of, start, watched
 
 REFERENCE_NOISE = 3  # a stream of random numbers
@@ -75,7 +76,7 @@ def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel |
         if scored is not None and pool is None:
             pool, of_round = offline_pool(config, run, scored)
         elif scenes is not None and recipe is not None and state.step % config.inner_steps == 0:
-            with run.phases("sample_and_score"):
+            with run.phases("sample"):
                 of_round = sample_round(config, recipe, run, scenes, replay)
             pool = online_pool(config, run, scenes, replay)
         elif pool is None:
@@ -83,7 +84,9 @@ def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel |
             pool = online_pool(config, run, scenes, replay)
         for micro in range(accumulation):
             first = state.step * per_step + (micro * accelerator.num_processes + accelerator.process_index) * size
-            loss, figures = rwr_loss(config, model, pool, list(range(first, first + size)), per_step)
+            numbers = list(range(first, first + size))
+            with run.phases("denoising"):
+                loss, figures = rwr_loss(config, model, pool, numbers, per_step, process=accelerator.process_index)
             several.append(figures)
             run.backward(loss, micro)
         metrics = of_round | mean_of(several) | run.update()
@@ -109,13 +112,15 @@ def sample_round(config: RWRConfig, recipe: Judge, run: Session, scenes: Scenes,
     with tqdm(total=share, desc=f"round {index}: sample and score", unit="clip", leave=False, disable=quiet) as bar:
         for start_at in range(0, share, config.sampling_batch_size):
             some = numbers[start_at : start_at + config.sampling_batch_size]
-            made, scored = sample_and_score(config, recipe, run.model, scenes, some)
+            made, scored = sample_and_score(config, recipe, run.model, scenes, some, run.phases)
             latents.extend(made)
             parts.append(scored)
             bar.update(len(some))
     scored = joined(parts)
     replay.write_latents(index, accelerator.process_index, numbers, latents)
-    reward_M, measurable_M = everywhere(accelerator, scored.reward_B), everywhere(accelerator, scored.measurable_B)
+    with run.phases("wait"):
+        reward_M, measurable_M = (gather(accelerator, one).cpu() for one in (scored.reward_B, scored.measurable_B))
+        figures = reward_metrics(accelerator, scored)
     reward_GN, measurable_GN = reward_M.view(-1, samples), measurable_M.view(-1, samples)
     found = reward_weights(reward_GN, measurable_GN, config.how)
     accelerator.wait_for_everyone()
@@ -129,30 +134,26 @@ def sample_round(config: RWRConfig, recipe: Judge, run: Session, scenes: Scenes,
         replay.finish_round(index, clips)
     accelerator.wait_for_everyone()
     run.state.clips = (index + 1) * count
-    return reward_metrics(accelerator, scored) | weight_metrics(reward_GN, measurable_GN, found)
-
-
-def everywhere(accelerator: Accelerator, value_B: Tensor) -> Tensor:
-    """The values of all processes in order, on the CPU."""
-    everything: Any = accelerator.gather(value_B.contiguous())
-    return everything.cpu()
+    return figures | weight_metrics(reward_GN, measurable_GN, found)
 
 
 @torch.no_grad()
 def sample_and_score(
-    config: RWRConfig, recipe: Judge, model: VideoModel, scenes: Scenes, numbers: list[int]
+    config: RWRConfig, recipe: Judge, model: VideoModel, scenes: Scenes, numbers: list[int], phase: Phases
 ) -> tuple[Tensor, Scored]:
     """Clean latents and scores of some clips."""
     batch, condition, generators = condition_of(config, model, scenes, numbers)
     schedule = model.schedule(config.num_inference_steps, condition)
     clean = rollout(model, condition, schedule, model.initial_latents(condition, generators)).latents
-    frames = model.decode(clean, condition).clamp(0, 1)
-    scored, _ = score(recipe, batch.video.to(frames.device).with_frames(frames), batch.columns)
+    with phase("decode"):
+        frames = model.decode(clean, condition).clamp(0, 1)
+    with phase("reward"):
+        scored, _ = score(recipe, batch.video.to(frames.device).with_frames(frames), batch.columns)
     return clean, scored
 
 
 def rwr_loss(
-    config: RWRConfig, model: VideoModel, pool: Pool, numbers: list[int], per_step: int
+    config: RWRConfig, model: VideoModel, pool: Pool, numbers: list[int], per_step: int, *, process: int = 0
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one micro-batch and its figures.
 
@@ -183,6 +184,7 @@ def rwr_loss(
         distance = reference_distance(model, noisy, sigma_B, condition)
         loss = loss + config.reference_weight * distance
         metrics["reference_distance"] = distance.item()
+    warn_not_finite("loss", ~loss.detach().isfinite(), [pool.names[place] for place in places], process)
     return loss, metrics
 
 

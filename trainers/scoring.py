@@ -1,11 +1,12 @@
 """From generated pixels to rewards, their gradient at the pixels, and figures gathered over the processes.
 
-Axes: B clips, T frames, C colours, H rows, W columns.
+Axes: B clips, M clips of all processes, T frames, C colours, H rows, W columns.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -82,15 +83,19 @@ def score_with_gradient(
     max_ratio: float = float("inf"),
     skip_first: bool = False,
     each_reward: bool = False,
+    everywhere: Callable[[Tensor], Tensor] = lambda value_B: value_B,
 ) -> Scored:
     """Rewards and their gradient at the pixels; the estimators' graph is freed before this returns.
 
     Args:
-        max_ratio: a clip whose gradient is longer than this many times the median of the batch's measurable clips is
-            scaled down to it.
+        max_ratio: a clip whose gradient is longer than this many times the median of the measurable clips of all
+            processes is scaled down to it.
         skip_first: the first frame is given, not generated: its pixels get no gradient.
         each_reward: compare the gradients of several rewards too: a further backward through the estimators for each.
             A single reward costs nothing more.
+        everywhere: gathers one value a clip from all processes, which all get here. What a recipe takes from its
+            batch (the price `worst` of a clip that cannot be measured, the spreads of `normalised_sum`) stays that of
+            one process's clips.
 
     Raises:
         ValueError: a reward that is not finite or has no gradient.
@@ -112,7 +117,8 @@ def score_with_gradient(
     finite_B = gradient.isfinite().flatten(1).all(1)
     gradient = torch.where(finite_B.view(-1, 1, 1, 1, 1), gradient, 0)
     norm_B = gradient.flatten(1).norm(dim=1)
-    factor_B = limit(norm_B, result.measurable_B.to(norm_B.device) > 0, max_ratio)
+    measurable_B = result.measurable_B.to(norm_B.device).float()
+    factor_B = limit(norm_B, everywhere(norm_B), everywhere(measurable_B) > 0, max_ratio)
     limited = gradient * factor_B.view(-1, 1, 1, 1, 1)
     return Scored(
         **_detach(result),
@@ -152,12 +158,16 @@ def gradient_figures(live_terms: dict[str, Tensor], leaf_BTCHW: Tensor, *, skip_
     return figures
 
 
-def limit(norm_B: Tensor, measurable_B: Tensor, max_ratio: float) -> Tensor:
+def limit(norm_B: Tensor, norm_M: Tensor, measurable_M: Tensor, max_ratio: float) -> Tensor:
     """Factors that bring each norm down to at most `max_ratio` times the median of the measurable clips' norms.
 
     Clips that cannot be measured have the faint gradient of the visibility term: they would pull the median down.
+
+    Args:
+        norm_B: of this process's clips.
+        norm_M, measurable_M: of the clips of all processes.
     """
-    known = norm_B[measurable_B & (norm_B > 0)]
+    known = norm_M[measurable_M & (norm_M > 0)]
     if len(known) == 0:
         return torch.ones_like(norm_B)
     bound = max_ratio * known.quantile(0.5)
@@ -194,11 +204,17 @@ def check_recipe(recipe: Judge, video: Video, columns: dict[str, Any], *, num_fr
         )
 
 
+def gather(accelerator: Accelerator, value_B: Tensor) -> Tensor:
+    """One value a clip of all processes, in their order; all must call."""
+    everything: Any = accelerator.gather(value_B.contiguous())
+    return everything.float()
+
+
 def reward_metrics(accelerator: Accelerator, scored: Scored) -> dict[str, float]:
     """Figures over the clips of all processes; a term's mean and spread are over the clips that could be measured."""
 
     def gathered(value_B: Tensor) -> Tensor:
-        return accelerator.gather(value_B.contiguous()).float()  # pyright: ignore[reportAttributeAccessIssue]
+        return gather(accelerator, value_B)
 
     reward_B = gathered(scored.reward_B)
     metrics = {

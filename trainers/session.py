@@ -37,9 +37,9 @@ from trainers.parallel import (
     use_threads,
     wrap,
 )
-from trainers.phases import Phases, memory_gb
+from trainers.phases import Phases, memory_gb, open_files, resident_gb
 from trainers.scoring import Judge
-from trainers.tracking import Trackers, check_trackers, open_trackers
+from trainers.tracking import PROCESSES, MetricsFile, Trackers, check_trackers, open_trackers
 
 NOISE, CHOICES, DATA_NOISE = 0, 1, 2
 """Streams of random numbers: of generated clips, of a step's own choices, of the noise on clean latents."""
@@ -95,6 +95,7 @@ class Session:
     full: bool = False
     keep: Callable[[Path], None] | None = None
     trackers: Trackers | None = None
+    processes: Trackers | None = None
     progress: Any = None
     phases: Phases = dataclasses.field(default_factory=Phases)
     stop: StopSignal = dataclasses.field(default_factory=StopSignal)
@@ -121,7 +122,9 @@ class Session:
                 config.run_name,
                 dataclasses.asdict(config),
                 resumed_step=state.step,
+                runs=None if resume is None else ckpt.read_manifest(resume).get("trackers"),
             )
+            self.processes = Trackers([MetricsFile(Path(config.output_dir), state.step, PROCESSES)])
         self.stop.listen()
         quiet = config.disable_tqdm or not self.is_main
         self.progress = tqdm(total=config.max_steps, initial=state.step, desc=title, unit="step", disable=quiet)
@@ -154,6 +157,8 @@ class Session:
             )
         if fine:
             state.optimizer.step()
+        else:
+            self.accelerator.print(f"warning: step {state.step + 1} has no finite gradient and changes nothing")
         state.optimizer.zero_grad(set_to_none=True)
         state.scheduler.step()
         state.step += 1
@@ -174,11 +179,13 @@ class Session:
         config, step = self.config, self.state.step
         seconds = time.perf_counter() - started
         metrics = metrics | {"memory_gb": memory_gb(), "seconds": seconds} | self.phases.take()
+        each = self.of_every_process(seconds - metrics.get("seconds/wait", 0.0))
         if self.accelerator.num_processes > 1:
-            each: Any = self.accelerator.gather(torch.tensor([seconds], device=self.accelerator.device))
-            metrics["seconds/slowest_process"] = each.max().item()
-        if self.trackers is not None and step % config.logging_steps == 0:
+            metrics["seconds/slowest_process"] = max(each["seconds"])
+            metrics["slowest_process"] = float(each["seconds"].index(max(each["seconds"])))
+        if self.trackers is not None and self.processes is not None and step % config.logging_steps == 0:
             self.trackers.metrics(metrics, step)
+            self.processes.metrics({"time_s": time.time(), **each}, step)
         self.progress.update()
         self.progress.set_postfix(**shown)
         if config.eval_steps and step % config.eval_steps == 0:
@@ -194,6 +201,13 @@ class Session:
             self.accelerator.end_training()
             raise SystemExit(STOPPED)
         return metrics
+
+    def of_every_process(self, seconds: float) -> dict[str, list[float]]:
+        """What each process holds, and the seconds that it worked and did not wait for others; a value a process."""
+        own = {"seconds": seconds, "memory_gb": memory_gb(), "resident_gb": resident_gb(), "open_files": open_files()}
+        mine = torch.tensor([list(own.values())], dtype=torch.float32, device=self.accelerator.device)
+        everything: Any = self.accelerator.gather(mine)
+        return dict(zip(own, everything.T.tolist(), strict=True))
 
     def evaluate(self) -> dict[str, float]:
         """Judge held-out scenes with the moving average of the weights, where there is one."""
@@ -230,6 +244,7 @@ class Session:
                 keep=config.save_total_limit,
                 barrier=self.accelerator.wait_for_everyone,
                 extra=self.keep,
+                trackers=None if self.trackers is None else self.trackers.runs,
                 **self._rank,
             )
         except (OSError, SafetensorError) as error:

@@ -11,7 +11,7 @@ import importlib.util
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,9 +19,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+METRICS, PROCESSES = "metrics.jsonl", "processes.jsonl"
+"""Files of a run: its figures, and what every process holds and how long it works, a list with one value a process."""
+
 
 class Tracker(Protocol):
-    def metrics(self, values: dict[str, float], step: int) -> None: ...
+    def metrics(self, values: Mapping[str, Any], step: int) -> None: ...
     def video(self, name: str, frames_TCHW: Tensor, fps: float, step: int) -> None: ...
     def image(self, name: str, path: Path, step: int) -> None: ...
     def close(self) -> None: ...
@@ -37,15 +40,15 @@ def encode_gif(frames_TCHW: Tensor, fps: float) -> bytes:
 
 
 class MetricsFile:
-    """metrics.jsonl: one line a log. A resumed run drops the lines of steps that it does again."""
+    """metrics.jsonl, or another name: one line a log. A resumed run drops the lines of steps that it does again."""
 
-    def __init__(self, folder: Path, resumed_step: int = 0) -> None:
-        self.path = folder / "metrics.jsonl"
+    def __init__(self, folder: Path, resumed_step: int = 0, name: str = METRICS) -> None:
+        self.path = folder / name
         old = read_metrics(self.path) if self.path.exists() else []
         kept = [line for line in old if line["step"] <= resumed_step] if resumed_step else []
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
+    def metrics(self, values: Mapping[str, Any], step: int) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
@@ -77,7 +80,7 @@ class TensorBoard:
         self.writer = SummaryWriter(str(folder / "tensorboard"))
         self.writer.add_text("config", "```\n" + json.dumps(config, indent=2, default=str) + "\n```")
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
+    def metrics(self, values: Mapping[str, Any], step: int) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
@@ -102,13 +105,20 @@ class TensorBoard:
 
 
 class Wandb:
-    """Weights & Biases, or trackio, which speaks the same language."""
+    """Weights & Biases, or trackio, which speaks the same language.
 
-    def __init__(self, library: str, run_name: str, config: dict[str, Any]) -> None:
-        self.api = importlib.import_module(library)
-        self.api.init(project="reward-physics", name=run_name, config=config)
+    Args:
+        run: what `run` was of the run to go on with: the id that Weights & Biases gave it, trackio's name of it.
+    """
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
+    def __init__(self, library: str, run_name: str, config: dict[str, Any], run: str | None = None) -> None:
+        self.api, self.library = importlib.import_module(library), library
+        known = {} if run is None else {"id": run} if library == "wandb" else {"name": run}
+        resume = {} if run is None else {"resume": "allow"}
+        made = self.api.init(**{"project": "reward-physics", "name": run_name, "config": config} | known | resume)
+        self.run = str(made.id if library == "wandb" else made.name)
+
+    def metrics(self, values: Mapping[str, Any], step: int) -> None:
         self.api.log(values, step=step)
 
     def video(self, name: str, frames_TCHW: Tensor, fps: float, step: int) -> None:
@@ -128,15 +138,20 @@ class Trackers:
     def __init__(self, trackers: list[Tracker]) -> None:
         self.trackers = trackers
 
+    @property
+    def runs(self) -> dict[str, str]:
+        """By library, what names the run there: kept in checkpoints, so that a resumed run goes on under it."""
+        return {tracker.library: tracker.run for tracker in self.trackers if isinstance(tracker, Wandb)}
+
     def _each(self, call: Callable[[Tracker], None]) -> None:
         for tracker in list(self.trackers):
             try:
                 call(tracker)
             except Exception as error:
-                print(f"warning: tracker {type(tracker).__name__} dropped: {error}", file=sys.stderr)
+                warn_dropped(type(tracker).__name__, error)
                 self.trackers.remove(tracker)
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
+    def metrics(self, values: Mapping[str, Any], step: int) -> None:
         self._each(lambda tracker: tracker.metrics(values, step))
 
     def video(self, name: str, frames_TCHW: Tensor, fps: float, step: int) -> None:
@@ -149,6 +164,10 @@ class Trackers:
         self._each(lambda tracker: tracker.close())
 
 
+def warn_dropped(name: str, error: Exception) -> None:
+    print(f"warning: tracker {name} dropped: {' '.join(str(error).split())}", file=sys.stderr)
+
+
 def check_trackers(names: list[str]) -> None:
     """Raise ValueError where a named tracker is not installed."""
     for name in names:
@@ -157,17 +176,30 @@ def check_trackers(names: list[str]) -> None:
 
 
 def open_trackers(
-    names: list[str], folder: str | Path, run_name: str | None, config: dict[str, Any], *, resumed_step: int = 0
+    names: list[str],
+    folder: str | Path,
+    run_name: str | None,
+    config: dict[str, Any],
+    *,
+    resumed_step: int = 0,
+    runs: Mapping[str, str] | None = None,
 ) -> Trackers:
-    """Start the named trackers beside the metrics file; `check_trackers` has agreed."""
+    """Start the named trackers beside the metrics file; `check_trackers` has agreed. One that is down is left out.
+
+    Args:
+        runs: `Trackers.runs` of the run to go on with.
+    """
     folder = Path(folder)
     run_name = run_name or folder.name
     trackers: list[Tracker] = [MetricsFile(folder, resumed_step)]
     for name in names:
-        if name == "tensorboard":
-            trackers.append(TensorBoard(folder, run_name, config))
-        elif name in ("wandb", "trackio"):
-            trackers.append(Wandb(name, run_name, config))
+        try:
+            if name == "tensorboard":
+                trackers.append(TensorBoard(folder, run_name, config))
+            elif name in ("wandb", "trackio"):
+                trackers.append(Wandb(name, run_name, config, (runs or {}).get(name)))
+        except Exception as error:
+            warn_dropped(name, error)
     return Trackers(trackers)
 
 

@@ -11,6 +11,7 @@ from trainers import psft, rwr
 from trainers.batches import Scenes
 from trainers.clips import ClipFolder, Sample
 from trainers.models.ltx import LTXModel
+from trainers.phases import Phases
 from trainers.regression_config import PSFTConfig, RWRConfig
 from trainers.replay import Clip, Replay, shard_name
 from trainers.scored_clips import ScoredClips, read_rewards, write_rewards
@@ -117,8 +118,8 @@ def test_the_samples_do_not_depend_on_how_many_are_made_at_a_time(base, brightne
     config = RWRConfig(**base | ROUND)
     scenes = Scenes(config, "train")
     recipe = brightness()
-    together, scored = rwr.sample_and_score(config, recipe, model, scenes, [0, 1, 2])
-    alone, one = rwr.sample_and_score(config, recipe, model, scenes, [2])
+    together, scored = rwr.sample_and_score(config, recipe, model, scenes, [0, 1, 2], Phases())
+    alone, one = rwr.sample_and_score(config, recipe, model, scenes, [2], Phases())
     torch.testing.assert_close(together[2:], alone, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(scored.reward_B[2:], one.reward_B, atol=1e-4, rtol=1e-4)
     assert not torch.equal(together[0], together[1])  # two samples of one prompt

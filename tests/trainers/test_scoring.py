@@ -33,9 +33,9 @@ def test_a_given_first_frame_gets_no_gradient(video, brightness):
 def test_limits_come_from_the_measurable_clips():
     norm_B = torch.tensor([1.0, 2.0, 100.0, 0.01, 0.02])
     measurable_B = torch.tensor([True, True, True, False, False])
-    torch.testing.assert_close(limit(norm_B, measurable_B, 4.0), torch.tensor([1.0, 1.0, 0.08, 1.0, 1.0]))
-    assert limit(norm_B, torch.zeros(5, dtype=torch.bool), 4.0).tolist() == [1.0] * 5
-    assert limit(torch.zeros(2), torch.ones(2, dtype=torch.bool), 4.0).tolist() == [1.0, 1.0]
+    torch.testing.assert_close(limit(norm_B, norm_B, measurable_B, 4.0), torch.tensor([1.0, 1.0, 0.08, 1.0, 1.0]))
+    assert limit(norm_B, norm_B, torch.zeros(5, dtype=torch.bool), 4.0).tolist() == [1.0] * 5
+    assert limit(*[torch.zeros(2)] * 2, torch.ones(2, dtype=torch.bool), 4.0).tolist() == [1.0, 1.0]
 
 
 def test_scoring_without_gradient_gives_the_same_rewards(video, brightness):
