@@ -153,8 +153,10 @@ def surface_to_centre(surface_m: Tensor, radius_px: Tensor, kept: Tensor, focal_
     """Depth of a ball's centre from the mean depth of its visible surface.
 
     Over the disc of radius e r in the middle of a ball of radius r, the surface is nearer than the centre by
-    r (2/3) (1 - (1 - e^2)^(3/2)) / e^2 on average: 2/3 r over the whole disc (e = 1), r in its middle (e = 0). With
-    r = radius_px z / f. Boxes, cylinders and capsules are treated as balls of the same area.
+    r (2/3) (1 - (1 - e^2)^(3/2)) / e^2 + (e^2 / 2) r^2 / z on average: 2/3 r over the whole disc (e = 1), r in its
+    middle (e = 0), and what perspective adds, since rays that spread meet the ball sooner. The silhouette of the ball
+    has r / sqrt(z^2 - r^2) = radius_px / f.
+    Boxes, cylinders and capsules are treated as balls of the same area.
 
     Args:
         surface_m: mean z-depth of the surface, m.
@@ -164,7 +166,9 @@ def surface_to_centre(surface_m: Tensor, radius_px: Tensor, kept: Tensor, focal_
     """
     e2 = kept.clamp(1e-3, 1.0)
     nearer = (2 / 3) * (1 - (1 - e2).clamp(min=0) ** 1.5) / e2
-    return surface_m / (1 - (nearer * radius_px / focal_px).clamp(max=0.5))
+    tangent = radius_px / focal_px
+    share = tangent / (1 + tangent.square()).sqrt()
+    return surface_m / (1 - (nearer * share + 0.5 * e2 * share.square()).clamp(max=0.5))
 
 
 def _pixel_centres(image_BTHW: Tensor) -> Tensor:

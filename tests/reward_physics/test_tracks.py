@@ -7,7 +7,7 @@ import torch
 from discs import free_fall, make_world
 
 from reward_physics.tracks import surface_to_centre, track_in_image
-from reward_physics.world_tracks import fit_distance, horizontal_distance, place_at_distance
+from reward_physics.world_tracks import centre_seen, fit_distance, horizontal_distance, place_at_distance
 
 
 def world(**more):
@@ -70,15 +70,31 @@ def test_empty_masks_give_finite_numbers_and_gradients(level):
         assert track.surface_depth_BT is not None and torch.isfinite(track.surface_depth_BT).all()
 
 
+@pytest.mark.parametrize("radius", [0.15, 0.5])
 @pytest.mark.parametrize("share", [1.0, 0.6, 0.2])
-def test_surface_to_centre_of_a_ball(share):
-    """Against the mean of z - sqrt(r^2 - rho^2) over the middle disc that holds `share` of the area."""
-    radius, depth, focal = 0.15, 3.0, 77.0
-    rho = torch.linspace(0, 1, 20001, dtype=torch.float64) * math.sqrt(share) * radius
-    surface = depth - ((radius**2 - rho.square()).clamp(min=0).sqrt() * rho).sum() / rho.sum()
-    radius_px = torch.tensor(radius * focal / depth)
+def test_surface_to_centre_of_a_ball(share, radius):
+    """Against the mean depth at which rays through the middle disc, which holds `share` of the area, meet the ball."""
+    depth, focal = 3.0, 77.0
+    tangent = torch.linspace(0, 1, 20001, dtype=torch.float64) * math.sqrt(share / (depth**2 - radius**2)) * radius
+    inside = (radius**2 - tangent.square() * (depth**2 - radius**2)).clamp(min=0).sqrt()
+    surface = ((depth - inside) / (1 + tangent.square()) * tangent).sum() / tangent.sum()
+    radius_px = torch.tensor(focal * radius / math.sqrt(depth**2 - radius**2))
     centre = surface_to_centre(surface, radius_px, torch.tensor(share), torch.tensor(focal))
-    assert centre.item() == pytest.approx(depth, abs=2e-3)
+    assert centre.item() == pytest.approx(depth, abs=0.015 * radius)
+
+
+def test_centre_of_a_ball_is_seen_inside_the_centroid_of_its_silhouette():
+    """Against the middle of the ball's outline, the rays at asin(r / d) about its centre, in the plane of the axis."""
+    world = make_world(free_fall(frames=1), size_px=64)
+    focal, radius, depth, aside = world.camera.focal_px_B.item(), 0.4, 3.0, 1.0
+    angle, half = math.atan2(aside, depth), math.asin(radius / math.hypot(aside, depth))
+    middle = focal * (math.tan(angle - half) + math.tan(angle + half)) / 2
+    seen = torch.tensor([[[32.0 + middle, 32.0]]], dtype=torch.float64)
+    radius_px = torch.full((1, 1), focal * radius / math.sqrt(depth**2 - radius**2))
+    centre = centre_seen(seen, radius_px, world.camera)[0, 0]
+    true = 32 + focal * aside / depth
+    assert centre[0].item() == pytest.approx(true, abs=0.02) and abs(seen[0, 0, 0].item() - true) > 0.4
+    assert centre[1] == 32
 
 
 @pytest.mark.parametrize("pitch", [0.0, 15.0, 30.0])
