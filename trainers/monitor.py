@@ -30,12 +30,16 @@ from rich.table import Table
 from rich.text import Text
 
 from trainers import checkpoint as ckpt
+from trainers import monitor_resources as resources
 from trainers.clips import write_text
 from trainers.config import exit_with_one_line, read_yaml
-from trainers.tracking import read_metrics
+from trainers.tracking import METRICS, PROCESSES, read_metrics
 
 RECENT = 20
 """Steps that a present value is averaged over."""
+
+GUARDS = ("rewards/gates/", "rewards/held_out/")
+"""Beginnings of the names of gates, and of rewards that are not trained on."""
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -50,6 +54,8 @@ class Run:
     """Clips of one process and step."""
     lines: list[dict[str, Any]]
     """metrics.jsonl, one a log."""
+    processes: list[dict[str, Any]]
+    """processes.jsonl, one a log: a list of each figure with one value a process."""
     checkpoints: list[str]
     idle_s: float
     """Seconds since the last figure was written."""
@@ -81,11 +87,11 @@ def read_run(folder: str | Path, *, now_s: float | None = None) -> Run:
         ValueError: no run there.
     """
     folder = Path(folder)
-    for name in ("config.yaml", "metrics.jsonl"):
+    for name in ("config.yaml", METRICS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is no run of a trainer, it has no {name}: give the output_dir of one")
     config = read_yaml(folder / "config.yaml")
-    metrics = folder / "metrics.jsonl"
+    metrics = folder / METRICS
     lines = read_metrics(metrics)
     step = max((int(line["step"]) for line in lines), default=0)
     max_steps = int(config.get("max_steps", step))
@@ -96,6 +102,7 @@ def read_run(folder: str | Path, *, now_s: float | None = None) -> Run:
         clips_a_step=int(config.get("per_device_train_batch_size", 1))
         * int(config.get("gradient_accumulation_steps", 1)),
         lines=lines,
+        processes=read_metrics(folder / PROCESSES) if (folder / PROCESSES).is_file() else [],
         checkpoints=[path.name for path in ckpt.checkpoints(folder)],
         idle_s=(time.time() if now_s is None else now_s) - metrics.stat().st_mtime,
         finished=weights and step >= max_steps,
@@ -104,21 +111,7 @@ def read_run(folder: str | Path, *, now_s: float | None = None) -> Run:
 
 def alarms(run: Run) -> list[str]:
     """What a person should look at now, one line each."""
-    found = []
-    for name in ("judge/reward", "eval/reward"):
-        held_out = run.series(name)
-        reward = run.series("reward")
-        if len(held_out) >= 3 and reward:
-            best_step, best = max(held_out, key=lambda point: point[1])
-            last_step, last = held_out[-1]
-            spread = max(value for _, value in held_out) - min(value for _, value in held_out)
-            rose = _around(reward, last_step) - _around(reward, best_step)
-            if last_step > best_step and best - last > 0.3 * spread and rose > 0:
-                found.append(
-                    f"reward rises while {name} falls: {best:.3g} at step {best_step}, {last:.3g} at step {last_step}: "
-                    "look at the clips, the model may be painting what the reward's instruments like"
-                )
-                break
+    found = parted(run)
     measurable = run.series("measurable")
     if len(measurable) >= 2 * RECENT:
         before, after = (statistics.fmean(v for _, v in part) for part in (measurable[:RECENT], measurable[-RECENT:]))
@@ -134,7 +127,40 @@ def alarms(run: Run) -> list[str]:
         found.append(f"{statistics.fmean(saturated):.0%} of the pixels are saturated: the picture is over-exposed")
     if not run.finished and run.idle_s > max(120.0, 20 * _or(run.seconds_a_step, 0.0)):
         found.append(f"no figure for {duration(run.idle_s)}: the run has stopped or hangs; resume it with `auto`")
-    return found
+    return found + resources.alarms(run.processes)
+
+
+def parted(run: Run) -> list[str]:
+    """Whether the training reward rises while a judge, a reward that is not trained on or a guard falls; a line each.
+
+    A judge's few figures are taken as they are; those of every step are means over `RECENT` steps.
+    """
+    judges = [_parted(run, name, run.series(name), least=0.0) for name in ("judge/reward", "eval/reward")]
+    every_step = [name for name in names(run) if name.startswith(GUARDS) and name.endswith("/mean")]
+    guards = [_parted(run, name, _blocks(run.series(name)), least=0.05) for name in every_step]
+    return [line for line in judges if line][:1] + [line for line in guards if line]
+
+
+def _parted(run: Run, name: str, course: list[tuple[int, float]], *, least: float) -> str | None:
+    """What to say where a figure fell from its best by a third of its range, and by `least`, as the reward rose."""
+    reward = run.series("reward")
+    if len(course) < 3 or not reward:
+        return None
+    best_step, best = max(course, key=lambda point: point[1])
+    last_step, last = course[-1]
+    fell = best - last > max(least, 0.3 * (best - min(value for _, value in course)))
+    if last_step == best_step or not fell or _around(reward, last_step) <= _around(reward, best_step):
+        return None
+    return (
+        f"reward rises while {name} falls: {best:.3g} at step {best_step}, {last:.3g} at step {last_step}: "
+        "look at the clips, the model may be painting what the reward's instruments like"
+    )
+
+
+def _blocks(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Means of `RECENT` points each, at the step of the middle one."""
+    parts = [points[i : i + RECENT] for i in range(0, len(points) - RECENT + 1, RECENT)]
+    return [(part[RECENT // 2][0], statistics.fmean(value for _, value in part)) for part in parts]
 
 
 def _around(points: Sequence[tuple[int, float]], step: int) -> float:
@@ -191,8 +217,10 @@ def screen(run: Run) -> Group:
                 values[-RECENT:] if "/" not in name or name.startswith("rewards/") else values[-1:]
             )
             table.add_row(name, f"{values[0]:.4g}", f"{recent:.4g}", sparkline(values))
+    held = [Text(line) for line in resources.told(run.processes)]
     warnings = [Text(f"! {line}", style="bold red") for line in alarms(run)]
-    return Group(head, ProgressBar(total=max(1, run.max_steps), completed=run.step, width=60), kept, table, *warnings)
+    bar = ProgressBar(total=max(1, run.max_steps), completed=run.step, width=60)
+    return Group(head, bar, kept, table, *held, *warnings)
 
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>{{ run.folder.name }}</title>
@@ -202,6 +230,7 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>{{ run.folder.name }}</tit
 <p>Step {{ run.step }} of {{ run.max_steps }}{% if run.finished %}, finished{% else %},
 {{ left }} left{% endif %}. Checkpoints: {{ run.checkpoints | join(", ") or "none" }}.</p>
 {% for line in alarms %}<p class="alarm">{{ line }}</p>{% endfor %}
+{% for line in held %}<p>{{ line }}</p>{% endfor %}
 {% for name, picture in pictures %}<img alt="{{ name }}" src="data:image/png;base64,{{ picture }}">{% endfor %}
 {% if videos %}<h2>Clips</h2>{% for path in videos %}<p>{{ path }}</p>{% endfor %}{% endif %}
 """
@@ -213,7 +242,8 @@ def page(run: Run) -> str:
     videos = sorted(str(path.relative_to(run.folder)) for path in run.folder.glob("eval/*/clips.mp4"))
     left = duration((run.max_steps - run.step) * run.seconds_a_step)
     template = Environment(autoescape=True).from_string(PAGE)
-    return template.render(run=run, left=left, alarms=alarms(run), pictures=pictures, videos=videos)
+    held = resources.told(run.processes)
+    return template.render(run=run, left=left, alarms=alarms(run), held=held, pictures=pictures, videos=videos)
 
 
 def _picture(name: str, points: Sequence[tuple[int, float]]) -> str:

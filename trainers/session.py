@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from trainers.faults import STOPPED, StopSignal, Watched
 from trainers.finish import finish, write_config
 from trainers.held_out import evaluate
 from trainers.models import VideoModel, load_video_model, lora_parameters
+from trainers.monitor import parted, read_run
 from trainers.parallel import (
     backward,
     engine_of,
@@ -100,6 +102,7 @@ class Session:
     phases: Phases = dataclasses.field(default_factory=Phases)
     stop: StopSignal = dataclasses.field(default_factory=StopSignal)
     skipped: int = 0
+    began_s: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
     def is_main(self) -> bool:
@@ -185,7 +188,7 @@ class Session:
             metrics["slowest_process"] = float(each["seconds"].index(max(each["seconds"])))
         if self.trackers is not None and self.processes is not None and step % config.logging_steps == 0:
             self.trackers.metrics(metrics, step)
-            self.processes.metrics({"time_s": time.time(), **each}, step)
+            self.processes.metrics({"elapsed_s": time.monotonic() - self.began_s, **each}, step)
         self.progress.update()
         self.progress.set_postfix(**shown)
         if config.eval_steps and step % config.eval_steps == 0:
@@ -204,7 +207,8 @@ class Session:
 
     def of_every_process(self, seconds: float) -> dict[str, list[float]]:
         """What each process holds, and the seconds that it worked and did not wait for others; a value a process."""
-        own = {"seconds": seconds, "memory_gb": memory_gb(), "resident_gb": resident_gb(), "open_files": open_files()}
+        own = {"seconds": seconds, "resident_gb": resident_gb(), "open_files": open_files()}
+        own |= {"gpu_gb": memory_gb()} if torch.cuda.is_available() else {}
         mine = torch.tensor([list(own.values())], dtype=torch.float32, device=self.accelerator.device)
         everything: Any = self.accelerator.gather(mine)
         return dict(zip(own, everything.T.tolist(), strict=True))
@@ -224,6 +228,9 @@ class Session:
                     folder=folder,
                     trackers=self.trackers,
                 )
+        if self.is_main:
+            for line in parted(read_run(self.config.output_dir)):
+                print(f"alarm: {line}", file=sys.stderr)
         self.accelerator.wait_for_everyone()
         return figures if self.is_main else {}
 

@@ -1,11 +1,14 @@
 """A run is watched from its files: progress, time left, alarms that a glance at the reward would miss."""
 
 import json
+import math
 import os
 
+import numpy as np
 import pytest
 
 from trainers import monitor
+from trainers import monitor_resources as resources
 
 
 def write_run(folder, lines, max_steps=100, weights=False):
@@ -102,3 +105,76 @@ def test_a_sparkline_shows_the_course():
 def test_a_folder_without_a_run_says_so(tmp_path):
     with pytest.raises(ValueError, match=r"is no run of a trainer, it has no config\.yaml"):
         monitor.read_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rewards/gates/still/mean", "rewards/held_out/shape/mean"])
+def test_a_reward_that_rises_while_a_guard_falls_is_an_alarm(tmp_path, name):
+    lines = steps(100, reward=lambda n: -1 + n / 100, seconds=1.0, **{name: lambda n: 0.9 if n < 50 else 0.4})
+    (alarm,) = monitor.alarms(monitor.read_run(write_run(tmp_path / "falls", lines)))
+    assert f"reward rises while {name} falls: 0.9 at step 11, 0.4 at step 91" in alarm
+    lines = steps(100, reward=lambda n: -1 + n / 100, seconds=1.0, **{name: lambda n: 0.9 - 0.04 * (n % 2)})
+    assert monitor.alarms(monitor.read_run(write_run(tmp_path / "holds", lines))) == []
+
+
+def write_processes(folder, lines):
+    (folder / "processes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_process_that_grows_is_told_with_its_error_and_is_an_alarm(tmp_path):
+    random = np.random.default_rng(0)
+    folder = write_run(tmp_path / "run", steps(120, reward=0.0, seconds=60.0))
+    lines = [
+        {
+            "step": n,
+            "elapsed_s": 60.0 * n,
+            "resident_gb": [3.0 + 0.01 * random.standard_normal(), 3.0 + 0.2 * n / 60],
+            "open_files": [42.0, 42.0 + n],
+            "seconds": [50.0, 52.0],
+        }
+        for n in range(1, 121)
+    ]
+    write_processes(folder, lines)
+    run = monitor.read_run(folder)
+    first, second = monitor.alarms(run)
+    assert first.startswith("process 1 grows by 0.2 ±")
+    assert second.startswith("process 1 grows by 60 ±")
+    text = capture(monitor.screen(run))
+    assert "process 0: 3.00" in text
+    assert "42 open files (+0 ± 0 an hour over 1.7 h)" in text
+    assert "process 1 grows" in monitor.page(run)
+
+
+def test_a_run_that_was_resumed_is_judged_since_then(tmp_path):
+    folder = write_run(tmp_path / "run", steps(40, reward=0.0, seconds=60.0))
+    grown = [{"elapsed_s": 300.0 * n, "resident_gb": [1.0 + n], "open_files": [9.0]} for n in range(1, 21)]
+    flat = [{"elapsed_s": 300.0 * n, "resident_gb": [2.0], "open_files": [9.0]} for n in range(1, 21)]
+    write_processes(folder, grown + flat)
+    assert monitor.alarms(monitor.read_run(folder)) == []
+    assert resources.trends(grown + flat, "resident_gb")[0].mean == 2.0
+
+
+def test_the_slope_s_error_covers_noise_that_wanders():
+    """95 % intervals on a flat course of autocorrelated noise, 0.8 from point to point, hold zero nine times in ten."""
+    random, inside = np.random.default_rng(0), 0
+    hours = np.linspace(0, 2, 120)
+    for _ in range(300):
+        noise = np.zeros(120)
+        for i in range(1, 120):
+            noise[i] = 0.8 * noise[i - 1] + random.standard_normal()
+        found = resources.trend(hours, 5 + 0.01 * noise)
+        inside += abs(found.per_hour) < 2 * found.standard_error
+    assert inside >= 255
+    steep = resources.trend(hours, 5 + 0.3 * hours)
+    assert steep.per_hour == pytest.approx(0.3)
+    assert steep.grows
+    assert math.isnan(resources.trend(hours[:5], hours[:5]).per_hour)
+
+
+def test_the_process_that_the_others_wait_for_is_named(tmp_path):
+    folder = write_run(tmp_path / "run", steps(10, reward=0.0, seconds=3.0))
+    line = {"resident_gb": [1.0] * 4, "open_files": [9.0] * 4}
+    write_processes(folder, [line | {"elapsed_s": 3.0 * n, "seconds": [1.0, 1.1, 2.9, 1.0]} for n in range(10)])
+    (alarm,) = monitor.alarms(monitor.read_run(folder))
+    assert alarm.startswith("process 2 is a straggler: 2.9 s of work a step, the median process 1 s")
+    write_processes(folder, [line | {"elapsed_s": 3.0 * n, "seconds": [1.0, 1.1, 1.2, 1.0]} for n in range(10)])
+    assert monitor.alarms(monitor.read_run(folder)) == []

@@ -1,11 +1,15 @@
 """Figures, videos and plots reach the trackers; a resumed run has each step once; a broken tracker stops nothing."""
 
+import importlib.machinery
 import io
+import sys
+import types
 
 import pytest
 import torch
 from PIL import Image
 
+from trainers.oro import train
 from trainers.tracking import Trackers, draw_reward_curve, encode_gif, open_trackers, read_metrics
 
 
@@ -57,3 +61,48 @@ def test_a_tracker_that_fails_is_dropped(capsys):
 def test_a_curve_is_drawn_from_whatever_there_is(tmp_path, metrics):
     draw_reward_curve(metrics, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+class Library(types.ModuleType):
+    """A tracker's library that keeps what it was told."""
+
+    def __init__(self, name, fails=False):
+        super().__init__(name)
+        self.fails, self.asked, self.logged = fails, [], []
+
+    def init(self, **options):
+        if self.fails:
+            raise ConnectionError("no route to host")
+        self.asked.append(options)
+        return types.SimpleNamespace(id=options.get("id", "id-of-its-own"), name=options["name"])
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+
+    def finish(self):
+        pass
+
+
+@pytest.mark.parametrize(("library", "known"), [("wandb", {"id": "id-of-its-own"}), ("trackio", {"name": "toy"})])
+def test_a_resumed_run_goes_on_under_its_tracker_s_run(toy_config, brightness, monkeypatch, library, known):
+    module = Library(library)
+    monkeypatch.setitem(sys.modules, library, module)
+    module.__spec__ = importlib.machinery.ModuleSpec(library, None)
+    train(toy_config(max_steps=1, report_to=[library], run_name="toy"), recipe=brightness())
+    train(
+        toy_config(max_steps=2, report_to=[library], run_name="other", resume_from_checkpoint="auto"),
+        recipe=brightness(),
+    )
+    first, second = module.asked
+    assert "resume" not in first
+    assert second["resume"] == "allow"
+    assert known.items() <= second.items()
+    assert [step for step, values in module.logged if "reward" in values] == [1, 2]
+
+
+def test_a_tracker_that_is_down_at_the_start_does_not_stop_the_run(toy_config, brightness, monkeypatch, capsys):
+    module = Library("wandb", fails=True)
+    module.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    assert train(toy_config(max_steps=1, report_to=["wandb"]), recipe=brightness())["grad_norm"] > 0
+    assert "warning: tracker wandb dropped: no route to host" in capsys.readouterr().err
