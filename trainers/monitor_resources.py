@@ -110,7 +110,7 @@ def told(lines: Sequence[dict[str, Any]]) -> list[str]:
 def _said(found: Trend, unit: str) -> str:
     if not math.isfinite(found.per_hour):
         return f"{found.mean:.4g} {unit}"
-    course = f"{found.per_hour:+.2g} ± {2 * found.standard_error:.1g} an hour over {found.hours:.1f} h"
+    course = f"{found.per_hour:+.3f} ± {2 * found.standard_error:.3f} an hour over {found.hours:.1f} h"
     return f"{found.mean:.4g} {unit} ({course})"
 
 
@@ -121,7 +121,7 @@ def alarms(lines: Sequence[dict[str, Any]]) -> list[str]:
         for process, course in enumerate(trends(lines, name)):
             if course.grows and course.hours >= 0.5:
                 found.append(
-                    f"process {process} grows by {course.per_hour:.3g} ± {2 * course.standard_error:.2g} {unit} an hour"
+                    f"process {process} grows by {course.per_hour:.3g} ± {2 * course.standard_error:.3f} {unit} an hour"
                 )
     recent = [line["seconds"] for line in since_start(lines)[-RECENT:] if len(line.get("seconds", ())) > 1]
     if len(recent) >= 5 and len({len(one) for one in recent}) == 1:
