@@ -19,7 +19,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from trainers.models.base import Condition, Generators, Schedule
-from trainers.models.stock import StockModel, Text, in_chunks, like
+from trainers.models.pieces import blocks_checkpointed, in_chunks
+from trainers.models.stock import StockModel, Text, like
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,12 +154,21 @@ class CogVideoXModel(StockModel):
 
         def decode_chunk(piece: Tensor, cache: Any) -> tuple[Tensor, Any]:
             piece = piece if self.vae.post_quant_conv is None else self.vae.post_quant_conv(piece)
-            return self.vae.decoder(piece, conv_cache=cache)
+            with blocks_checkpointed(self.vae.decoder, checkpointing):
+                frames, cache = self.vae.decoder(piece, conv_cache=cache)
+            return frames, without_spatial(cache)
 
-        frames = torch.cat(in_chunks(decode_chunk, pieces, checkpointing=checkpointing), dim=2)
+        frames = in_chunks(decode_chunk, pieces, checkpointing=checkpointing)
         return (frames.to(latents.dtype) * 0.5 + 0.5).movedim(1, 2)
 
 
 def length(sigma: Tensor) -> Tensor:
     """1 / (a + s) at a flow's noise level: x = y / (a + s) with a = (1 - sigma) / length and s = sigma / length."""
     return ((1 - sigma) ** 2 + sigma**2).sqrt()
+
+
+def without_spatial(cache: Any) -> Any:
+    """The caches without those of the 1 x 1 convolutions, which look at no other frame but keep whole inputs."""
+    if not isinstance(cache, dict):
+        return cache
+    return {name: without_spatial(one) for name, one in cache.items() if name not in ("conv_y", "conv_b")}

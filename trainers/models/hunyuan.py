@@ -22,7 +22,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from trainers.models.base import Condition, Generators, Schedule
-from trainers.models.stock import StockModel, Text, blocks_checkpointed, pictures
+from trainers.models.pieces import blocks_checkpointed
+from trainers.models.stock import StockModel, Text, pictures
 
 FRAME_IN_NOISE = 0.001
 

@@ -15,7 +15,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from trainers.models.base import Condition, Generators, Schedule
-from trainers.models.stock import StockModel, Text, blocks_checkpointed
+from trainers.models.pieces import blocks_checkpointed
+from trainers.models.stock import StockModel, Text
 
 
 class LTXModel(StockModel):

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -319,51 +318,3 @@ def pictures(frames_BCHW: Tensor) -> list[Any]:
 def like(sigma_B: Tensor, latents: Tensor) -> Tensor:
     """Noise levels in the latents' type, broadcastable to them."""
     return sigma_B.to(latents).view(-1, *[1] * (latents.ndim - 1))
-
-
-@contextlib.contextmanager
-def blocks_checkpointed(decoder: Any, active: bool) -> Iterator[None]:
-    """Let a stock decoder evaluate each of its blocks again in backward; exact.
-
-    Of the decoder alone: the blocks' own flags would be off again by then, and the second evaluation another one.
-    """
-    decoder.gradient_checkpointing = active
-    decoder._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-    try:
-        yield
-    finally:
-        decoder.gradient_checkpointing = False
-
-
-def in_chunks(
-    decode_chunk: Callable[[Tensor, Any], tuple[Tensor, Any]], chunks: Sequence[Tensor], *, checkpointing: bool
-) -> list[Tensor]:
-    """Decode chunks one after another, each from the state that the one before left; exact.
-
-    With checkpointing the backward pass evaluates a group of sqrt(N) chunks again, keeping their states, and then each
-    chunk once more: live are the graph of one chunk and about 2 sqrt(N) states, instead of N graphs.
-
-    Args:
-        decode_chunk: (chunk, state) -> (frames, state), without side effects; the first state is None.
-    """
-
-    def run(several: Sequence[Tensor], state: Any, again: bool) -> tuple[list[Tensor], Any]:
-        frames = []
-        for chunk in several:
-            if again:
-                done: Any = checkpoint(decode_chunk, chunk, state, use_reentrant=False, preserve_rng_state=False)
-            else:
-                done = decode_chunk(chunk, state)
-            frames.append(done[0])
-            state = done[1]
-        return frames, state
-
-    if not (checkpointing and torch.is_grad_enabled()):
-        return run(chunks, None, False)[0]
-    size, state, frames = max(1, round(len(chunks) ** 0.5)), None, []
-    for start in range(0, len(chunks), size):
-        group = chunks[start : start + size]
-        done: Any = checkpoint(run, group, state, True, use_reentrant=False, preserve_rng_state=False)
-        frames += done[0]
-        state = done[1]
-    return frames

@@ -21,7 +21,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from trainers.models.base import Condition, Generators, Schedule
-from trainers.models.stock import StatefulSchedule, StockModel, Text, in_chunks, pictures
+from trainers.models.pieces import blocks_checkpointed, in_chunks
+from trainers.models.stock import StatefulSchedule, StockModel, Text, pictures
 
 TEXT_LENGTH = 512  # as the stock pipelines call their encoder; the padding is attended to
 
@@ -179,9 +180,10 @@ class WanModel(StockModel):
 
         def decode_chunk(piece: Tensor, caches: list[Any] | None) -> tuple[Tensor, list[Any]]:
             after = [None] * slots if caches is None else list(caches)
-            return self.vae.decoder(piece, feat_cache=after, feat_idx=[0], first_chunk=caches is None), after
+            with blocks_checkpointed(self.vae.decoder, checkpointing):
+                return self.vae.decoder(piece, feat_cache=after, feat_idx=[0], first_chunk=caches is None), after
 
-        frames = torch.cat(in_chunks(decode_chunk, pieces, checkpointing=checkpointing), dim=2)
+        frames = in_chunks(decode_chunk, pieces, checkpointing=checkpointing)
         frames = unpatched(frames, self.vae.config["patch_size"] or 1)
         return (frames.to(latents.dtype) * 0.5 + 0.5).movedim(1, 2)
 

@@ -1,0 +1,179 @@
+"""Exact decoding under gradient with bounded memory: a clip in pieces of time, and within them block by block.
+
+Axes: B clips, C channels, F latent frames, T frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.checkpoint import checkpoint
+
+SLOTS = 3
+"""States that are kept for the backward pass, however long the clip."""
+
+BLOCKS = ("Resnet", "ResidualBlock", "Resample", "Upsampl")
+"""Parts of the names of the stock decoders' classes whose activations are evaluated again."""
+
+DecodeChunk = Callable[[Tensor, Any], tuple[Tensor, Any]]
+
+
+def in_chunks(decode_chunk: DecodeChunk, chunks: Sequence[Tensor], *, checkpointing: bool) -> Tensor:
+    """Decode chunks one after another, each from the state that the one before left; exact.
+
+    With checkpointing the backward pass goes through the chunks from the last to the first, with the graph of a single
+    one alive, and hands each state's gradient on to the chunk before. The states themselves are evaluated again from at
+    most `SLOTS` that are kept: memory does not grow with their number, work grows with its logarithm.
+
+    Args:
+        decode_chunk: (chunk, state) -> (frames (B, C, T, H, W), state), without side effects; the first state is None.
+            No gradient reaches what it closes over.
+
+    Returns:
+        The frames of all chunks (B, C, T, H, W).
+
+    Reference: Griewank and Walther, Algorithm 799: Revolve (2000).
+    """
+    if checkpointing and torch.is_grad_enabled():
+        frames = _Reversed.apply(decode_chunk, *chunks)
+        assert isinstance(frames, Tensor)
+        return frames
+    several, state = [], None
+    for chunk in chunks:
+        frames, state = decode_chunk(chunk, state)
+        several.append(frames)
+    return torch.cat(several, dim=2)
+
+
+class _Reversed(torch.autograd.Function):
+    """Chunks whose graph is made and used one at a time, backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, decode_chunk: DecodeChunk, *chunks: Tensor) -> Tensor:
+        ctx.decode_chunk, ctx.kept = decode_chunk, {0: None}
+        ctx.save_for_backward(*chunks)
+        several: list[Tensor] = []
+        last = _advanced(decode_chunk, chunks, ctx.kept, len(chunks) - 1, several.append)
+        several.append(decode_chunk(chunks[-1], last)[0])
+        ctx.kept[len(chunks) - 1] = last
+        ctx.lengths = [one.shape[2] for one in several]
+        return torch.cat(several, dim=2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_frames: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        chunks, kept, ctx.kept = ctx.saved_tensors, ctx.kept, {0: None}
+        grads: list[Tensor] = []
+        grads_after: list[Tensor | None] = []
+        for index in range(len(chunks) - 1, -1, -1):
+            state = _advanced(ctx.decode_chunk, chunks, kept, index)
+            kept.pop(index, None)
+            of_frames = grad_frames.narrow(2, sum(ctx.lengths[:index]), ctx.lengths[index])
+            of_chunk, grads_after = _backward(ctx.decode_chunk, chunks[index], state, of_frames, grads_after)
+            grads.append(of_chunk)
+        return None, *reversed(grads)
+
+
+def _backward(
+    decode_chunk: DecodeChunk, chunk: Tensor, state: Any, grad_frames: Tensor, grads_after: list[Tensor | None]
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Gradients of one chunk and of the leaves of the state that enters it, from those of what comes out."""
+    leaves, tree = tree_flatten(state)
+    leaves = [one.detach().requires_grad_() if isinstance(one, Tensor) else one for one in leaves]
+    chunk = chunk.detach().requires_grad_()
+    with torch.enable_grad():
+        frames, after = decode_chunk(chunk, tree_unflatten(leaves, tree))
+    ends = [(frames, grad_frames), *zip(tree_flatten(after)[0], grads_after, strict=False)]
+    heads, sources = zip(*(pair for pair in ends if pair[1] is not None), strict=True)
+    inputs = [chunk, *(one for one in leaves if isinstance(one, Tensor))]
+    del frames, after, ends
+    found = list(torch.autograd.grad(heads, inputs, sources, allow_unused=True))
+    of_chunk = found.pop(0)
+    return of_chunk, [found.pop(0) if isinstance(one, Tensor) else None for one in leaves]
+
+
+def _advanced(
+    decode_chunk: DecodeChunk,
+    chunks: Sequence[Tensor],
+    kept: dict[int, Any],
+    index: int,
+    use: Callable[[Tensor], None] = lambda frames: None,
+) -> Any:
+    """The state that enters chunk `index`, from the nearest that is kept; on the way others are put into `kept`.
+
+    Args:
+        kept: states by the index of the chunk that they enter.
+        use: takes the frames that come out on the way.
+    """
+    with torch.no_grad():
+        place = max(kept)
+        state, following = kept[place], place
+        while place < index:
+            if place == following:
+                following = place + _stride(index + 1 - place, SLOTS + 1 - len(kept))
+            frames, state = decode_chunk(chunks[place], state)
+            use(frames)
+            place += 1
+            if place == following:
+                kept[place] = state
+        return state
+
+
+@functools.cache
+def _work(chunks: int, slots: int) -> tuple[int, int]:
+    """Chunks to evaluate again so that each can be reversed, from a kept first state; how far to the next one kept."""
+    if chunks == 1:
+        return 0, 1
+    if slots == 0:
+        return chunks * (chunks - 1) // 2, chunks
+    return min((go + _work(chunks - go, slots - 1)[0] + _work(go, slots)[0], go) for go in range(1, chunks))
+
+
+def _stride(chunks: int, slots: int) -> int:
+    return _work(chunks, slots)[1]
+
+
+@contextlib.contextmanager
+def blocks_checkpointed(decoder: nn.Module, active: bool) -> Iterator[None]:
+    """Inside, a stock decoder's blocks keep their inputs alone and are evaluated again in backward; exact."""
+    several = [one for one in decoder.modules() if any(part in type(one).__name__ for part in BLOCKS)] if active else []
+    wrapped = [one for one in several if not any(one is not other and _holds(other, one) for other in several)]
+    for block in wrapped:
+        block.forward = functools.partial(_again, block.forward)
+    try:
+        yield
+    finally:
+        for block in wrapped:
+            del block.forward
+
+
+def _holds(block: nn.Module, other: nn.Module) -> bool:
+    return any(one is other for one in block.modules())
+
+
+def _again(
+    forward: Callable[..., Any], *args: Any, feat_cache: Any = None, feat_idx: Any = None, **options: Any
+) -> Any:
+    """`forward`, again in backward. Wan's blocks change the lists that they are given: they get copies."""
+    if not torch.is_grad_enabled():
+        own = {} if feat_cache is None else {"feat_cache": feat_cache, "feat_idx": feat_idx}
+        return forward(*args, **own, **options)
+    again = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    if feat_cache is None:
+        return again(forward, *args, **options)
+
+    def pure(*args: Any) -> tuple[Any, list[Any], list[int]]:
+        caches, place = list(feat_cache_before), list(feat_idx_before)
+        return forward(*args, caches, place, **options), caches, place
+
+    feat_cache_before, feat_idx_before = list(feat_cache), list(feat_idx)
+    done: Any = again(pure, *args)
+    feat_cache[:], feat_idx[:] = done[1], done[2]
+    return done[0]
