@@ -53,6 +53,8 @@ class Scenes:
         root = None if config.dataset == "drops" else Path(config.dataset)
         if root is not None and not root.is_dir():
             raise ValueError(f"dataset must be `drops` or a folder of splits, but {config.dataset} does not exist")
+        if Path(split).name != split or split == "..":
+            raise ValueError(f"a split must be the name of a folder in dataset and no path, got {split!r}")
         table = data_rows.load_split(split, root)
         missing = sorted(set(data_rows.LIGHT_COLUMNS) - set(table.column_names))
         if missing:

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pickle
 import random
 import re
 import shutil
@@ -170,7 +171,7 @@ def load_checkpoint(
     path = Path(path)
     manifest = read_manifest(path)
     check_files(path, manifest["sha256"])
-    body = torch.load(path / STATE, weights_only=True)
+    body = load_plain(path / STATE)
     if (state.engine is None) != (not (path / SHARDS).exists()) or (
         state.engine is not None and manifest["num_processes"] != num_processes
     ):
@@ -197,7 +198,7 @@ def load_checkpoint(
         state.ema[name] = body["ema"].get(name, body["weights"][name]).clone()
     state.step, state.clips = manifest["step"], manifest["clips"]
     if manifest["num_processes"] == num_processes:
-        set_rng(torch.load(path / f"rng_{process}.pt", weights_only=True))
+        set_rng(load_plain(path / f"rng_{process}.pt"))
     before = manifest["config"]
     names = sorted((before.keys() | config.keys()) - CARRIED_ON)
     return [
@@ -222,6 +223,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if not isinstance(manifest, dict) or not isinstance(manifest.get(name), kind):
             raise ValueError(f"checkpoint {path} is not trusted: its {MANIFEST} lacks {name}: resume from another one")
     return manifest
+
+
+def load_plain(path: Path) -> Any:
+    """Tensors and plain values of a file; what would run code on loading is a ValueError."""
+    try:
+        return torch.load(path, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"checkpoint {path.parent} is not trusted: {path.name} holds more than tensors and plain values, or cannot "
+            "be read: resume from another one"
+        ) from error
 
 
 def check_files(path: Path, sha256: dict[str, str]) -> None:

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +28,8 @@ from torch import Tensor
 from reward_physics.io import to_uint8, write_video
 
 _HASHED_BYTES = 1 << 20
+LARGEST_CLIP_BYTES = 4 << 30
+"""Of pixels, unpacked: a file of kilobytes can claim far more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +103,11 @@ class ClipFolder:
 
 
 def read_samples(folder: str | Path) -> dict[str, Sample]:
-    """The finished clips of a folder by name; a half-written last line is left out."""
+    """The finished clips of a folder by name; a half-written last line is left out.
+
+    Raises:
+        ValueError: a name that is a path, which could lead out of the folder.
+    """
     lines = Path(folder) / "samples.jsonl"
     samples: dict[str, Sample] = {}
     for line in lines.read_text().splitlines() if lines.exists() else []:
@@ -106,20 +115,40 @@ def read_samples(folder: str | Path) -> dict[str, Sample]:
             sample = Sample(**json.loads(line))
         except (json.JSONDecodeError, TypeError):
             continue
+        if Path(str(sample.name)).name != sample.name:
+            raise ValueError(f"{lines} names a clip {sample.name!r}: a name must be no path: leave the line out")
         if (Path(folder) / "clips" / f"{sample.name}.npz").exists():
             samples[sample.name] = sample
     return samples
 
 
 def read_clip(folder: str | Path, name: str) -> Tensor:
-    """The pixels of one clip of a folder, frames_TCHW in [0, 1]."""
+    """The pixels of one clip of a folder, frames_TCHW in [0, 1].
+
+    Raises:
+        ValueError: it cannot be read, is too large to unpack, or is a link that leads out of the folder.
+    """
     path = Path(folder) / "clips" / f"{name}.npz"
     try:
-        with np.load(path) as arrays:
+        if not path.resolve().is_relative_to(Path(folder).resolve()):
+            raise ValueError("a link that leads out of its folder")
+        _check_header(path)
+        with np.load(path, allow_pickle=False) as arrays:
             frames_THWC = arrays["frames"]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"cannot read the clip {path} ({error}): remove it and run again") from error
     return torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float() / 255
+
+
+def _check_header(path: Path) -> None:
+    """Raise ValueError unless the array of frames is T x H x W x 3 of uint8 and of a size to unpack."""
+    with zipfile.ZipFile(path) as archive, archive.open("frames.npy") as stream:
+        np.lib.format.read_magic(stream)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
+        raise ValueError(f"frames must be T x H x W x 3 of uint8, got {shape} of {dtype}")
+    if math.prod(shape) > LARGEST_CLIP_BYTES:
+        raise ValueError(f"its {math.prod(shape) / 1e9:.0f} GB of frames are more than {LARGEST_CLIP_BYTES / 1e9:.0f}")
 
 
 def fingerprint(path: str | Path) -> str:

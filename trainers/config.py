@@ -266,7 +266,8 @@ def _one_line(error: pydantic.ValidationError) -> str:
 
 LESS_MEMORY = (
     "lower per_device_train_batch_size (and raise gradient_accumulation_steps), num_frames, height or width; set "
-    "gradient_checkpointing, decode_checkpointing and bf16; or decode_chunk_size: 1; --dry_run prints the plan"
+    "gradient_checkpointing, decode_checkpointing and bf16; or decode_chunk_size: 1; "
+    "`python -m trainers.memory_plan` tells what each of them saves"
 )
 
 
