@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+Workspace = Callable[[Any, tuple[Any, ...], Any], int]
 
 
 class MemoryMeter(TorchDispatchMode):
     """Counts the storages that operators make, once each, until they are freed; meta tensors count as real ones would.
 
-    Workspaces inside an operator are not seen, nor what was alive before.
+    What was alive before is not seen.
+
+    Args:
+        workspace: (operator, its arguments, its result) -> bytes that it needs beside them while it runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workspace: Workspace = lambda func, args, made: 0) -> None:
         super().__init__()
         self.bytes = self.peak_bytes = 0
         self._known: set[int] = set()
+        self._workspace = workspace
 
     def take_peak(self) -> int:
         """The peak since the last call."""
@@ -31,10 +40,10 @@ class MemoryMeter(TorchDispatchMode):
         self.bytes -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)}
+        given = {one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
         made = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
-            if not isinstance(tensor, torch.Tensor):
+            if not isinstance(tensor, Tensor):
                 continue
             storage = tensor.untyped_storage()
             key = storage._cdata
@@ -43,6 +52,32 @@ class MemoryMeter(TorchDispatchMode):
             size = storage.nbytes()
             self._known.add(key)
             self.bytes += size
-            self.peak_bytes = max(self.peak_bytes, self.bytes)
             weakref.finalize(storage, self._freed, key, size)
+        self.peak_bytes = max(self.peak_bytes, self.bytes + self._workspace(func, args, made))
         return made
+
+
+def cpu_workspace(func: Any, args: tuple[Any, ...], made: Any) -> int:
+    """Bytes that a convolution takes on a CPU beside its operands.
+
+    oneDNN orders operands anew. Few small inputs in float32 are unfolded instead: a copy for each place of the kernel.
+    The choice between them is that of `use_mkldnn` in PyTorch's ATen/native/Convolution.cpp.
+    """
+    if func is torch.ops.aten.convolution.default:
+        inputs, weight, transposed, out = args[0], args[1], args[6], made
+    elif func is torch.ops.aten.convolution_backward.default:
+        inputs, weight, transposed, out = args[1], args[2], args[7], args[0]
+    else:
+        return 0
+    small = len(inputs) == 1 and math.prod(inputs.shape[:4]) <= 20480 and max(weight.shape[-2:]) <= 3
+    if small and inputs.dtype == torch.float32 and not transposed:
+        places = math.prod(weight.shape[2:])
+        columns = inputs.shape[1] * places * out[0, 0].numel() * inputs.element_size()
+        return 0 if places == 1 else columns
+    if func is torch.ops.aten.convolution.default:
+        return max(_bytes(inputs) + _bytes(weight), _bytes(out))
+    return _bytes(out) + 2 * _bytes(weight) + _bytes(inputs)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
