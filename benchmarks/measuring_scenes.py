@@ -1,9 +1,9 @@
-"""The scenes of the measuring benchmark: a ball that falls, is thrown or bounces, with a path known in closed form, what
+"""The scenes of the measuring benchmark: a ball that falls, is thrown or bounces on a path known in closed form, what
 exact instruments see of it, and how it is rendered.
 
-The ball moves as x(t) = x_0 + v t - g t^2 / 2 e_z and, where it touches the floor, as its mirror image with the vertical
-speed times the restitution. Exact masks hold the covered share of every pixel (5 x 5 rays), exact depth is that of the
-visible surface and exact flow that of its points.
+The ball moves as x(t) = x_0 + v t - g t^2 / 2 e_z; where it touches the floor its vertical speed turns round and is
+multiplied by the restitution. Exact masks hold the covered share of every pixel (5 x 5 rays), exact depth is that of
+the visible surface and exact flow that of its points.
 
 Axes: B clips, T frames, S = T - 1 pairs, H rows, W columns.
 """
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +23,6 @@ from data.drops import Motion, camera_matrices, render
 from data.scenes import TRAINING, Body, Scene, draw_scene
 from reward_physics.camera import Camera
 from reward_physics.depth import Depth
-from reward_physics.kinematics import cramer_rao_g_m_s2
 from reward_physics.video import Video
 
 KINDS = ("fall", "throw", "bounce")
@@ -68,12 +69,14 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """One draw of a cell: the rendered scene's settings, the path of the centre, and the moments it touches the floor."""
+    """One draw of a cell: the scene, the path of the centre, and the moments at which it touches the floor."""
 
     cell: Cell
     scene: Scene
     centre_T3: np.ndarray
     impacts_s: tuple[float, ...]
+    """The last is where the ball comes to rest, if `rests`."""
+    rests: bool
     fall_m: float
     """Height between the highest and the lowest point of the first flight that the clip shows."""
 
@@ -93,7 +96,7 @@ def draw(cell: Cell, seed: int) -> Drawn:
     else:
         start = (rng.uniform(-0.45, 0.45), rng.uniform(-0.2, 0.2), r + rng.uniform(1.2, 1.4))
     time = np.arange(cell.frames) / cell.fps
-    centre, impacts = _path(np.array(start), np.array(velocity), g, r, restitution, time)
+    centre, impacts, rests = _path(np.array(start), np.array(velocity), g, r, restitution, time)
     scene = draw_scene(seed, TRAINING, frames=cell.frames, height_px=cell.side_px, width_px=cell.side_px)
     looks = scene.bodies[0]
     body = Body(
@@ -118,28 +121,28 @@ def draw(cell: Cell, seed: int) -> Drawn:
         distance_m=DISTANCE_M,
     )
     flying = centre[time <= impacts[0], 2] if impacts else centre[:, 2]
-    return Drawn(cell=cell, scene=scene, centre_T3=centre, impacts_s=impacts, fall_m=float(np.ptp(flying)))
+    return Drawn(cell=cell, scene=scene, centre_T3=centre, impacts_s=impacts, rests=rests, fall_m=float(np.ptp(flying)))
 
 
-def _path(start, velocity, g: float, radius: float, restitution: float, time) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Centres (T, 3) and the times of the impacts within the clip; a ball that rebounds under a millimetre rests."""
+def _path(
+    start: np.ndarray, velocity: np.ndarray, g: float, radius: float, restitution: float, time: np.ndarray
+) -> tuple[np.ndarray, tuple[float, ...], bool]:
+    """Centres (T, 3), the times of the impacts within the clip, and whether it comes to rest: on rebounds of 1 mm."""
     centre = np.empty((len(time), 3))
     impacts: list[float] = []
-    begun, z, v = 0.0, start[2], velocity[2]
+    begun, z, v, rests = 0.0, float(start[2]), float(velocity[2]), False
     for t, moment in enumerate(time):
-        while True:
-            impact = math.inf if v == 0 and z <= radius else begun + (v + math.sqrt(v * v + 2 * g * (z - radius))) / g
+        while not rests:
+            impact = begun + (v + math.sqrt(v * v + 2 * g * (z - radius))) / g
             if moment < impact:
                 break
             impacts.append(impact)
             v = restitution * (g * (impact - begun) - v)
-            begun, z = impact, radius
-            if v * v / (2 * g) < 1e-3:
-                v = 0.0
+            begun, z, rests = impact, radius, v * v / (2 * g) < 1e-3
         s = moment - begun
-        height = z if v == 0 and z <= radius else z + v * s - 0.5 * g * s * s
+        height = radius if rests else z + v * s - 0.5 * g * s * s
         centre[t] = start[0] + velocity[0] * moment, start[1] + velocity[1] * moment, height
-    return centre, tuple(impacts)
+    return centre, tuple(impacts), rests
 
 
 def camera_of(drawn: list[Drawn]) -> Camera:
@@ -153,27 +156,40 @@ def camera_of(drawn: list[Drawn]) -> Camera:
     )
 
 
-def clean_frames(drawn: Drawn) -> int:
-    """Frames of the flight that is to be measured, wholly in the picture: of the first flight that has five, else of the
-    longest."""
+def clean_range(drawn: Drawn) -> tuple[range, float]:
+    """The frames of the flight that is to be measured, wholly in the picture, and the pixels of a vertical metre there.
+
+    It is the first flight that has five such frames, else the longest; the camera's tilt shortens a vertical metre.
+    """
     cell, camera = drawn.cell, camera_of([drawn])
-    uv, depth = camera.project(torch.tensor(drawn.centre_T3)[None])
+    centre = torch.tensor(drawn.centre_T3)[None]
+    uv, depth = camera.project(centre)
     reach = cell.focal_px * cell.radius_m / depth[0]
     inside = ((uv[0] - reach[:, None] > 0) & (uv[0] + reach[:, None] < cell.side_px)).all(-1).numpy()
     time = np.arange(cell.frames) / cell.fps
-    ends = [*drawn.impacts_s, math.inf]
-    counts = [
-        int((inside & (time > begin) & (time < end)).sum()) for begin, end in zip([-1.0, *ends], ends, strict=False)
-    ]
-    return next((n for n in counts if n >= MIN_CLEAN_FRAMES), max(counts))
-
-
-def bound_m_s2(drawn: Drawn, clean: int, noise_px: float) -> float:
-    """Cramer-Rao bound of g for white noise of the centroid: the camera's tilt shortens a vertical metre."""
-    camera, middle = camera_of([drawn]), torch.tensor(drawn.centre_T3)[None].mean(1, keepdim=True)
+    ends = list(drawn.impacts_s) if drawn.rests else [*drawn.impacts_s, math.inf]
+    flights = []
+    for begin, end in zip([-1.0, *ends], ends, strict=False):
+        frames = np.flatnonzero(inside & (time > begin) & (time < end))
+        flights.append(range(frames[0], frames[-1] + 1) if len(frames) else range(0))
+    chosen = next((one for one in flights if len(one) >= MIN_CLEAN_FRAMES), max(flights, key=len))
+    middle = centre[:, list(chosen) or [0]].mean(1, keepdim=True)
     up = middle + torch.tensor([0.0, 0.0, 1e-3])
-    px_per_m = float((camera.project(up)[0] - camera.project(middle)[0]).norm()) / 1e-3
-    return cramer_rao_g_m_s2(num_frames=clean, fps=drawn.cell.fps, noise_px=noise_px, px_per_m=px_per_m)
+    return chosen, float((camera.project(up)[0] - camera.project(middle)[0]).norm()) / 1e-3
+
+
+def provenance(command: str) -> str:
+    """The line under a table: command and commit."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    return f"`{command}` at commit {commit.strip() or 'unknown'}."
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 class Exact:

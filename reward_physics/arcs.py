@@ -25,6 +25,16 @@ from torch import Tensor
 _SHORTEST_FLIGHT, _SHORTEST_REST = 4, 2
 _SKIP = 12.0
 _VISIBLE_MOTION_SIGMAS = 6.0
+_LOUD = 5.0
+"""A track whose noise is more than this many times what is expected holds something else than noise."""
+
+_LEAST_SHARE = 0.2
+"""A flight moves vertically by this share of the whole track at least: less is a roll with its last hops."""
+
+_ONE_FLIGHT = 67.0
+"""Two neighbouring flights are one where one parabola costs less than this in RSS / sigma^2 more than two: the 99.9 %
+quantile of a chi-squared with 6 degrees of freedom (22.5), times (1 + rho) / (1 - rho) = 3, by which errors alike from
+frame to frame, rho = 0.5, widen what a smooth curve picks up."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,8 +109,18 @@ def find_arc(
         chosen = 0
         if not released[clip]:
             chosen = _choose(segments, time[clip], position[clip], seen[clip], float(sigma_B[clip]), min_frames)
+        if (
+            chosen is not None
+            and not released[clip]
+            and _is_no_parabola(
+                segments[chosen], position[clip, :, -1], seen[clip], float(sigma_B[clip]), float(sigma_floor_B[clip])
+            )
+        ):
+            why[clip] = "nothing flies freely: no parabola holds five frames"
+            continue
         if chosen is None or not segments:
             frames = int(max((seen[clip, i : k + 1].sum() for i, k in segments), default=0))
+            frames = min(frames, min_frames - 1)
             why[clip] = f"too few frames in free flight: {frames}, needs {min_frames}"
             continue
         first, last = segments[chosen]
@@ -161,19 +181,46 @@ def _cut(
     """The cheapest partition of every clip, the noise, which clips begin with a release, and which (first, last) would
     be rests."""
     flight_rss_BTT, rest_rss_BTT, count_BTT = _segment_residuals(time, position, seen)
-    sigma_B = _noise(flight_rss_BTT, count_BTT, sigma_floor_B.detach().double())
+    released = torch.zeros_like(seen[:, 0], dtype=torch.bool) if at_rest_B is None else at_rest_B.to(seen.device)
+    floor_B = sigma_floor_B.detach().double()
+    sigma_B = _noise(flight_rss_BTT, count_BTT, floor_B)
+    # Where impacts follow each other so closely that most windows hold one, the quietest window is the noise.
+    quiet_B = _noise(flight_rss_BTT, count_BTT, floor_B, width=5, quantile=0.0)
+    sigma_B = torch.where((sigma_B > _LOUD * floor_B) & ~released, torch.minimum(sigma_B, quiet_B), sigma_B)
     variance, nats = sigma_B.square()[:, None, None], math.log(2 * time.shape[1])
     flight_cost = torch.where(count_BTT >= _SHORTEST_FLIGHT, flight_rss_BTT / variance + 6 * nats, torch.inf)
     rest_cost = torch.where(count_BTT >= _SHORTEST_REST, rest_rss_BTT / variance + 2 * nats, torch.inf)
     cost, skip_BT = torch.minimum(flight_cost, rest_cost), _SKIP * seen
     is_rest = rest_cost <= flight_cost
-    released = torch.zeros_like(seen[:, 0], dtype=torch.bool) if at_rest_B is None else at_rest_B.to(seen.device)
     for clip in (released & (seen.sum(1) >= min_frames)).nonzero()[:, 0].tolist():
         first = int(seen[clip].argmax())
         skip_BT[clip, first] = torch.inf
         cost[clip, first] = torch.where(count_BTT[clip, first] >= min_frames, flight_cost[clip, first], torch.inf)
         is_rest[clip, first] = False
-    return _best_partition(cost, skip_BT), sigma_B, released, is_rest
+    cuts = _best_partition(cost, skip_BT)
+    excess_BTT = flight_rss_BTT / variance
+    return (
+        [_merged(cut, excess, rests) for cut, excess, rests in zip(cuts, excess_BTT, is_rest, strict=True)],
+        sigma_B,
+        released,
+        is_rest,
+    )
+
+
+def _merged(cut: list[tuple[int, int]], excess_TT: Tensor, is_rest_TT: Tensor) -> list[tuple[int, int]]:
+    """The same cut where no two neighbouring flights are one parabola within noise that is alike in neighbours."""
+    pieces = list(cut)
+    k = 0
+    while k + 1 < len(pieces):
+        (i, j), (m, n) = pieces[k], pieces[k + 1]
+        both_fly = not bool(is_rest_TT[i, j]) and not bool(is_rest_TT[m, n])
+        more = float(excess_TT[i, n] - excess_TT[i, j] - excess_TT[m, n])
+        if both_fly and more < _ONE_FLIGHT:
+            pieces[k : k + 2] = [(i, n)]
+            k = max(0, k - 1)
+        else:
+            k += 1
+    return pieces
 
 
 def _segment_residuals(time: Tensor, position: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,16 +251,16 @@ def _segment_residuals(time: Tensor, position: Tensor, weight: Tensor) -> tuple[
     return torch.where(enough[..., 0, 0], rss, torch.zeros_like(rss)), about_mean, count
 
 
-def _noise(rss: Tensor, count: Tensor, floor: Tensor) -> Tensor:
-    """Noise of a coordinate from parabolas through six frames: a low quantile, since windows that hold an impact are
-    large. 0.66 is the 0.3 quantile of a chi-squared with 6 degrees of freedom, a degree."""
+def _noise(rss: Tensor, count: Tensor, floor: Tensor, *, width: int = 6, quantile: float = 0.3) -> Tensor:
+    """Noise of a coordinate from parabolas through `width` frames: a low quantile, since windows that hold an impact
+    are large. 0.66 is the 0.3 quantile of a chi-squared with 6 degrees of freedom, a degree."""
     frames = rss.shape[1]
-    width = min(6, frames)
+    width = min(width, frames)
     i = torch.arange(frames - width + 1, device=rss.device)
     window, full = rss[:, i, i + width - 1], count[:, i, i + width - 1] >= width
     degrees = max(2 * width - 6, 1)
     values = torch.where(full, window / degrees, torch.nan)
-    low = torch.nanquantile(values, 0.3, dim=1) / 0.66
+    low = torch.nanquantile(values, quantile, dim=1) / 0.66
     return torch.maximum(torch.nan_to_num(low, nan=0.0).sqrt(), floor)
 
 
@@ -241,7 +288,8 @@ def _best_partition(cost: Tensor, skip_BT: Tensor) -> list[list[tuple[int, int]]
 
 
 def _choose(segments, time: Tensor, position: Tensor, seen: Tensor, sigma: float, min_frames: int) -> int | None:
-    """The first segment that moves vertically; else the first that moves; else the longest (an object at rest)."""
+    """The first segment that moves vertically; else, where nothing does, the first that moves or the longest (an object
+    at rest); None where the flights are too short."""
     long_enough = [n for n, (i, k) in enumerate(segments) if seen[i : k + 1].sum() >= min_frames]
     needed = _VISIBLE_MOTION_SIGMAS * sigma
 
@@ -250,13 +298,26 @@ def _choose(segments, time: Tensor, position: Tensor, seen: Tensor, sigma: float
         inside = position[i : k + 1][seen[i : k + 1] > 0]
         return inside.amax(0) - inside.amin(0)
 
+    heights = position[seen > 0, -1]
+    whole = float(heights.max() - heights.min()) if len(heights) else 0.0
     for n in long_enough:
-        if path(n)[-1] > needed:
+        if path(n)[-1] > max(needed, _LEAST_SHARE * whole):
             return n
+    if whole > 2 * needed:
+        # It does move vertically, and not for long enough: what is left, a rest or a roll, is no flight.
+        return None
     for n in long_enough:
         if path(n).norm() > needed:
             return n
     return max(long_enough, key=lambda n: segments[n][1] - segments[n][0], default=None)
+
+
+def _is_no_parabola(segment: tuple[int, int], height: Tensor, seen: Tensor, sigma: float, floor: float) -> bool:
+    """Whether the noise is far beyond what is expected and a visible part of the motion: the frames are too far apart
+    for the impacts between them, so that all windows hold one."""
+    i, k = segment
+    inside = height[i : k + 1][seen[i : k + 1] > 0]
+    return sigma > _LOUD * floor and sigma > 0.05 * float(inside.max() - inside.min())
 
 
 def _meeting_time(

@@ -80,13 +80,25 @@ class ArcFit:
         tau = (time_BT - self.mid_time_B[:, None])[..., None]
         return self.position_B3[:, None] + self.velocity_B3[:, None] * tau + 0.5 * self.accel_B3[:, None] * tau.square()
 
-    def with_scale_error(self, relative_sd_B: Tensor) -> ArcFit:
-        """The same fit whose covariance also holds the relative standard error of the depth scale: + sd^2 a a^T."""
-        accel = self.accel_B3.detach()
-        outer = accel[:, :, None] * accel[:, None, :]
-        return dataclasses.replace(
-            self, accel_cov_B33=self.accel_cov_B33 + relative_sd_B.detach().square()[:, None, None] * outer
-        )
+    def with_scale_error(self, relative_sd_B: Tensor, approach_sd_B: Tensor | None = None) -> ArcFit:
+        """The same fit whose covariance also holds what is not known of the distance D of the positions:
+
+            + sd(D)^2 / D^2 a a^T + sd(dD/dt)^2 / D^2 (2 v) (2 v)^T,
+
+        since positions scale with D, and (1 + s tau) x(tau) has the acceleration a + 2 s v at mid time.
+
+        Args:
+            relative_sd_B: relative standard error of D.
+            approach_sd_B: standard error of the speed along the line of sight over D, 1/s; None: 0.
+        """
+        errors = [(relative_sd_B, self.accel_B3)]
+        if approach_sd_B is not None:
+            errors.append((approach_sd_B, 2 * self.velocity_B3))
+        covariance = self.accel_cov_B33
+        for sd_B, way_B3 in errors:
+            way = way_B3.detach() * sd_B.detach().to(way_B3)[:, None]
+            covariance = covariance + way[:, :, None] * way[:, None, :]
+        return dataclasses.replace(self, accel_cov_B33=covariance)
 
 
 def fit_arc(
@@ -259,10 +271,10 @@ def _uncertainty(rows: _Rows, robust, sigma, parameters, inverse) -> tuple[Tenso
     squared = (weight[..., None] * residual.square()).sum((1, 2))
     pair = (weight[:, 1:] * weight[:, :-1]).sqrt()
     lagged = (pair[..., None] * residual[:, 1:] * residual[:, :-1]).sum((1, 2))
-    # Residuals of a parabola through white noise are anticorrelated by about -2/N; the prior of 8 frames at 0.25 tames
-    # what few samples say.
-    rho = lagged / squared.clamp(min=1e-30) + 2 / count.clamp(min=3)
-    rho = ((count * rho + 8 * 0.25) / (count + 8)).clamp(0.0, 0.7)
+    # The parabola takes up what is smooth in the noise: in the mean r_1 = rho - (3 + 6 rho) / N, so that few residuals
+    # say little of rho. What they say counts as N - 6 samples, and an autocorrelation of 0.2 as 14.
+    rho = lagged / squared.clamp(min=1e-30)
+    rho = ((count * rho + 3 + 14 * 0.2) / (count + 8)).clamp(0.0, 0.7)
     inflation = (1 + rho) / (1 - rho)
     variance = inverse[:, 2, 2] * inflation
     dof = (2 * count - 6).clamp(min=1) + _PRIOR_DOF / 2

@@ -311,7 +311,7 @@ class Observation:
             reasons=arc.reasons,
             at_rest_B=self.video.at_rest_B,
         )
-        return fit.with_scale_error(track.scale_sd_B)
+        return fit.with_scale_error(track.scale_sd_B, track.approach_sd_B)
 
     @_once
     def trajectory(self) -> Trajectory:

@@ -110,4 +110,5 @@ def distance_from_scale(
         slope_B=line.slope_B,
         mid_time_B=line.mid_time_B,
         relative_sd_B=(line.relative_sd_B.square() + edge).sqrt(),
+        slope_sd_B=line.slope_sd_B,
     )

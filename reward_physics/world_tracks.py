@@ -29,6 +29,7 @@ class Track:
         distance_BT: horizontal distance from the camera that the positions were placed at, m.
         metres_per_px_BT: size of a pixel at the object, m, detached.
         scale_sd_B: relative standard error of that distance, detached.
+        approach_sd_B: standard error of the speed along the line of sight over that distance, 1/s, detached.
         image: the track in pixels it was made from.
     """
 
@@ -39,6 +40,7 @@ class Track:
     distance_BT: Tensor
     metres_per_px_BT: Tensor
     scale_sd_B: Tensor
+    approach_sd_B: Tensor
     image: ImageTrack
 
     @property
@@ -74,19 +76,25 @@ def place_at_distance(camera: Camera, uv_px: Tensor, distance_m: Tensor) -> Tens
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Line:
-    """Horizontal distance over one arc, D(t) = distance + slope (t - t_mid), and the relative standard error of D."""
+    """Horizontal distance over one arc, D(t) = distance + slope (t - t_mid), the relative standard error of D, and the
+    standard error of the slope, m/s."""
 
     distance_B: Tensor
     slope_B: Tensor
     mid_time_B: Tensor
     relative_sd_B: Tensor
+    slope_sd_B: Tensor
 
     @classmethod
     def constant(cls, distance_B: Tensor, *, relative_sd: float) -> Line:
         """One distance for the whole clip."""
         zero = torch.zeros_like(distance_B)
         return cls(
-            distance_B=distance_B, slope_B=zero, mid_time_B=zero, relative_sd_B=torch.full_like(zero, relative_sd)
+            distance_B=distance_B,
+            slope_B=zero,
+            mid_time_B=zero,
+            relative_sd_B=torch.full_like(zero, relative_sd),
+            slope_sd_B=zero,
         )
 
     def at(self, time_BT: Tensor) -> Tensor:
@@ -136,6 +144,7 @@ def fit_distance(
         slope_B=slope,
         mid_time_B=mid,
         relative_sd_B=(relative.square() + bias_sd**2).sqrt().detach(),
+        slope_sd_B=(prior * noise_of_slope / (prior + noise_of_slope)).sqrt().detach(),
     )
 
 
@@ -190,6 +199,7 @@ def track_in_world(image: ImageTrack, camera: Camera, line: Line, time_BT: Tenso
         distance_BT=distance,
         metres_per_px_BT=per_px,
         scale_sd_B=line.relative_sd_B,
+        approach_sd_B=line.slope_sd_B / line.distance_B.detach().abs().clamp(min=0.05),
         image=image,
     )
 

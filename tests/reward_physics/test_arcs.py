@@ -99,3 +99,34 @@ def test_a_release_in_the_first_frame_still_ends_at_the_bounce():
     found = arc(heights("bounce")[None].repeat(50, 1), at_rest=True)
     assert (found.weights_BT[:, :7] == 1).double().mean() > 0.95
     assert (found.weights_BT[:, 9:] == 0).double().mean() > 0.95
+
+
+def test_noise_that_is_alike_from_frame_to_frame_does_not_cut_a_fall():
+    noise = torch.randn(50, 33, generator=torch.Generator().manual_seed(1)).double()
+    for t in range(1, 33):
+        noise[:, t] = 0.5 * noise[:, t - 1] + 0.75**0.5 * noise[:, t]
+    time = torch.arange(33, dtype=torch.float64) / 60
+    height = 1.2 - time - 2 * time.square() + 0.01 * noise
+    assert (arc(height, noise=0.005, fps=60.0).weights_BT.sum(1) >= 30).double().mean() > 0.8
+
+
+def test_a_roll_after_too_short_a_flight_is_no_flight():
+    height = heights("fall", g=16.0, fps=8.0).clamp(min=0.2)[None].repeat(50, 1)
+    height = height + 0.02 * torch.linspace(0, 1, 17)
+    found = arc(height, fps=8.0)
+    assert all(reason is not None and "too few frames in free flight" in reason for reason in found.reasons)
+
+
+def test_flights_that_the_frames_hardly_resolve_are_cut_at_their_impacts():
+    """Five frames before the impact, and no window of six frames without one."""
+    g, fps = 9.81, 8.0
+    impact = 4.4 / fps
+    bounced = torch.arange(17, dtype=torch.float64) / fps - impact
+    speed = 0.75 * g * impact
+    later = bounced.remainder(2 * speed / g)
+    height = torch.where(
+        bounced < 0, 0.5 * g * (impact**2 - (bounced + impact).square()), speed * later - g * later**2 / 2
+    )
+    found = arc(height[None].repeat(50, 1), fps=fps)
+    assert found.reasons == [None] * 50
+    assert (found.weights_BT[:, :5] == 1).all() and (found.weights_BT[:, 5:] == 0).all()

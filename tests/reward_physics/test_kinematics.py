@@ -101,6 +101,17 @@ def test_scale_error_widens_along_the_acceleration_only():
     assert wide.accel_cov_B33[0, 1, 1] == plain.accel_cov_B33[0, 1, 1]
 
 
+def test_an_unknown_speed_along_the_line_of_sight_widens_along_the_velocity():
+    """Positions times 1 + s tau have the acceleration a + 2 s v at mid time."""
+    time, position = parabola()
+    plain = fit(time, position)
+    wide = plain.with_scale_error(torch.zeros(1), torch.tensor([0.05]))
+    tau = (time - plain.mid_time_B[:, None])[..., None]
+    moved = fit(time, position * (1 + 0.05 * tau)).accel_B3 - plain.accel_B3
+    variance = wide.accel_cov_B33 - plain.accel_cov_B33
+    torch.testing.assert_close(variance[0].diagonal().sqrt(), moved[0].abs(), atol=0.02, rtol=0.05)
+
+
 def test_gradcheck():
     time, position = parabola(frames=6)
     position = position + 0.01 * torch.randn(position.shape, generator=torch.Generator().manual_seed(4)).double()
