@@ -15,6 +15,7 @@ from trainers.batches import Scenes
 from trainers.config import OROConfig
 from trainers.model_card import model_card
 from trainers.models.base import VideoModel
+from trainers.parallel import size_of
 from trainers.rollout import choose_grad_steps, in_range
 from trainers.tracking import Trackers, draw_reward_curve, read_metrics
 
@@ -45,8 +46,8 @@ def print_plan(
         per_step: clips of an optimizer step over all processes.
         about: the trainer's own lines.
     """
-    total = sum(weight.numel() for weight in model.transformer.parameters())
-    trained = sum(weight.numel() for weight in weights.values())
+    total = sum(size_of(weight) for weight in model.transformer.parameters())
+    trained = sum(size_of(weight) for weight in weights.values())
     rest = total - trained
     what = f"transformer {rest:,} weights, LoRA {trained:,}" if rest else f"transformer, all {total:,} weights trained"
     example = scenes.batch([0])

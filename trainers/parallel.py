@@ -18,13 +18,20 @@ def make_accelerator() -> Accelerator:
     """An Accelerator; without a GPU several processes talk through gloo.
 
     Asked for `cpu=True` accelerate ignores DeepSpeed; left alone it takes several gloo processes for one, so that
-    they neither gather nor wait for each other.
+    they neither gather nor wait for each other. Under ZeRO-3 transformers would load every network in shards, the text
+    encoder and the reward's estimators too: it is told not to, the transformer is sharded afterwards.
     """
     if torch.cuda.is_available():
-        return Accelerator()
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        return Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")])
-    return Accelerator(cpu=True)
+        accelerator = Accelerator()
+    elif os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")])
+    else:
+        accelerator = Accelerator(cpu=True)
+    if is_sharded(accelerator):
+        from transformers.integrations import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
+    return accelerator
 
 
 def use_threads(asked: int | None) -> None:
@@ -86,6 +93,11 @@ def reduce_and_clip(accelerator: Accelerator, weights: list[torch.nn.Parameter],
         return float(engine_of(accelerator).get_global_grad_norm() or 0.0)
     average_gradients(accelerator, weights)
     return torch.nn.utils.clip_grad_norm_(weights, max_grad_norm).item()
+
+
+def size_of(weight: torch.Tensor) -> int:
+    """How many numbers a weight has, under ZeRO-3 those on other processes too."""
+    return getattr(weight, "ds_numel", weight.numel())
 
 
 @contextlib.contextmanager

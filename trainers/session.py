@@ -36,6 +36,7 @@ from trainers.parallel import (
     is_sharded,
     make_accelerator,
     reduce_and_clip,
+    size_of,
     use_threads,
     wrap,
 )
@@ -274,7 +275,7 @@ class Session:
     def disk_bytes(self) -> int:
         """What the run writes at most: per checkpoint the weights twice, two moments, the average; videos and logs."""
         config = self.config
-        size = sum(weight.numel() * weight.element_size() for weight in self.state.weights.values())
+        size = sum(size_of(weight) * weight.element_size() for weight in self.state.weights.values())
         evaluations = config.max_steps // config.eval_steps + 1 if config.eval_steps else 0
         return 5 * size * (config.save_total_limit + 1) + evaluations * config.eval_scenes * 1_000_000 + 20_000_000
 
