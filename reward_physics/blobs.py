@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from reward_physics.ghosts import without_ghosts
+
 LEAST_CHANGE = 0.04
 """Changes of colour under this (ten of 256 levels) are never an object: compression leaves as much."""
 
@@ -54,7 +56,7 @@ class Blobs:
 
 @torch.no_grad()
 def background_plate(frames_TCHW: Tensor, *, hidden_THW: Tensor | None = None) -> Tensor:
-    """The scene without what moves, (C, H, W): the median over at most 41 frames.
+    """The scene without what moves, (C, H, W): the median over at most 41 frames, less ghosts of what stood still.
 
     Args:
         hidden_THW: True where the background is known to be hidden by an object. Where it is
@@ -64,7 +66,7 @@ def background_plate(frames_TCHW: Tensor, *, hidden_THW: Tensor | None = None) -
     keep = torch.linspace(0, frames - 1, min(frames, _PLATE_FRAMES), device=frames_TCHW.device).round().long().unique()
     chosen = frames_TCHW.detach()[keep]
     if hidden_THW is None:
-        return chosen.median(dim=0).values
+        return without_ghosts(chosen.median(dim=0).values, chosen, least_change=LEAST_CHANGE)
     hidden = hidden_THW[keep]
     plate = torch.where(hidden[:, None], torch.nan, chosen).nanmedian(dim=0).values
     unknown = hidden.all(dim=0).cpu().numpy()
@@ -99,8 +101,14 @@ def change_from(frames_TCHW: Tensor, plate_CHW: Tensor) -> Tensor:
 
 @torch.no_grad()
 def threshold(change_THW: Tensor) -> Tensor:
-    """Change (H, W) above which a pixel is taken to have changed: six times its median over the frames, smoothed."""
-    usual = change_THW[:: max(1, len(change_THW) // _PLATE_FRAMES)].median(dim=0).values
+    """Change (H, W) above which a pixel is taken to have changed: six times its usual one, smoothed.
+
+    The usual change is the median over the first or over the second half of the frames, whichever is less: an object
+    that stands still for one half is no noise.
+    """
+    chosen = change_THW[:: max(1, len(change_THW) // _PLATE_FRAMES)]
+    half = (len(chosen) + 1) // 2
+    usual = torch.minimum(chosen[:half].median(dim=0).values, chosen[-half:].median(dim=0).values)
     usual = F.avg_pool2d(usual[None], 5, stride=1, padding=2, count_include_pad=False)[0]
     return (_NOISE_FACTOR * usual).clamp(min=LEAST_CHANGE)
 

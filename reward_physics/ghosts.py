@@ -1,0 +1,79 @@
+"""Ghosts of a background plate: an object that stood still for most of a clip, and was taken for background there.
+
+A median over the frames shows an object that is released at rest in a short clip where it stood, or one that comes to
+rest early where it lies. Where the first or the last frames look otherwise than the plate, one of the two is the
+background and the other has the object on it. The background goes on beyond the border of the region, an object ends
+there: of the two that is taken whose colours at the border differ less from those around it.
+
+Axes: T frames, C colours, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+_ENDS_FRAMES = 3
+_LEAST_AREA_PX = 9
+_LARGEST_SHARE = 0.25
+_CLEARLY = 0.7
+"""Another look is taken only where its contrast at the border is less than this share of the plate's."""
+
+_NEAR_PX = 3
+_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+
+
+@torch.no_grad()
+def without_ghosts(plate_CHW: Tensor, frames_TCHW: Tensor, *, least_change: float) -> Tensor:
+    """The plate with the background of the first or last frames where it shows an object that stood still.
+
+    Args:
+        plate_CHW: the median of the frames.
+        frames_TCHW: the frames it was taken over, from a camera that stands still.
+        least_change: changes of colour (root mean square) under this are noise.
+    """
+    if len(frames_TCHW) < 2 * _ENDS_FRAMES:
+        return plate_CHW
+    plate = plate_CHW.cpu().numpy().copy()
+    for ends in (frames_TCHW[-_ENDS_FRAMES:], frames_TCHW[:_ENDS_FRAMES]):
+        other = ends.median(dim=0).values.cpu().numpy()
+        for region in _regions(other - plate, least_change):
+            if _border_contrast(other, region) < _CLEARLY * _border_contrast(plate, region):
+                plate[:, region] = other[:, region]
+    return torch.from_numpy(plate).to(plate_CHW)
+
+
+def _regions(change_CHW: np.ndarray, least_change: float) -> list[np.ndarray]:
+    """Connected regions of change (H, W), parted where it goes the other way: an object came or went."""
+    size = np.sqrt(np.square(change_CHW).mean(axis=0))
+    labels = np.zeros(size.shape, dtype=np.int32)
+    count = int(np.asarray(ndimage.label(size > least_change, structure=_NEIGHBOURS, output=labels)))
+    regions = []
+    for label in range(1, count + 1):
+        inside = labels == label
+        area = int(inside.sum())
+        if not _LEAST_AREA_PX <= area <= _LARGEST_SHARE * inside.size:
+            continue
+        changes = change_CHW[:, inside]
+        way = np.linalg.svd(changes, full_matrices=False)[0][:, 0]
+        for sign in (1.0, -1.0):
+            part = inside.copy()
+            part[inside] = sign * (way @ changes) > 0
+            if part.sum() >= _LEAST_AREA_PX:
+                regions.append(ndimage.binary_dilation(part, _NEIGHBOURS) & ~(inside & ~part))
+    return regions
+
+
+def _border_contrast(picture_CHW: np.ndarray, region_HW: np.ndarray) -> float:
+    """Mean distance of the colours just inside a region's border to the mean of those just outside, near by."""
+    outside = ndimage.binary_dilation(region_HW, _NEIGHBOURS, iterations=_NEAR_PX) & ~region_HW
+    border = region_HW & ~ndimage.binary_erosion(region_HW, _NEIGHBOURS, iterations=2, border_value=1)
+    share = ndimage.uniform_filter(outside.astype(float), 2 * _NEAR_PX + 1)
+    border &= share > 0
+    if not border.any():
+        return np.inf
+    around = np.stack([ndimage.uniform_filter(colour * outside, 2 * _NEAR_PX + 1) for colour in picture_CHW])
+    away = picture_CHW[:, border] - around[:, border] / share[border]
+    return float(np.sqrt(np.square(away).sum(axis=0)).mean())
