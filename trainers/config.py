@@ -106,6 +106,9 @@ class RunConfig:
     resume_from_checkpoint: str | None = option(None, "`auto` for the latest checkpoint in output_dir, or its path")
     seed: Count = option(0, "seed of scenes, noise and LoRA")
     max_steps: Positive = option(60, "optimizer steps")
+    context_parallel_size: Positive = option(
+        1, "processes that share each clip's tokens, for long clips: Wan, and ORO or PSFT without DeepSpeed"
+    )
     per_device_train_batch_size: Positive = option(6, "clips a process and micro-batch")
     gradient_accumulation_steps: Positive = option(1, "micro-batches a step")
     learning_rate: Rate = option(1e-3, "peak learning rate of AdamW")

@@ -52,7 +52,7 @@ def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel |
     ckpt.check_disk(config.output_dir, run.disk_bytes())
     size = config.per_device_train_batch_size
     if run.is_main:
-        per_step = size * config.gradient_accumulation_steps * accelerator.num_processes
+        per_step = size * config.gradient_accumulation_steps * run.places
         rewards = f"{config.recipe}, weight {config.reward_weight:g}"
         print_plan(config, model, scenes, state.weights, per_step, resume, {"rewards": rewards})
         print_sigmas(config, model, scenes)
@@ -62,12 +62,12 @@ def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel |
     while state.step < config.max_steps:
         started, several = time.perf_counter(), []
         for micro in range(config.gradient_accumulation_steps):
-            first = state.clips + accelerator.process_index * size
+            first = state.clips + run.place * size
             batch = scenes.batch(list(range(first, first + size)))
             loss, figures = oro_loss(config, model, recipe, batch, accelerator, state.step, run.phases)
             several.append(figures)
             run.backward(loss, micro)
-            state.clips += size * accelerator.num_processes
+            state.clips += size * run.places
         metrics = mean_of(several) | run.update()
         shown = {"reward": f"{metrics['reward']:.3f}", "measurable": f"{metrics['measurable']:.0%}"}
         metrics = run.after_step(metrics, started, shown)

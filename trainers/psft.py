@@ -55,7 +55,7 @@ def train(config: PSFTConfig, *, recipe: Judge | None = None, model: VideoModel 
     ckpt.check_disk(config.output_dir, run.disk_bytes())
     size, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     if run.is_main:
-        per_step = size * accumulation * accelerator.num_processes
+        per_step = size * accumulation * run.places
         print_plan(config, model, scenes, state.weights, per_step, resume, plan(config, scenes))
     if config.dry_run:
         return {}
@@ -63,12 +63,12 @@ def train(config: PSFTConfig, *, recipe: Judge | None = None, model: VideoModel 
     while state.step < config.max_steps:
         started, several = time.perf_counter(), []
         for micro in range(accumulation):
-            first = state.clips + accelerator.process_index * size
+            first = state.clips + run.place * size
             batch = scenes.batch(list(range(first, first + size)))
             loss, figures = psft_loss(config, model, recipe, batch, accelerator, run.phases)
             several.append(figures)
             run.backward(loss, micro)
-            state.clips += size * accelerator.num_processes
+            state.clips += size * run.places
         metrics = mean_of(several) | run.update()
         metrics = run.after_step(metrics, started, {"denoising_loss": f"{metrics['denoising_loss']:.3f}"})
     run.close(metrics, method="PSFT, supervised fine-tuning on simulated clips")

@@ -47,6 +47,8 @@ def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel |
     Raises:
         ValueError: anything that a user can mend, before the first step where it can be known.
     """
+    if config.context_parallel_size > 1:
+        raise ValueError("context_parallel_size must be 1 for RWR, whose processes have samples of their own")
     accelerator, resume = start(config)
     scored = ScoredClips(config.scored) if config.scored else None
     recipe = recipe or (load_recipe(config.recipe) if scored is None or config.eval_steps else None)

@@ -24,6 +24,7 @@ from transformers import get_scheduler
 from rewards.recipe import load_recipe
 from trainers import checkpoint as ckpt
 from trainers.batches import Scenes
+from trainers.context_parallel import share_sequence
 from trainers.faults import STOPPED, StopSignal, Watched
 from trainers.finish import finish, write_config
 from trainers.held_out import evaluate
@@ -109,6 +110,16 @@ class Session:
     def is_main(self) -> bool:
         return self.accelerator.is_main_process
 
+    @property
+    def places(self) -> int:
+        """How many processes, or groups that share their clips, have clips of their own."""
+        return self.accelerator.num_processes // self.config.context_parallel_size
+
+    @property
+    def place(self) -> int:
+        """Which of them this process is, or belongs to."""
+        return self.accelerator.process_index // self.config.context_parallel_size
+
     def open(self, resume: Path | None, *, title: str) -> dict[str, float]:
         """Make the folder, go on from `resume`, start trackers and progress bar, evaluate a run that is at step 0."""
         config, state, accelerator = self.config, self.state, self.accelerator
@@ -136,9 +147,9 @@ class Session:
 
     def backward(self, loss: torch.Tensor, micro: int) -> None:
         """Add the gradient of one of a step's micro-batches, counted from 0."""
-        count = self.config.gradient_accumulation_steps
-        with self.phases("backward"):
-            backward(self.accelerator, loss / count, last=micro + 1 == count)
+        count, parts = self.config.gradient_accumulation_steps, self.config.context_parallel_size
+        with self.phases("backward"):  # of parts of one gradient the mean is taken too, and the sum is meant
+            backward(self.accelerator, loss / count * parts, last=micro + 1 == count)
 
     def update(self) -> dict[str, float]:
         """One optimizer step on the gradient averaged over the processes; its norm and the learning rate.
@@ -217,7 +228,8 @@ class Session:
     def evaluate(self) -> dict[str, float]:
         """Judge held-out scenes with the moving average of the weights, where there is one."""
         step, figures = self.state.step, {}
-        if self.is_main or is_sharded(self.accelerator):  # under ZeRO-3 no process samples without the others' weights
+        together = is_sharded(self.accelerator) or self.config.context_parallel_size > 1
+        if self.is_main or together:  # under ZeRO-3 no process samples without the others' weights
             folder = Path(self.config.output_dir) / "eval" / f"step_{step}" if self.is_main else None
             with ckpt.averaged(self.state):
                 figures = evaluate(
@@ -326,6 +338,8 @@ def make_session(
     )
     per_device, norm = config.per_device_train_batch_size, config.max_grad_norm
     optimizer = wrap(accelerator, model, optimizer, batch_size=per_device, max_grad_norm=norm)
+    if config.context_parallel_size > 1:
+        share_sequence(accelerator, model, config.context_parallel_size)
     scheduler = get_scheduler(
         "constant_with_warmup" if config.lr_scheduler_type == "constant" else config.lr_scheduler_type,
         optimizer,

@@ -168,6 +168,10 @@ class Recorder:
             Accelerator.end_training = end
 
 
+if not torch.cuda.is_available():
+    torch.accelerator.device_count = lambda: 1  # diffusers takes the rank modulo it
+
+
 def train(experiment):
     """One experiment; what is known of it afterwards."""
     trainer, config_class = TRAINERS[experiment["trainer"]]

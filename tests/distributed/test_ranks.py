@@ -12,6 +12,7 @@ from launches import OWN, alone, experiment, launch
 
 from trainers import monitor, monitor_resources
 from trainers.checkpoint import checkpoints
+from trainers.models.tiny_wan import tiny_wan
 
 STEPS = 4
 
@@ -107,6 +108,22 @@ def of_a_slow_process(world):
     assert run.lines[-1]["slowest_process"] == 1
     assert run.lines[-1]["seconds/wait"] > 0.3
     assert [len(run.processes[-1][name]) for name in ("resident_gb", "open_files", "seconds")] == [2, 2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_ranks_that_share_the_tokens_of_wan_have_the_gradients_of_one(world):
+    """Context parallelism: every step of the rollout carries gradient, evaluated again in backward."""
+    tiny_wan(world / "wan")
+    options = {"model_name_or_path": str(world / "wan"), "image_conditioning": False, "max_steps": 3, "num_frames": 9}
+    options |= {"denoising_weight": 0.1, "guidance_scale": 2.0, "eval_steps": 3, "eval_scenes": 1, "lora_path": None}
+    wan = {name: experiment(world, f"wan_{name}", "oro", **options) for name in ("one", "two")}
+    alone(world, [wan["one"]])
+    wan["two"]["settings"]["context_parallel_size"] = 2
+    found, _ = launch(world, [wan["two"]])
+    assert found["wan_two"][0]["hashes"] == found["wan_two"][1]["hashes"]
+    assert len(set(found["wan_two"][0]["hashes"])) == 3
+    assert difference(world, "wan_two", "wan_one") < 1e-5
 
 
 @pytest.mark.slow
