@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,17 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "scaling.py"
 
 
 @pytest.fixture(scope="module")
-def step_seconds():
+def scaling():
     spec = importlib.util.spec_from_file_location("scaling", SCRIPT)
     module = importlib.util.module_from_spec(spec)
+    sys.modules["scaling"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    return module.step_seconds
+    return module
+
+
+@pytest.fixture(scope="module")
+def step_seconds(scaling):
+    return scaling.step_seconds
 
 
 WAN = {
@@ -42,3 +49,26 @@ def test_a_lora_is_all_reduced_once_and_zero_3_gathers_the_base_in_every_pass(st
 def test_the_slowest_of_many_is_waited_for(step_seconds):
     found = step_seconds(gpus=512, zero=2, **(WAN | {"spread": 0.05, "lora_parameters": 0.0}))
     assert found == pytest.approx(60 * (1 + 0.05 * math.sqrt(2 * math.log(512))))
+
+
+def test_a_step_of_wan_is_counted_from_its_operations(scaling):
+    # 21 * 30 * 52 = 32760 tokens: 2 * 14.3e9 * 32760 + 4 * 40 * 5120 * 32760^2 = 1.816e15 operations a forward
+    expected = 8 * 4 * 1.81613e15 / (0.4 * 989e12)
+    assert scaling.wan_step_seconds() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_table_and_the_projection_are_written(scaling, tmp_path, monkeypatch, capsys):
+    seconds = {"seconds": 4.0, "seconds/sample": 3.0, "seconds/wait": 0.2}
+    found = {
+        1: scaling.Found(clips_a_second=1.0, seconds=seconds, spread=0.0),
+        2: scaling.Found(clips_a_second=1.9, seconds=seconds, spread=0.03),
+    }
+    monkeypatch.setattr(scaling, "measure", lambda count, options, folder: found[count])
+    monkeypatch.setattr(sys, "argv", ["scaling.py", "--output", str(tmp_path / "scaling.md")])
+    scaling.main()
+    text = (tmp_path / "scaling.md").read_text()
+    assert text == capsys.readouterr().out
+    assert "| processes | clips a second, ratio | sample | wait |" in text
+    assert "| 2 | 1.90 | 75% | 5% |" in text
+    assert "a spread of 3.0% between processes, nothing overlapped" in text
+    assert [line.split(" | ")[0] for line in text.splitlines()[-4:]] == ["| 1", "| 8", "| 64", "| 512"]
