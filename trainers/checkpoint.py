@@ -30,7 +30,7 @@ SHARDS = "deepspeed"
 CARRIED_ON = {  # settings that may change on resume without another meaning of the steps before
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "max_steps", "logging_steps", "save_steps"),
     *("save_total_limit", "eval_steps", "eval_scenes", "eval_recipe", "eval_split", "report_to", "run_name"),
-    *("push_to_hub", "hub_model_id", "dry_run", "disable_tqdm", "gradient_checkpointing"),
+    *("push_to_hub", "hub_model_id", "dry_run", "memory_gib", "disable_tqdm", "gradient_checkpointing"),
     *("max_skipped_steps", "reward_timeout_s"),
     *("decode_checkpointing", "decode_chunk_size"),
 }

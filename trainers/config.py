@@ -36,6 +36,12 @@ def check_range(name: str, sigma_range: list[float]) -> None:
         raise ValueError(f"{name} must be two noise levels, 0 <= low <= high <= 1, got {sigma_range}")
 
 
+def check_offload(config: Any) -> None:
+    """Raise ValueError where a backward pass would not find a block's weights."""
+    if config.offload_transformer and not config.block_checkpointing:
+        raise ValueError("offload_transformer needs each block evaluated again: set block_checkpointing to true")
+
+
 def check_report_to(report_to: Sequence[str]) -> None:
     """Raise ValueError where a tracker is not known."""
     known = ("tensorboard", "trackio", "wandb", "none")
@@ -71,6 +77,9 @@ class ModelConfig:
         False, "evaluate each block of the network again in backward: a step's activations shrink to one block's"
     )
     offload_text_encoder: bool = option(False, "keep text and image encoders on the CPU while they are not asked")
+    offload_transformer: bool = option(
+        False, "keep the blocks' frozen weights on the CPU while the block does not run; needs block_checkpointing"
+    )
     num_inference_steps: Positive = option(8, "denoising steps of a rollout, in training as in evaluation")
     guidance_scale: Annotated[float, Field(ge=1)] = option(1.0, "classifier-free guidance; 1 is none, at half the cost")
     detach_negative: bool = option(
@@ -139,7 +148,8 @@ class RunConfig:
     num_threads: Positive | None = option(
         None, "CPU threads of a process; by default torch's, and under accelerate launch the cores shared out"
     )
-    dry_run: bool = option(False, "build everything, print the plan and stop")
+    dry_run: bool = option(False, "print the plan of memory, build everything, print the plan and stop")
+    memory_gib: Rate | None = option(None, "memory of a device that the plan is compared with; by default this one's")
     disable_tqdm: bool = option(False, "no progress bar")
 
 
@@ -177,6 +187,7 @@ class OROConfig(ModelConfig, DataConfig, RunConfig):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "OROConfig":
+        check_offload(self)
         for name in ("adapter_sigma_range", "reference_sigma_range", "denoising_sigma_range"):
             check_range(name, getattr(self, name))
         if self.grad_steps_k > self.num_inference_steps:

@@ -28,12 +28,16 @@ class MemoryMeter(TorchDispatchMode):
         super().__init__()
         self.bytes = self.peak_bytes = 0
         self._known: set[int] = set()
-        self._workspace = workspace
+        self.workspace = workspace
 
     def take_peak(self) -> int:
         """The peak since the last call."""
         peak, self.peak_bytes = self.peak_bytes, self.bytes
         return peak
+
+    def spike(self, size: int) -> None:
+        """Count bytes that were alive for a moment."""
+        self.peak_bytes = max(self.peak_bytes, self.bytes + size)
 
     def _freed(self, key: int, size: int) -> None:
         self._known.discard(key)
@@ -53,7 +57,7 @@ class MemoryMeter(TorchDispatchMode):
             self._known.add(key)
             self.bytes += size
             weakref.finalize(storage, self._freed, key, size)
-        self.peak_bytes = max(self.peak_bytes, self.bytes + self._workspace(func, args, made))
+        self.spike(self.workspace(func, args, made))
         return made
 
 

@@ -1,62 +1,71 @@
-"""What a step of ORO needs in memory, found by running it on tensors without data.
+"""What a training step needs in memory, found by running it on tensors without data.
 
-    python -m trainers.memory_plan --size wan2.1-1.3b --num_frames 81 --height 480 --width 832 --bf16
+    python -m trainers.memory_plan --size wan2.1-1.3b --num_frames 81 --height 480 --width 832
+    accelerate launch trainers/oro.py --config configs/oro_wan_24gb.yaml --dry_run
 
-No weights are needed: the networks are built from their configs on PyTorch's meta device, and the trainer's own rollout
-and decode run there, forward and backward, while `trainers.memory_meter` counts what is alive. Attention counts as the
-fused kernels do: queries, keys, values, output and one number a row. Not counted: the reward's instruments (their graph
-is freed before the decoder's backward), workspaces inside an operator, and the allocator's fragments.
+No weights are needed: the networks are built from their configs on PyTorch's meta device, and the trainer's own
+rollout, decode and losses run there, forward and backward, while `trainers.memory_meter` counts what is alive.
+Attention counts as the fused kernels do. Not counted: the reward's instruments (their graph is freed before the
+decoder's backward), a GPU's workspaces inside an operator, and the allocator's fragments. A plan is that of one process
+without sharding.
 """
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
 import contextlib
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, Literal, cast
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import diffusers
 import torch
 from torch import Tensor
 
-from trainers.config import Count, Positive, exit_with_one_line, option, parse_config, strict, suggestion
+from trainers.config import OROConfig, exit_with_one_line, option, parse_config, strict
 from trainers.decode import decode_clips
-from trainers.memory_meter import MemoryMeter
-from trainers.models import FAMILIES, VideoModel, family_of, lora_parameters
+from trainers.losses import masked_mean, reference_distance
+from trainers.memory_attention import fused_attention
+from trainers.memory_decode import DecodeCost, decode_cost, decoded
+from trainers.memory_meter import MemoryMeter, Workspace
+from trainers.models import FAMILIES, family_of, lora_parameters
 from trainers.models.base import Condition
-from trainers.models.sizes import SIZES, Size
-from trainers.rollout import choose_grad_steps, rollout
+from trainers.models.offload import AT_HAND, blocks_of
+from trainers.models.sizes import SIZES, Size, find_size
+from trainers.regression_config import PSFTConfig, RWRConfig
+from trainers.rollout import choose_grad_steps, in_range, rollout
 
 GIB = 2**30
+FEW = 2
+"""Rollouts of more steps and networks of more blocks are planned from those of `FEW` and one more: what a further one
+adds is always the same."""
 
 
 @strict
-class PlanConfig:
-    """Memory of one ORO step of a published model, before anything is downloaded."""
+class PlanConfig(OROConfig):
+    """Memory of an ORO step of a published model, before anything is downloaded; every exact saving is on."""
 
-    size: str = option("wan2.1-1.3b", f"one of {', '.join(SIZES)}")
-    num_frames: Positive = option(81, "frames a clip")
-    height: Positive = option(480, "rows of a clip in px")
-    width: Positive = option(832, "columns of a clip in px")
-    per_device_train_batch_size: Positive = option(1, "clips a process and micro-batch")
-    num_inference_steps: Positive = option(8, "denoising steps of a rollout")
-    guidance_scale: float = option(1.0, "classifier-free guidance; 1 is none")
-    detach_negative: bool = option(False, "no gradient through the unguided branch")
-    grad_steps: Literal["full", "last", "random", "early", "one_step"] = option("full", "steps that carry gradient")
-    grad_steps_k: Positive = option(1, "how many steps for last, random and early")
-    gradient_checkpointing: bool = option(True, "evaluate each rollout step again in backward")
+    size: str = option("wan2.1-1.3b", f"one of {', '.join(SIZES)}, a pipeline folder or a published pipeline")
+    num_frames: int = option(81, "frames a clip")
+    height: int = option(480, "rows of a clip in px")
+    width: int = option(832, "columns of a clip in px")
+    per_device_train_batch_size: int = option(1, "clips a process and micro-batch")
+    image_conditioning: bool = option(False, "give the model the first frame")
+    reference_steps: int = option(1, "rollout steps drawn each step to estimate the distance to the reference")
+    bf16: bool = option(True, "keep the frozen networks in bfloat16; the LoRA stays in float32")
     block_checkpointing: bool = option(True, "evaluate each block of the network again in backward")
-    offload_text_encoder: bool = option(True, "keep the text encoder on the CPU while it is not asked")
+    offload_text_encoder: bool = option(True, "keep text and image encoders on the CPU while they are not asked")
     decode_checkpointing: bool = option(True, "evaluate the decoder again in backward, in pieces")
-    decode_chunk_size: Count = option(0, "clips decoded at a time; 0 is all")
-    bf16: bool = option(True, "keep the frozen networks in bfloat16")
-    lora_r: Positive = option(16, "rank of the LoRA")
-    memory_gib: float = option(80.0, "memory of a device, to compare with")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Bytes: what stays, and the most that is alive beside it in each phase."""
+    """Bytes: what stays, and the most that is alive beside it in each phase.
 
+    Args:
+        weights: how many numbers the networks and the LoRA have.
+    """
+
+    weights: dict[str, int]
     held: dict[str, int]
     phases: dict[str, int]
 
@@ -65,127 +74,278 @@ class Plan:
         return sum(self.held.values()) + max(self.phases.values())
 
 
-def build(size: Size, dtype: torch.dtype) -> VideoModel:
-    """The adapter over networks without data."""
+def build(size: Size, dtype: torch.dtype) -> Any:
+    """The adapter over networks without data; one expert stands for all."""
 
     def component(made: tuple[str, dict[str, Any]]) -> Any:
-        return getattr(diffusers, made[0])(**made[1])
+        kind = getattr(diffusers, made[0])
+        known = inspect.signature(kind.__init__).parameters
+        return kind(**{name: value for name, value in made[1].items() if name in known})
 
     with torch.device("meta"):
-        networks = {"transformer": component(size.transformer).to(dtype), "vae": component(size.vae).to(dtype)}
-    parts = {"scheduler": component(size.scheduler), "tokenizer": None, "text_encoder": None}
-    if size.pipeline.startswith("Hunyuan"):
-        parts |= {"tokenizer_2": None, "text_encoder_2": None}
-    pipeline = getattr(diffusers, size.pipeline)(**networks, **parts, **size.options)
-    return cast(VideoModel, family_of(FAMILIES[size.pipeline])(pipeline))
+        parts: dict[str, Any] = {name: component(getattr(size, name)).to(dtype) for name in ("transformer", "vae")}
+    parts["scheduler"] = component(size.scheduler)
+    pipeline_class = getattr(diffusers, size.pipeline)
+    needed = inspect.signature(pipeline_class.__init__).parameters.values()
+    parts |= {one.name: None for one in needed if one.name not in (*parts, "self") and one.default is one.empty}
+    return family_of(FAMILIES[size.pipeline])(pipeline_class(**parts, **size.options))
 
 
-def blank_condition(model: VideoModel, size: Size, config: Any, *, device: str = "meta") -> Condition:
-    """Prompts of no content."""
-    batch, dtype = config.per_device_train_batch_size, next(model.transformer.parameters()).dtype
-    text = torch.zeros(batch, size.text_length, size.text_width, dtype=dtype, device=device)
-    mask = torch.ones(batch, size.text_length, dtype=torch.bool, device=device)
-    pooled = torch.zeros(
-        batch, getattr(model.transformer.config, "pooled_projection_dim", 768), dtype=dtype, device=device
-    )
-    guided = config.guidance_scale > 1 and getattr(model, "has_negative_branch", True)
+def blank_condition(model: Any, config: Any, *, batch: int | None = None, guided: bool = True) -> Condition:
+    """Prompts and first frames of no content, on the model's device."""
+    count, dtype, device = batch or config.per_device_train_batch_size, model._anchor.dtype, model.device
+    model.check_size(config.num_frames, config.height, config.width)
+    model.check_mode(config.image_conditioning)
+    length, width = model.text_shape
+    text = torch.zeros(count, length, width, dtype=dtype, device=device)
+    mask = torch.ones(count, length, dtype=torch.bool, device=device)
+    pooled_width = model.pipeline.transformer.config.get("pooled_projection_dim")
+    both = guided and config.guidance_scale > 1 and model.has_negative_branch
+    first: dict[str, Any] = {}
+    if config.image_conditioning:
+        frames = torch.zeros(count, 3, config.height, config.width, device=device)
+        first = model._encode_first(frames, config.num_frames, None)
     return Condition(
         num_frames=config.num_frames,
         height_px=config.height,
         width_px=config.width,
-        fps_B=torch.full((batch,), 16.0, device=device),
+        fps_B=torch.full((count,), 16.0, device=device),
         prompt_BLD=text,
         prompt_mask_BL=mask,
-        pooled_BD=pooled,
-        negative_BLD=text if guided else None,
-        negative_mask_BL=mask if guided else None,
-        guidance_scale=config.guidance_scale,
+        pooled_BD=None if pooled_width is None else torch.zeros(count, pooled_width, dtype=dtype, device=device),
+        negative_BLD=text if both else None,
+        negative_mask_BL=mask if both else None,
+        guidance_scale=config.guidance_scale if guided else 1.0,
         detach_negative=config.detach_negative,
+        **first,
     )
 
 
-def one_step(model: VideoModel, condition: Condition, config: Any, meter: MemoryMeter | None = None) -> dict[str, int]:
-    """Run rollout, decode and backward as the trainer does; the peak of each in bytes, where there is a meter."""
-    generator = torch.Generator().manual_seed(0)
+class Peaks:
+    """The peak of each phase, where there is a meter.
+
+    Args:
+        decodes: what decoding costs, found once for each clip and setting.
+    """
+
+    def __init__(self, meter: MemoryMeter | None, decodes: dict[Any, DecodeCost] | None = None) -> None:
+        self.meter = meter
+        self.phases: dict[str, int] = {}
+        self._decodes = {} if decodes is None else decodes
+
+    def decode(
+        self, name: str, model: Any, latents: Tensor, condition: Condition, *, checkpointing: bool, chunk_size: int = 0
+    ) -> Tensor:
+        """The frames, in a phase of their own."""
+        if self.meter is None:
+            return decode_clips(model, latents, condition, chunk_size=chunk_size, checkpointing=checkpointing)
+        size = (*latents.shape, condition.num_frames, condition.height_px, condition.width_px)
+        key = (*size, latents.dtype, model.vae.dtype, checkpointing, chunk_size, torch.is_grad_enabled())
+        if key not in self._decodes:
+            self._decodes[key] = decode_cost(
+                model, condition, latents, chunk_size=chunk_size, checkpointing=checkpointing, workspace=self.workspace
+            )
+        with self(name):
+            return decoded(self.meter, self._decodes[key], latents)
+
+    @property
+    def workspace(self) -> Workspace:
+        assert self.meter is not None
+        return self.meter.workspace
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        with self.meter or contextlib.nullcontext():
+            yield
+        self.phases[name] = self.meter.take_peak() if self.meter else 0
+
+
+def oro_step(model: Any, config: Any, peaks: Peaks) -> None:
+    """One micro-batch of ORO as the trainer makes it, with a gradient of nothing in particular at the pixels."""
+    with peaks("encode"):
+        condition = blank_condition(model, config)
     schedule = model.schedule(config.num_inference_steps, condition)
+    generator = torch.Generator().manual_seed(0)
     grad_steps = choose_grad_steps(config.grad_steps, schedule.num_steps, config.grad_steps_k, generator)
-    phases: dict[str, int] = {}
-    peak = meter.take_peak if meter else int
-    with meter or contextlib.nullcontext():
-        noise = model.initial_latents(condition, None)
+    with peaks("rollout"):
         done = rollout(
             model,
             condition,
             schedule,
-            noise,
+            model.initial_latents(condition, None),
             grad_steps=grad_steps,
+            adapter_sigma_range=config.adapter_sigma_range,
+            detach_input=config.detach_input,
             one_step=config.grad_steps == "one_step",
             checkpointing=config.gradient_checkpointing,
         )
-        phases["rollout"] = peak()
-        frames = decode_clips(
-            model,
-            done.latents,
-            condition,
-            chunk_size=config.decode_chunk_size,
-            checkpointing=config.decode_checkpointing,
-        )
-        phases["decode"] = peak()
-        frames.backward(torch.empty_like(frames))
-        phases["backward"] = peak()
-    return phases
+    frames = peaks.decode(
+        "decode",
+        model,
+        done.latents,
+        condition,
+        chunk_size=config.decode_chunk_size,
+        checkpointing=config.decode_checkpointing,
+    )
+    with peaks("reward's gradient"):
+        loss = (frames * torch.zeros_like(frames)).sum()
+    near = [i for i in range(len(done.visited)) if in_range(done.sigmas_S[i], config.reference_sigma_range)]
+    if config.reference_weight > 0:
+        with peaks("reference distance"):
+            for i in near[: config.reference_steps]:
+                sigma_B = done.sigmas_S[i].expand(len(frames))
+                loss = loss + reference_distance(model, done.visited[i], sigma_B, condition)
+    if config.denoising_weight > 0:
+        with peaks("denoising"):
+            loss = loss + _denoising(model, config, condition)
+    del frames, done
+    with peaks("backward"):
+        loss.backward()
 
 
-def plan(size: Size, config: Any) -> Plan:
-    """The plan of one step; also for sizes of your own."""
+def rwr_step(model: Any, config: Any, peaks: Peaks) -> None:
+    """A batch of a round's samples, and one micro-batch of the regression on them."""
+    with peaks("sample"), torch.no_grad():
+        condition = blank_condition(model, config, batch=config.sampling_batch_size)
+        schedule = model.schedule(config.num_inference_steps, condition)
+        done = rollout(model, condition, schedule, model.initial_latents(condition, None))
+    with torch.no_grad():
+        peaks.decode("decode", model, done.latents, condition, checkpointing=False)
+    del done, condition
+    with peaks("encode"):
+        condition = blank_condition(model, config, guided=False)
+    with peaks("denoising"):
+        loss = _denoising(model, config, condition)
+    if config.reference_weight > 0:
+        with peaks("reference distance"):
+            latents = model.initial_latents(condition, None)
+            sigma_B = torch.full((len(latents),), 0.5)
+            loss = loss + reference_distance(model, latents, sigma_B, condition)
+    with peaks("backward"):
+        loss.backward()
+
+
+def psft_step(model: Any, config: Any, peaks: Peaks) -> None:
+    """One micro-batch of supervised fine-tuning, with the physics loss where it is on."""
+    with peaks("encode"):
+        condition = blank_condition(model, config, guided=False)
+    with peaks("denoising"):
+        loss = _denoising(model, config, condition)
+    if config.physics_weight > 0:
+        with peaks("prediction"):
+            latents = model.initial_latents(condition, None)
+            sigma_B = torch.full((len(latents),), 0.5)
+            predicted = model.predicted_clean(latents, model.predict(latents, sigma_B, condition), sigma_B)
+            predicted = model.pin(predicted, condition)
+        frames = peaks.decode("decode", model, predicted, condition, checkpointing=False)
+        with peaks("reward's gradient"):
+            loss = loss + (frames * torch.zeros_like(frames)).sum()
+    with peaks("backward"):
+        loss.backward()
+
+
+def _denoising(model: Any, config: Any, condition: Condition) -> Tensor:
+    shape = (condition.batch_size, condition.num_frames, 3, condition.height_px, condition.width_px)
+    clean = model.encode_clip(torch.zeros(shape, device=model.device))
+    sigma_B = torch.full((len(clean),), 0.5)
+    noisy = model.add_noise(clean, torch.zeros_like(clean), sigma_B)
+    error = (model.predict(noisy, sigma_B, condition) - clean) ** 2
+    return masked_mean(error, model.free_mask(condition))
+
+
+def step_of(config: Any) -> Callable[[Any, Any, Peaks], None]:
+    """The step of the trainer that the settings are of."""
+    if isinstance(config, RWRConfig):
+        return rwr_step
+    return psft_step if isinstance(config, PSFTConfig) else oro_step
+
+
+def plan(
+    size: Size, config: Any, *, workspace: Workspace | None = None, decodes: dict[Any, DecodeCost] | None = None
+) -> Plan:
+    """The plan of one step; also for sizes of your own.
+
+    Args:
+        config: settings of a trainer; num_frames, height and width given.
+        workspace: what operators need beside their operands, as `trainers.memory_meter.cpu_workspace` tells.
+        decodes: what decoding costs, found by plans of the same size and kept for others.
+    """
+    decodes = {} if decodes is None else decodes
+    steps = getattr(config, "num_inference_steps", 0)
+    if steps > FEW + 1 and getattr(config, "grad_steps", "full") == "full":
+
+        def of_steps(count: int) -> Plan:
+            return plan(
+                size, dataclasses.replace(config, num_inference_steps=count), workspace=workspace, decodes=decodes
+            )
+
+        return _extrapolated(of_steps, steps)
+    for name, layers in _layers(size).items():
+        if layers > FEW + 1:
+
+            def of_layers(count: int, name: str = name) -> Plan:
+                cut = (size.transformer[0], size.transformer[1] | {name: count})
+                few = dataclasses.replace(size, transformer=cut)
+                return plan(few, config, workspace=workspace, decodes=decodes)
+
+            return _extrapolated(of_layers, layers)
     model = build(size, torch.bfloat16 if config.bf16 else torch.float32)
-    model.check_size(config.num_frames, config.height, config.width)
-    networks = {name: _bytes(getattr(model.pipeline, name).parameters()) for name in ("transformer", "vae")}  # pyright: ignore
-    model.add_lora(r=config.lora_r, alpha=config.lora_r)
-    lora = _bytes(lora_parameters(model.transformer).values())
+    parts = {"transformer": model.pipeline.transformer, "autoencoder": model.vae}
+    times = {"transformer": size.experts, "autoencoder": 1}
+    weights = {name: times[name] * _count(part.parameters()) for name, part in parts.items()}
+    held = {name: times[name] * _bytes(part.parameters()) for name, part in parts.items()}
+    weights["encoders"] = size.text_weights
+    text = size.text_weights * (2 if config.bf16 else 4)
+    if config.offload_transformer:
+        blocks = [_bytes(block.parameters()) for block in blocks_of(model.pipeline.transformer)]
+        held["transformer"] -= size.experts * sum(blocks) - AT_HAND * size.experts * max(blocks)
+    held["encoders"] = 0 if config.offload_text_encoder else text
+    if getattr(config, "full", False):
+        model.transformer.requires_grad_(True)
+        trained = list(model.transformer.parameters())
+    else:
+        model.add_lora(r=config.lora_r, alpha=config.lora_r, targets=config.lora_target_modules)
+        trained = list(lora_parameters(model.transformer).values())
+        weights["LoRA"] = _count(trained) * size.experts
+        held["LoRA"] = _bytes(trained) * size.experts
+    held["moments, average"] = (2 + (config.ema_decay > 0)) * _bytes(trained) * size.experts
+    if size.experts > 1:
+        held["gradients of the other expert"] = _bytes(trained)
     if config.block_checkpointing:
         model.checkpoint_blocks()
-    held = {
-        "transformer": networks["transformer"] * size.experts,
-        "autoencoder": networks["vae"],
-        "text encoder": 0 if config.offload_text_encoder else size.text_weights * (2 if config.bf16 else 4),
-        "LoRA and its two moments": 3 * lora * size.experts,
-    }
+    model._read_image = lambda frames: torch.zeros(
+        len(frames), 257, model.pipeline.transformer.config["image_dim"], device=model.device
+    )
+    peaks = Peaks(MemoryMeter(workspace) if workspace else MemoryMeter(), decodes)
     with fused_attention():
-        phases = one_step(model, blank_condition(model, size, config), config, MemoryMeter())
-    return Plan(held=held, phases=phases)
+        step_of(config)(model, config, peaks)
+    prompts = {"prompts, encoders at hand": text} if config.offload_text_encoder else {}
+    return Plan(weights=weights, held=held, phases=prompts | peaks.phases)
+
+
+def _layers(size: Size) -> dict[str, int]:
+    """How many blocks the transformer has of each kind."""
+    known = inspect.signature(getattr(diffusers, size.transformer[0]).__init__).parameters
+    several = [name for name in ("num_layers", "num_single_layers") if name in known]
+    return {name: size.transformer[1].get(name, known[name].default) for name in several}
+
+
+def _extrapolated(plan_of: Callable[[int], Plan], count: int) -> Plan:
+    low, high = plan_of(FEW), plan_of(FEW + 1)
+
+    def further(name: str) -> dict[str, int]:
+        less, more = getattr(low, name), getattr(high, name)
+        return {key: value + (count - FEW - 1) * max(0, value - less[key]) for key, value in more.items()}
+
+    return Plan(weights=further("weights"), held=further("held"), phases=further("phases"))
+
+
+def _count(tensors: Any) -> int:
+    return sum(one.numel() for one in tensors)
 
 
 def _bytes(tensors: Any) -> int:
     return sum(one.numel() * one.element_size() for one in tensors)
-
-
-class _Fused(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = query.new_empty(*query.shape[:-1], value.shape[-1])
-        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return tuple(torch.empty_like(one) for one in ctx.saved_tensors[:3])
-
-
-@contextlib.contextmanager
-def fused_attention() -> Iterator[None]:
-    """On meta tensors, scaled_dot_product_attention otherwise takes the form that keeps every score."""
-    functional = torch.nn.functional
-    kept = functional.scaled_dot_product_attention
-
-    def attend(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Any:
-        return _Fused.apply(query, key, value)
-
-    functional.scaled_dot_product_attention = attend
-    try:
-        yield
-    finally:
-        functional.scaled_dot_product_attention = kept
 
 
 def cheaper(config: Any) -> list[tuple[str, Any]]:
@@ -194,43 +354,54 @@ def cheaper(config: Any) -> list[tuple[str, Any]]:
         {"bf16": True},
         {"offload_text_encoder": True},
         {"block_checkpointing": True},
+        {"offload_transformer": True, "block_checkpointing": True},
         {"gradient_checkpointing": True},
         {"decode_checkpointing": True},
         {"per_device_train_batch_size": 1},
+        {"sampling_batch_size": 1},
+        {"reference_steps": 1},
         {"detach_negative": True},
         {"grad_steps": "last", "grad_steps_k": 1},
-        {"num_frames": (config.num_frames - 1) // 16 * 8 + 1},
     ]
     found = []
     for one in candidates:
-        if any(getattr(config, name) != value for name, value in one.items()):
+        known = all(hasattr(config, name) for name in one)
+        if known and any(getattr(config, name) != value for name, value in one.items()):
             words = ", ".join(f"{name} {value}" for name, value in one.items())
             found.append((words, dataclasses.replace(config, **one)))
     return found
 
 
-def report(config: PlanConfig) -> str:
-    """The plan in lines, and what each cheaper setting would make of its peak."""
-    if config.size not in SIZES:
-        raise ValueError(
-            f"size must be one of {', '.join(SIZES)}, got {config.size}{suggestion(config.size, list(SIZES))}"
-        )
-    size = SIZES[config.size]
-    found = plan(size, config)
-    lines = [f"{name:26} {value / GIB:8.2f} GiB" for name, value in found.held.items()]
-    lines += [f"{'peak of ' + name:26} {value / GIB:8.2f} GiB beside them" for name, value in found.phases.items()]
-    verdict = "fits in" if found.peak_bytes < config.memory_gib * GIB else "does not fit in"
-    lines.append(f"{'peak':26} {found.peak_bytes / GIB:8.2f} GiB: {verdict} {config.memory_gib:g} GiB")
+def report(size: Size, config: Any, memory_gib: float, *, workspace: Workspace | None = None) -> str:
+    """The plan in lines, and what each cheaper setting would make of its peak.
+
+    Raises:
+        ValueError: frames or sizes that the autoencoder does not take, a mode that the model has not.
+    """
+    decodes: dict[Any, DecodeCost] = {}
+    found = plan(size, config, workspace=workspace, decodes=decodes)
+    lines = [
+        f"{name:29} {value / GIB:8.2f} GiB" + (f", {found.weights[name]:,} weights" if found.weights.get(name) else "")
+        for name, value in found.held.items()
+    ]
+    lines += [f"{'peak of ' + name:29} {value / GIB:8.2f} GiB beside them" for name, value in found.phases.items()]
+    fits = found.peak_bytes < memory_gib * GIB
+    verdict = "fits in" if fits else "does not fit in"
+    lines.append(f"{'peak':29} {found.peak_bytes / GIB:8.2f} GiB: {verdict} {memory_gib:.4g} GiB")
     for words, other in cheaper(config):
-        saved = found.peak_bytes - plan(size, other).peak_bytes
-        if saved > 0.01 * found.peak_bytes:
-            lines.append(f"  {words}: {(found.peak_bytes - saved) / GIB:.2f} GiB")
+        try:
+            peak = plan(size, other, workspace=workspace, decodes=decodes).peak_bytes
+        except ValueError:  # not every number of frames is one that the autoencoder takes
+            continue
+        if peak < 0.99 * found.peak_bytes:
+            lines.append(f"  with {words}: {peak / GIB:.2f} GiB")
     return "\n".join(lines)
 
 
 def main() -> None:
     diffusers.utils.logging.set_verbosity_error()  # casting networks without data loses nothing
-    print(report(parse_config(PlanConfig)))
+    config = parse_config(PlanConfig)
+    print(report(find_size(config.size), config, config.memory_gib or 80))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from trainers.config import (
     Rate,
     RunConfig,
     Weight,
+    check_offload,
     check_range,
     check_report_to,
     option,
@@ -61,6 +62,7 @@ class RWRConfig(ModelConfig, DataConfig, RunConfig):
         if self.top_k > self.num_generations and not self.scored:
             raise ValueError(f"top_k must be at most num_generations {self.num_generations}, got {self.top_k}")
         check_report_to(self.report_to)
+        check_offload(self)
         return self
 
     @property
@@ -102,4 +104,5 @@ class PSFTConfig(ModelConfig, DataConfig, RunConfig):
         if self.full and self.lora_path:
             raise ValueError("give either full or lora_path: a LoRA is not merged before full fine-tuning")
         check_report_to(self.report_to)
+        check_offload(self)
         return self

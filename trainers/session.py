@@ -28,6 +28,7 @@ from trainers.context_parallel import share_sequence
 from trainers.faults import STOPPED, StopSignal, Watched
 from trainers.finish import finish, write_config
 from trainers.held_out import evaluate
+from trainers.memory_plan_run import print_memory
 from trainers.models import VideoModel, load_video_model, lora_parameters
 from trainers.monitor import parted, read_run
 from trainers.parallel import (
@@ -62,6 +63,8 @@ def start(config: Any) -> tuple[Accelerator, Path | None]:
     use_threads(config.num_threads)
     accelerator = make_accelerator()
     set_seed(config.seed)
+    if config.dry_run and not print_memory(config, quiet=not accelerator.is_main_process):
+        raise SystemExit(0)
     return accelerator, resume
 
 
@@ -319,6 +322,7 @@ def make_session(
         dtype = torch.bfloat16 if config.bf16 else torch.float32
         model = load_video_model(config.model_name_or_path, torch_dtype=dtype)
         model.offload_text = config.offload_text_encoder
+        model.offload_blocks = config.offload_transformer
         model = model.to(accelerator.device)
     if config.block_checkpointing:
         model.checkpoint_blocks()

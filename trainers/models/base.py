@@ -87,6 +87,7 @@ class VideoModel(Protocol):
     denoiser: nn.Module  # what `predict` calls: the same network, or its DDP / DeepSpeed wrapper
     lora_targets: list[str]
     offload_text: bool  # keep text and image encoders on the CPU while they are not asked; set it before `to`
+    offload_blocks: bool  # the same of blocks' frozen weights while the block does not run; needs checkpoint_blocks
 
     def checkpoint_blocks(self) -> None:
         """From now on evaluate each block of the network again in backward."""

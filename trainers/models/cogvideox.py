@@ -66,8 +66,12 @@ class CogVideoXModel(StockModel):
         frames += -frames % self.patch_frames
         return frames, condition.height_px // space, condition.width_px // space
 
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        return self.transformer.config["max_text_seq_length"], self.transformer.config["text_embed_dim"]
+
     def _encode_texts(self, texts: list[str]) -> Text:
-        length = self.transformer.config["max_text_seq_length"]
+        length = self.text_shape[0]
         features = self.pipeline.encode_prompt(
             texts, do_classifier_free_guidance=False, max_sequence_length=length, device=self.device
         )[0]

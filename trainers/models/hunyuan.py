@@ -65,6 +65,10 @@ class HunyuanVideoModel(StockModel):
         frames, rows, columns = super()._latent_size(condition)
         return frames + (self.layout == "latent_concat"), rows, columns
 
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        return 256, self.transformer.config["text_embed_dim"]
+
     def _encode_texts(self, texts: list[str]) -> Text:
         features, pooled, mask = self.pipeline.encode_prompt(prompt=texts, device=self.device)
         return features, mask, pooled

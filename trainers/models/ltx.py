@@ -37,6 +37,10 @@ class LTXModel(StockModel):
         # The stock pipelines refuse sizes that are no multiple of 32.
         return max(self.vae.spatial_compression_ratio, 32), self.vae.temporal_compression_ratio
 
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        return 128, self.transformer.config["caption_channels"]
+
     def _encode_texts(self, texts: list[str]) -> Text:
         features, mask, *_ = self.pipeline.encode_prompt(texts, do_classifier_free_guidance=False)
         return features, mask

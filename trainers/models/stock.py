@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainers.models.base import Condition, Generators, Schedule, lora_parameters, lora_scaled
+from trainers.models.offload import Offloaded
 
 Text = tuple[Tensor, ...]
+ENCODERS: tuple[str, ...] = ("text_encoder", "image_encoder")
 TEXT_FIELDS: tuple[str, ...] = ("prompt_BLD", "prompt_mask_BL", "pooled_BD")
 NEGATIVE_FIELDS: tuple[str, ...] = ("negative_BLD", "negative_mask_BL", "negative_pooled_BD")
 
@@ -41,6 +43,7 @@ class StockModel:
     lora_targets = ["to_q", "to_k", "to_v", "to_out.0"]  # noqa: RUF012  a constant of the family
     trims_text = False  # whether padding is masked in every attention, so that it need not be carried along
     offload_text = False  # whether text and image encoders wait on the CPU while they are not asked
+    offload_blocks = False  # whether the blocks' frozen weights do, while the block does not run; set it before `to`
     has_negative_branch = True  # whether guidance weighs two evaluations, or is told to a distilled network
 
     def __init__(self, pipeline: Any) -> None:
@@ -51,6 +54,7 @@ class StockModel:
         self.denoiser: nn.Module = self.transformer
         self._prompt_cache: dict[str, Text] = {}
         self._adapter_scale = 1.0
+        self.offloaded: list[Offloaded] = []
         for module in pipeline.components.values():
             if isinstance(module, nn.Module):
                 module.requires_grad_(False).eval()
@@ -66,14 +70,18 @@ class StockModel:
         return cls(pipeline)
 
     def to(self, device: torch.device | str) -> Any:
-        self.pipeline.to(device)
         if self.offload_text:
             self._move_text("cpu")
+        for name, module in self.pipeline.components.items():
+            if self.offload_blocks and module in self.networks.values():
+                self.offloaded.append(Offloaded(module, device))
+            elif isinstance(module, nn.Module) and not (self.offload_text and name.startswith(ENCODERS)):
+                module.to(device)
         return self
 
     def _move_text(self, device: torch.device | str) -> None:
         for name, module in self.pipeline.components.items():
-            if name.startswith(("text_encoder", "image_encoder")) and module is not None:
+            if name.startswith(ENCODERS) and module is not None:
                 module.to(device)
 
     def checkpoint_blocks(self) -> None:
@@ -139,6 +147,11 @@ class StockModel:
 
     def _encode_texts(self, texts: list[str]) -> Text:
         """Features (B, L, D), mask (B, L) and whatever else the family reads off a prompt."""
+        raise NotImplementedError
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """Tokens and features of a prompt, as the network is given it."""
         raise NotImplementedError
 
     def _drawn(self, frames_BTCHW: Tensor, generators: Generators) -> Tensor:
@@ -292,7 +305,7 @@ class StockModel:
         if not all(lora_parameters(network) for network in self.networks.values()):
             raise ValueError("the LoRA has no weight for this model: check that it was trained on the same family")
         for weight in lora_parameters(self.transformer).values():
-            weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
+            weight.data = weight.data.to(self.device, torch.promote_types(weight.dtype, torch.float32))
             weight.requires_grad_(trainable)
         self.transformer.eval()  # LoRA dropout would otherwise act in rollouts
 

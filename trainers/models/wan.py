@@ -89,6 +89,10 @@ class WanModel(StockModel):
         space, time = self.vae.spatial_compression_ratio, self.vae.config["scale_factor_temporal"]
         return (condition.num_frames - 1) // time + 1, condition.height_px // space, condition.width_px // space
 
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        return TEXT_LENGTH, self.pipeline.transformer.config["text_dim"]
+
     def _encode_texts(self, texts: list[str]) -> Text:
         # The method of the text pipeline: the image pipeline's copy of it fails where ftfy is not installed.
         encode = WanPipeline._get_t5_prompt_embeds
@@ -117,8 +121,11 @@ class WanModel(StockModel):
         given[:, :, 0] = 1
         fields: dict[str, Any] = {"first_latents": torch.cat([given, latents], dim=1)}
         if self.pipeline.transformer.config["image_dim"] is not None:
-            fields["image_BLD"] = self.pipeline.encode_image(pictures(frames_BCHW), self.device)
+            fields["image_BLD"] = self._read_image(frames_BCHW)
         return fields
+
+    def _read_image(self, frames_BCHW: Tensor) -> Tensor:
+        return self.pipeline.encode_image(pictures(frames_BCHW), self.device)
 
     def initial_latents(self, condition: Condition, generators: Generators) -> Tensor:
         shape = (condition.batch_size, self.vae.config["z_dim"], *self._latent_size(condition))

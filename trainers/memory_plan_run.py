@@ -1,0 +1,80 @@
+"""The memory plan of a run, from its YAML alone: the first thing that `--dry_run` prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from huggingface_hub import try_to_load_from_cache
+
+from trainers.batches import Scenes
+from trainers.memory_meter import cpu_workspace
+from trainers.memory_plan import GIB, report
+from trainers.models.sizes import find_size
+
+
+def memory_lines(config: Any) -> str:
+    """The plan of one step of one process. Sizes that the YAML leaves open are those of the data.
+
+    Raises:
+        ValueError: the model's size is not known, or it does not take such clips.
+    """
+    size = find_size(config.model_name_or_path)
+    if None in (config.num_frames, config.height, config.width):
+        video = Scenes(config, config.split).batch([0]).video
+        config = dataclasses.replace(
+            config,
+            num_frames=config.num_frames or video.num_frames,
+            height=config.height or video.height_px,
+            width=config.width or video.width_px,
+        )
+    on_gpu = torch.cuda.is_available() or config.memory_gib is not None
+    verbosity = diffusers.utils.logging.get_verbosity()
+    diffusers.utils.logging.set_verbosity_error()  # casting networks without data loses nothing
+    try:
+        return report(size, config, config.memory_gib or _memory_gib(), workspace=None if on_gpu else cpu_workspace)
+    finally:
+        diffusers.utils.logging.set_verbosity(verbosity)
+
+
+def print_memory(config: Any, *, quiet: bool = False) -> bool:
+    """Print the plan, unless `quiet`; whether the model's weights are here, so that the run can be built as well.
+
+    Raises:
+        ValueError: neither a plan nor weights.
+    """
+    here = has_weights(config.model_name_or_path)
+    if quiet:
+        return here
+    try:
+        print(memory_lines(config))
+    except ValueError as error:
+        if not here:
+            raise
+        print(f"no plan of memory: {error}")
+    if not here:
+        print(f"the weights of {config.model_name_or_path} are not here: nothing else was built")
+    return here
+
+
+def has_weights(model_name_or_path: str) -> bool:
+    """Whether a pipeline's transformer lies in a folder or in the hub's cache."""
+    folder = Path(model_name_or_path)
+    if not folder.is_dir():
+        if model_name_or_path.count("/") != 1:
+            return False
+        index = try_to_load_from_cache(model_name_or_path, "model_index.json")
+        if not isinstance(index, str):
+            return False
+        folder = Path(index).parent
+    return any((folder / "transformer").glob("*.safetensors")) or any((folder / "transformer").glob("*.bin"))
+
+
+def _memory_gib() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory / GIB
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
