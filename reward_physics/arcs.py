@@ -28,8 +28,9 @@ _VISIBLE_MOTION_SIGMAS = 6.0
 _LOUD = 5.0
 """A track whose noise is more than this many times what is expected holds something else than noise."""
 
-_LEAST_SHARE = 0.2
-"""A flight moves vertically by this share of the whole track at least: less is a roll with its last hops."""
+_LEAST_SHARE = 0.3
+"""A flight moves vertically by this share of the whole track at least: less is a roll with its last hops. What bounces
+long enough to be measured after too short a fall keeps more than half of its speed, and so a quarter of the height."""
 
 _ONE_FLIGHT = 67.0
 """Two neighbouring flights are one where one parabola costs less than this in RSS / sigma^2 more than two: the 99.9 %
