@@ -164,8 +164,9 @@ def _blocks(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def _around(points: Sequence[tuple[int, float]], step: int) -> float:
-    """Mean of the values near a step."""
-    near = sorted(points, key=lambda point: abs(point[0] - step))[:RECENT]
+    """Mean of the values near a step: `RECENT`, or a third of fewer."""
+    count = max(1, min(RECENT, len(points) // 3))
+    near = sorted(points, key=lambda point: abs(point[0] - step))[:count]
     return statistics.fmean(value for _, value in near)
 
 

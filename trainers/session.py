@@ -151,6 +151,8 @@ class Session:
     def backward(self, loss: torch.Tensor, micro: int) -> None:
         """Add the gradient of one of a step's micro-batches, counted from 0."""
         count, parts = self.config.gradient_accumulation_steps, self.config.context_parallel_size
+        if not loss.isfinite():  # whatever its gradient is, no process makes a step of it
+            loss = loss * math.nan
         with self.phases("backward"):  # of parts of one gradient the mean is taken too, and the sum is meant
             backward(self.accelerator, loss / count * parts, last=micro + 1 == count)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from run_reading import lora_of
 
-from trainers import session
+from trainers import oro, session
 from trainers.checkpoint import checkpoints
 from trainers.config import exit_with_one_line
 from trainers.faults import STOPPED
@@ -109,6 +109,43 @@ def test_a_reward_that_hangs_ends_its_process_with_a_message():
     assert time.monotonic() - started < 40
     assert done.returncode == 3
     assert "error: the reward took longer than 0.3 s on process 1: mend it, or raise reward_timeout_s" in done.stderr
+
+
+def test_a_reward_s_error_names_the_process_and_the_clips(toy_config, brightness):
+    def broken():
+        raise ValueError("the reward's server is gone")
+
+    with pytest.raises(ValueError, match=r"the reward's server is gone \(process 0, clips train-\d, train-\d\)"):
+        train(toy_config(), recipe=Then(brightness(), 2, broken))
+
+
+def test_a_loss_that_is_not_finite_names_its_clips_and_changes_nothing(toy_config, brightness, monkeypatch, capsys):
+    monkeypatch.setattr(oro, "denoising_loss", lambda *_, **__: torch.tensor(float("nan"), requires_grad=True))
+    config = toy_config(max_steps=1, denoising_weight=0.1)
+    assert train(config, recipe=brightness())["skipped"] == 1.0
+    captured = capsys.readouterr()
+    assert "warning: the loss of train-" in captured.err
+    assert "warning: step 1 has no finite gradient and changes nothing" in captured.out
+    assert all((weight == 0).all() for name, weight in lora_of(config).items() if "lora_B" in name)
+
+
+def test_a_run_says_itself_that_its_reward_rises_while_the_held_out_one_falls(toy_config, brightness, capsys):
+    class Parting:
+        """Rises with every judgement of training; held out it rises once and falls."""
+
+        trained, held_out = 0, iter([-0.5, -0.1, -0.4, -0.6])
+
+        def judge(self, video, columns, grad):
+            found = brightness().judge(video, columns, grad)
+            if grad:
+                self.trained += 1
+                found.total_B = found.total_B * 1e-3 + 0.1 * self.trained
+            else:
+                found.total_B = torch.full_like(found.total_B, next(self.held_out))
+            return found
+
+    train(toy_config(max_steps=3, eval_steps=1, eval_scenes=2), recipe=Parting())
+    assert "alarm: reward rises while eval/reward falls: -0.1 at step 1, -0.6 at step 3" in capsys.readouterr().err
 
 
 def test_out_of_memory_says_what_to_lower(capsys):

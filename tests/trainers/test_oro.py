@@ -1,6 +1,7 @@
 """ORO on a toy world: it learns, resumes bit for bit, controls stand still, and what comes out loads in the stock."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -73,13 +74,16 @@ def test_unmeasurable_clips_still_make_a_step(toy_config, brightness):
     assert "rewards/brightness/mean" not in metrics
 
 
-def test_one_clip_without_a_finite_gradient_is_left_out(toy_config, brightness):
+def test_one_clip_without_a_finite_gradient_is_left_out_and_named(toy_config, brightness, capsys):
     def rooted(reward_B, frames_BTCHW):  # d sqrt(x) / dx at x = 0 times 0 is NaN
         return reward_B + torch.stack([(frames_BTCHW[0] * 0).sum().sqrt(), reward_B[0] * 0])
 
     metrics = train(toy_config(max_steps=1), recipe=brightness(rooted))
     assert metrics["dropped_gradients"] == 1
     assert metrics["grad_norm"] > 0
+    said = re.findall(r"warning: the pixel gradient of (.*) is not finite on process 0", capsys.readouterr().err)
+    assert len(said) == 1
+    assert re.fullmatch(r"train-\d", said[0])
 
 
 def test_accumulation_equals_the_large_batch(toy_config, brightness, tmp_path):
