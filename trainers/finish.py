@@ -112,7 +112,17 @@ def finish(
         metrics = {name: value for line in lines[-2:] for name, value in line.items() if name != "step"}
     pipeline = type(getattr(model, "pipeline", None)).__name__
     settings = dataclasses.asdict(config)  # pyright: ignore[reportArgumentType]
-    (folder / "README.md").write_text(model_card(settings, pipeline=pipeline, method=method, metrics=metrics))
+    recipe = Path(getattr(config, "recipe", ""))
+    card = model_card(
+        settings,
+        pipeline=pipeline,
+        method=method,
+        metrics=metrics,
+        recipe=recipe.read_text() if recipe.is_file() else "",
+        videos=sorted(str(path.relative_to(folder)) for path in folder.glob("eval/*/clips.mp4")),
+        experts=len(getattr(model, "networks", (model,))),
+    )
+    (folder / "README.md").write_text(card)
     draw_reward_curve(lines, folder / "reward_curve.png")
     trackers.image("reward_curve", folder / "reward_curve.png", config.max_steps)
     trackers.close()

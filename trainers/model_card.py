@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,10 @@ from huggingface_hub import ModelCardData
 from trainers.clips import write_text
 
 HELD_OUT = "## Held out"
+SECOND = (
+    '\npipeline.load_lora_weights("PATH_OF_THIS_FOLDER", weight_name="pytorch_lora_weights_2.safetensors", '
+    "load_into_transformer_2=True)"
+)
 TOLD = {
     "recipe": "reward recipe",
     "reward_weight": "reward weight",
@@ -37,6 +41,9 @@ def model_card(
     pipeline: str,
     method: str = "ORO, the gradient of a differentiable reward through the rollout",
     metrics: Mapping[str, float] | None = None,
+    recipe: str = "",
+    videos: Sequence[str] = (),
+    experts: int = 1,
 ) -> str:
     """The text of the card.
 
@@ -45,6 +52,9 @@ def model_card(
         pipeline: class of the stock pipeline that loads the LoRA.
         method: how it was trained.
         metrics: figures of the last step.
+        recipe: text of the recipe, which names the rewards.
+        videos: paths of sampled clips, relative to the folder, from first to last.
+        experts: networks that have a LoRA.
     """
     base = str(settings["model_name_or_path"])
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base) is not None and not Path(base).exists()
@@ -61,10 +71,16 @@ def model_card(
         f"# LoRA on {base}",
         f"A LoRA that teaches a video diffusion model physics, trained by {method}.",
         f'## Use\n\n```python\nfrom diffusers import {pipeline}\n\npipeline = {pipeline}.from_pretrained("{base}")\n'
-        'pipeline.load_lora_weights("PATH_OF_THIS_FOLDER")\n```',
+        f'pipeline.load_lora_weights("PATH_OF_THIS_FOLDER"){SECOND if experts > 1 else ""}\n```',
         _sampling(settings),
         f"## Training\n\nEvery setting is in `config.yaml`.\n\n| setting | value |\n|---|---|\n{rows}",
     ]
+    if recipe:
+        parts.append(f"## Rewards\n\n```yaml\n{recipe.strip()}\n```")
+    if videos:
+        shown = {"before": videos[0], "after": videos[-1]} if len(videos) > 1 else {"after": videos[0]}
+        tags = "\n\n".join(f'{when}:\n\n<video controls src="{path}"></video>' for when, path in shown.items())
+        parts.append(f"## Samples\n\n{tags}")
     if metrics:
         lines = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(metrics.items()))
         parts.append(f"Figures of the last step:\n\n| figure | value |\n|---|---|\n{lines}")

@@ -112,6 +112,33 @@ def test_last_steps_equal_a_rollout_with_its_prefix_frozen(model, condition):
     torch.testing.assert_close(truncated @ direction, expected.double(), rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("mode", ["last", "early", "random"])
+@pytest.mark.parametrize("k", range(1, STEPS + 1))
+def test_exactly_k_forwards_carry_graph_and_all_of_them_are_full_backpropagation(
+    model, condition, monkeypatch, mode, k
+):
+    carried, evaluate = [], model._evaluate
+
+    def counted(latents, *args):
+        value = evaluate(latents, *args)
+        carried.append(value.requires_grad)
+        return value
+
+    monkeypatch.setattr(model, "_evaluate", counted)
+    steps = choose_grad_steps(mode, STEPS, k, torch.Generator().manual_seed(0))
+    value = play(model, condition, grad_steps=steps, checkpointing=False)
+    assert sum(carried) == k
+    assert len(carried) == STEPS
+    if k < STEPS:
+        return
+    latents, schedule = start(model, condition), model.schedule(STEPS, condition)
+    for i in range(STEPS):
+        prediction = model.predict(latents, schedule.sigmas[i].expand(2), condition)
+        latents = model.step(latents, prediction, schedule, i, condition)
+    plain = lora_gradient(model, smooth_reward(model.decode(latents, condition)))
+    torch.testing.assert_close(lora_gradient(model, value), plain, rtol=1e-9, atol=1e-14)
+
+
 @pytest.mark.parametrize("steps", [(0,), (0, 1), (1, 3)])
 def test_steps_without_graph_add_constants(model, condition, steps):
     """With the other steps' predictions frozen at their values, finite differences see the same gradient."""

@@ -22,6 +22,18 @@ def test_the_hub_reads_the_card():
     assert "8 denoising steps and guidance 1" in card.text
 
 
+def test_rewards_samples_and_the_second_expert_are_told():
+    videos = ["eval/step_0/clips.mp4", "eval/step_50/clips.mp4"]
+    text = model_card(SETTINGS, pipeline="WanPipeline", recipe="rewards:\n  gravity: 1\n", videos=videos, experts=2)
+    card = ModelCard(text)
+    assert "```yaml\nrewards:\n  gravity: 1\n```" in card.text
+    assert all(f'src="{path}"' in card.text for path in videos)
+    assert card.text.count("load_into_transformer_2=True") == 1
+    plain = model_card(SETTINGS, pipeline="WanPipeline")
+    assert "load_into_transformer_2" not in plain
+    assert "## Samples" not in plain
+
+
 def test_a_local_base_is_named_unless_it_is_pushed():
     local = SETTINGS | {"model_name_or_path": "data/drops/model"}
     assert ModelCard(model_card(local, pipeline="P")).data.base_model == "data/drops/model"
