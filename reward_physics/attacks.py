@@ -11,14 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-Verdict = Literal["lose", "not gain", "invariant"]
-"""What an attack does to a reward: it ranks below the true clip, gains nothing on average, or leaves it as it is."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,20 +88,10 @@ class Attack:
     Args:
         make: cut clips, strength, generator -> frames_BTCHW.
         strengths: weak, middle, strong.
-        gravity: verdict on a reward of metric acceleration.
-        unit_free: verdict on rewards that know neither metres nor seconds (Galileo's ratio, arc residual, restitution).
-        picture: verdict on the guards of the picture, together.
-        recipe: verdict on a guarded recipe as a whole.
-        because: why it is invariant, or what makes it lose.
     """
 
     make: Callable[[Cut, float, torch.Generator], Tensor]
     strengths: tuple[float, float, float]
-    gravity: Verdict
-    unit_free: Verdict
-    picture: Verdict
-    recipe: Verdict
-    because: str
 
 
 def apply(name: str, cut: Cut, level: int, generator: torch.Generator) -> Tensor:
@@ -185,6 +171,12 @@ def _scaled(cut: Cut, end_u: float, end_v: float) -> Tensor:
     return recompose(cut, scale_BT2=scale.expand(len(cut.mask_BTHW), -1, -1))
 
 
+def _placed(cut: Cut, centre_BT2: Tensor) -> Tensor:
+    """The object at other places; frames in which it stays where it is stay as they are."""
+    moved_BT = (centre_BT2 - cut.centroid_BT2).abs().amax(-1) > 1e-3
+    return torch.where(moved_BT[:, :, None, None, None], recompose(cut, centre_BT2=centre_BT2), cut.frames_BTCHW)
+
+
 def _teleport(cut: Cut, share: float, _: torch.Generator) -> Tensor:
     """Half-way, at once to the side, towards the wider half of the picture."""
     width = cut.mask_BTHW.shape[-1]
@@ -192,7 +184,7 @@ def _teleport(cut: Cut, share: float, _: torch.Generator) -> Tensor:
     later = (_progress(cut) > 0.25).to(cut.frames_BTCHW)
     centre = cut.centroid_BT2.clone()
     centre[..., 0] += side * share * width * later
-    return recompose(cut, centre_BT2=centre)
+    return _placed(cut, centre)
 
 
 def _duplicate(cut: Cut, opacity: float, _: torch.Generator) -> Tensor:
@@ -245,7 +237,7 @@ def _edge(cut: Cut, share: float, _: torch.Generator) -> Tensor:
     way = share * (3 * _progress(cut)).clamp(max=1)
     centre = cut.centroid_BT2.clone()
     centre[..., 0] += way * (gone - centre[..., 0])
-    return recompose(cut, centre_BT2=centre)
+    return _placed(cut, centre)
 
 
 def _reverse(cut: Cut, share: float, _: torch.Generator) -> Tensor:
@@ -263,7 +255,30 @@ def _rebound(cut: Cut, factor: float, _: torch.Generator) -> Tensor:
     lowest = v.gather(1, low)
     centre = cut.centroid_BT2.clone()
     centre[..., 1] = torch.where(after, lowest + factor * (v - lowest), v)
-    return recompose(cut, centre_BT2=centre)
+    return _placed(cut, centre)
+
+
+def _pump(cut: Cut, factor: float, _: torch.Generator) -> Tensor:
+    """From its first impact the object rises with `factor` times the speed of the impact, at the same g.
+
+    Both are read off a parabola through the last frames of the fall. Where nothing falls for five frames and rises
+    again the clip stays as it is.
+    """
+    centre = cut.centroid_BT2.clone()
+    for clip, v in enumerate(cut.centroid_BT2[..., 1]):
+        rises = (v[1:] < v[:-1] - 0.25).nonzero()[:, 0]
+        low = int(rises[0]) if len(rises) else 0
+        if low < 5:
+            continue
+        # The lowest frame may lie on either side of the impact: half a frame before it is nobody's mistake.
+        time = torch.arange(len(v)).to(v) - (low - 0.5)
+        fall = slice(max(low - 7, 0), low)
+        basis = torch.stack((torch.ones_like(time), time, time.square()), -1)
+        floor, speed, curve = torch.linalg.lstsq(basis[fall], v[fall, None]).solution[:, 0]
+        if speed <= 0:
+            continue
+        centre[clip, low:, 1] = (floor - factor * speed * time + curve * time.square())[low:].clamp(max=floor)
+    return _placed(cut, centre)
 
 
 def _blur(cut: Cut, share: float, _: torch.Generator) -> Tensor:
@@ -275,43 +290,27 @@ def _blur(cut: Cut, share: float, _: torch.Generator) -> Tensor:
     return F.conv2d(F.conv2d(flat, kernel), kernel.transpose(2, 3))[:, 0].view_as(cut.frames_BTCHW)
 
 
-def _attack(make, strengths, gravity, unit_free, picture, recipe, because) -> Attack:
-    return Attack(
-        make=make, strengths=strengths, gravity=gravity, unit_free=unit_free, picture=picture, recipe=recipe,
-        because=because,
-    )  # fmt: skip
-
-
 ATTACKS: dict[str, Attack] = {
-    "freeze": _attack(_freeze, (0.3, 0.12, 0.0), "lose", "not gain", "lose", "lose", "nothing moves"),
-    "slow_motion": _attack(_at_speed, (0.8, 0.6, 0.4), "lose", "invariant", "invariant", "lose",
-                           "g falls with the square; ratios of times and of heights stay"),
-    "fast_motion": _attack(_at_speed, (1.25, 1.5, 2.0), "lose", "invariant", "invariant", "lose",
-                           "g rises with the square; ratios stay"),
-    "vanish": _attack(_vanish, (0.4, 0.2, 0.02), "lose", "lose", "lose", "lose", "no object, no measurement"),
-    "fade": _attack(_fade, (0.5, 0.75, 1.0), "not gain", "not gain", "lose", "lose", "the mask wanes"),
-    "melt": _attack(lambda c, s, _: _scaled(c, 1 + s, 1 - s), (0.3, 0.5, 0.7), "not gain", "not gain", "not gain",
-                    "not gain", "area is kept and the centroid falls as before: a matter of shape"),
-    "shrink": _attack(lambda c, s, _: _scaled(c, s, s), (0.8, 0.6, 0.35), "not gain", "invariant", "lose", "lose",
-                      "the area wanes"),
-    "grow": _attack(lambda c, s, _: _scaled(c, s, s), (1.25, 1.6, 2.0), "not gain", "invariant", "lose", "lose",
-                    "the area waxes"),
-    "teleport": _attack(_teleport, (0.1, 0.2, 0.35), "not gain", "lose", "invariant", "lose", "a jump is no flight"),
-    "duplicate": _attack(_duplicate, (0.4, 0.7, 1.0), "not gain", "not gain", "lose", "lose", "two areas"),
-    "jitter": _attack(_jitter, (0.01, 0.02, 0.04), "not gain", "lose", "invariant", "lose", "no parabola"),
-    "camera_shake": _attack(_shake, (0.01, 0.02, 0.04), "not gain", "not gain", "lose", "lose", "the background moves"),
-    "flicker": _attack(_flicker, (0.05, 0.1, 0.2), "not gain", "not gain", "lose", "lose", "the background flickers"),
-    "background_drift": _attack(_drift, (0.03, 0.06, 0.12), "not gain", "not gain", "lose", "lose",
-                                "the background moves"),
-    "edge": _attack(_edge, (0.6, 0.85, 1.0), "not gain", "lose", "lose", "lose", "the object is hidden"),
-    "reverse_time": _attack(_reverse, (0.5, 0.75, 1.0), "not gain", "not gain", "invariant", "not gain",
-                            "a reversed fall has the same acceleration"),
-    "cut_bounce": _attack(lambda c, s, g: _rebound(c, s, g), (0.6, 0.3, 0.0), "invariant", "not gain", "invariant",
-                          "not gain", "an impact may take all the energy"),
-    "pump_energy": _attack(lambda c, s, g: _rebound(c, s, g), (1.3, 1.6, 2.0), "invariant", "lose", "invariant",
-                           "not gain", "a rebound is no part of the first flight; energy_rise sees it"),
-    "overexpose": _attack(lambda c, s, _: c.frames_BTCHW * s, (1.3, 1.7, 2.5), "not gain", "not gain", "lose", "lose",
-                          "pixels saturate"),
-    "blur": _attack(_blur, (0.008, 0.016, 0.03), "not gain", "not gain", "lose", "lose", "edges soften"),
-}  # fmt: skip
-"""Every attack that needs no gradient; `adversarial_noise` is the other. Lengths are shares of the picture's height."""
+    "freeze": Attack(make=_freeze, strengths=(0.3, 0.12, 0.0)),
+    "slow_motion": Attack(make=_at_speed, strengths=(0.8, 0.6, 0.4)),
+    "fast_motion": Attack(make=_at_speed, strengths=(1.25, 1.5, 2.0)),
+    "vanish": Attack(make=_vanish, strengths=(0.4, 0.2, 0.02)),
+    "fade": Attack(make=_fade, strengths=(0.5, 0.75, 1.0)),
+    "melt": Attack(make=lambda cut, by, _: _scaled(cut, 1 + by, 1 / (1 + by)), strengths=(0.3, 0.6, 1.0)),
+    "shrink": Attack(make=lambda cut, to, _: _scaled(cut, to, to), strengths=(0.8, 0.6, 0.35)),
+    "grow": Attack(make=lambda cut, to, _: _scaled(cut, to, to), strengths=(1.25, 1.6, 2.0)),
+    "teleport": Attack(make=_teleport, strengths=(0.1, 0.2, 0.35)),
+    "duplicate": Attack(make=_duplicate, strengths=(0.4, 0.7, 1.0)),
+    "jitter": Attack(make=_jitter, strengths=(0.01, 0.02, 0.04)),
+    "camera_shake": Attack(make=_shake, strengths=(0.01, 0.02, 0.04)),
+    "flicker": Attack(make=_flicker, strengths=(0.05, 0.1, 0.2)),
+    "background_drift": Attack(make=_drift, strengths=(0.03, 0.06, 0.12)),
+    "edge": Attack(make=_edge, strengths=(0.6, 0.85, 1.0)),
+    "reverse_time": Attack(make=_reverse, strengths=(0.5, 0.75, 1.0)),
+    "cut_bounce": Attack(make=_rebound, strengths=(0.6, 0.3, 0.0)),
+    "pump_energy": Attack(make=_pump, strengths=(1.1, 1.25, 1.5)),
+    "overexpose": Attack(make=lambda cut, gain, _: cut.frames_BTCHW * gain, strengths=(1.3, 1.7, 2.5)),
+    "blur": Attack(make=_blur, strengths=(0.008, 0.016, 0.03)),
+}
+"""Every attack that needs no gradient; `adversarial_noise` is the other. Lengths are shares of the picture's height.
+What each does to each reward is said in `rewards.verdicts`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -122,17 +123,15 @@ def combine(
     """
     lives = {term.name: _live_value(term, observation, columns) for term in terms}
     shut = {gate.name: _in_unit_range("gate", gate.name, _live_value(gate, observation, columns)) for gate in gates}
-    measurable_B, culprits = _measured(observation, [*lives.items(), *shut.items()])
-    total_B = _aggregate(terms, lives, aggregation, observation)
-    if gates or not measurable_B.all():
-        fallback = 0.0 if aggregation == "product" else -sum(abs(term.weight) for term in terms)
-        price_B = _price(total_B, measurable_B, unmeasurable, fallback, gated=bool(gates))
-        for value_B in shut.values():
-            open_B = torch.where(value_B.detach().isnan(), 0.0, value_B)
-            total_B = torch.where(total_B > price_B, price_B + open_B * (total_B - price_B), total_B)
-        if visibility_weight > 0 and not measurable_B.all():
-            price_B = price_B + visibility_weight * (observation.visibility_B - 1)
-        total_B = torch.where(measurable_B, total_B, price_B.to(total_B.dtype))
+    total_B, measurable_B = total_of(
+        terms,
+        lives,
+        shut,
+        visibility=lambda: observation.visibility_B,
+        unmeasurable=unmeasurable,
+        visibility_weight=visibility_weight,
+        aggregation=aggregation,
+    )
     values = {name: value_B.detach() for name, value_B in lives.items()}
     values |= {f"gates/{name}": value_B.detach() for name, value_B in shut.items()}
     with torch.no_grad():
@@ -142,10 +141,46 @@ def combine(
         total_B=total_B,
         terms=values,
         measurable_B=measurable_B,
-        reasons=[_reason(observation, clip, names) for clip, names in enumerate(culprits)],
+        reasons=[_reason(observation, clip, names) for clip, names in enumerate(_culprits(lives | shut))],
         observation=observation,
         live_terms=lives if observation.grad else {},
     )
+
+
+def total_of(
+    terms: Sequence[Term],
+    values: Mapping[str, Tensor],
+    gates: Mapping[str, Tensor],
+    *,
+    visibility: Callable[[], Tensor],
+    unmeasurable: float | Literal["worst"] = "worst",
+    visibility_weight: float = 0.0,
+    aggregation: Aggregation = "sum",
+) -> tuple[Tensor, Tensor]:
+    """What measured rewards are worth together: the formula of `combine`.
+
+    Args:
+        terms: the rewards, for their weights and scales; they are not called.
+        values: each one's (B,) by name, NaN where it was not measured.
+        gates: each gate's (B,) in [0, 1], NaN where it was not measured.
+        visibility: gives (B,) in [0, 1]; asked for only where something was not measured.
+
+    Returns:
+        total_B, and measurable_B: True where everything was measured.
+    """
+    missing = torch.stack([value_B.detach().isnan() for value_B in [*values.values(), *gates.values()]])
+    measurable_B = ~missing.any(0)
+    total_B = _aggregate(terms, values, aggregation)
+    if not gates and measurable_B.all():
+        return total_B, measurable_B
+    fallback = 0.0 if aggregation == "product" else -sum(abs(term.weight) for term in terms)
+    price_B = _price(total_B, measurable_B, unmeasurable, fallback, gated=bool(gates))
+    for value_B in gates.values():
+        open_B = torch.where(value_B.detach().isnan(), 0.0, value_B)
+        total_B = torch.where(total_B > price_B, price_B + open_B * (total_B - price_B), total_B)
+    if visibility_weight > 0 and not measurable_B.all():
+        price_B = price_B + visibility_weight * (visibility() - 1)
+    return torch.where(measurable_B, total_B, price_B.to(total_B.dtype)), measurable_B
 
 
 def accepted_columns(
@@ -182,24 +217,16 @@ def _in_unit_range(kind: str, name: str, value_B: Tensor) -> Tensor:
     return value_B
 
 
-def _measured(observation: Observation, values: Sequence[tuple[str, Tensor]]) -> tuple[Tensor, list[list[str]]]:
-    """Where all of them are known, and the names of those that are not, a clip."""
-    measurable_B = torch.ones(observation.batch_size, dtype=torch.bool, device=observation.video.frames_BTCHW.device)
-    culprits: list[list[str]] = [[] for _ in range(observation.batch_size)]
-    for name, value_B in values:
-        missing_B = value_B.detach().isnan()
-        measurable_B = measurable_B & ~missing_B
-        for clip in missing_B.nonzero()[:, 0].tolist():
-            culprits[clip].append(name)
-    return measurable_B, culprits
+def _culprits(values: Mapping[str, Tensor]) -> list[list[str]]:
+    """The names of the rewards and gates that were not measured, a clip."""
+    missing = {name: value_B.detach().isnan().tolist() for name, value_B in values.items()}
+    return [list(itertools.compress(missing, column)) for column in zip(*missing.values(), strict=True)]
 
 
-def _aggregate(
-    terms: Sequence[Term], lives: Mapping[str, Tensor], aggregation: Aggregation, observation: Observation
-) -> Tensor:
+def _aggregate(terms: Sequence[Term], lives: Mapping[str, Tensor], aggregation: Aggregation) -> Tensor:
     """One number a clip; what was not measured counts 0, or 1 in a product, and is priced afterwards."""
     product = aggregation == "product"
-    total_B = torch.full((observation.batch_size,), float(product), device=observation.video.frames_BTCHW.device)
+    total_B = torch.full_like(next(iter(lives.values())).detach(), float(product), dtype=torch.float32)
     for term in terms:
         value_B = lives[term.name]
         missing_B = value_B.detach().isnan()

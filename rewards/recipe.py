@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from reward_physics.observation import Instruments, Observation
 from reward_physics.video import Video
 from rewards.adapters import adapted, own_parameters
-from rewards.combine import RewardResult, Term, combine
+from rewards.combine import RewardResult, Term, combine, total_of
 from rewards.load import load_reward
 from rewards.recipe_config import NamedReward, RecipeConfig, RewardConfig, recipe_schema
 from rewards.recipe_file import read_recipe
@@ -74,17 +75,38 @@ class Recipe:
         if grad:
             self.check_differentiable()
         self.to(video.frames_BTCHW.device)
-        with torch.set_grad_enabled(grad):
+        return self.judge_observation(self.observe(video, grad), columns)
+
+    def judge_observation(self, observation: Observation, columns: Mapping[str, Any] | None = None) -> RewardResult:
+        """Judge what was measured already, by instruments of this recipe's kind."""
+        with torch.set_grad_enabled(observation.grad):
             return combine(
-                self.observe(video, grad),
+                observation,
                 self.terms,
                 columns or {},
-                unmeasurable=self.config.unmeasurable,
-                visibility_weight=self.config.visibility_weight,
                 held_out=self.held_out,
                 gates=self.gates,
-                aggregation=self.config.aggregation,
+                **self._worth,
             )
+
+    def total(self, values: Mapping[str, Tensor], visibility_B: Tensor) -> tuple[Tensor, Tensor]:
+        """What a batch is worth whose terms (those of a `RewardResult`) are known: totals and measurability, (B,)."""
+        return total_of(
+            self.terms,
+            {term.name: values[term.name] for term in self.terms},
+            {gate.name: values[f"gates/{gate.name}"] for gate in self.gates},
+            visibility=lambda: visibility_B,
+            **self._worth,
+        )
+
+    @property
+    def _worth(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "unmeasurable": config.unmeasurable,
+            "visibility_weight": config.visibility_weight,
+            "aggregation": config.aggregation,
+        }
 
 
 def load_recipe(path: str | Path, *, for_gradient: bool = False) -> Recipe:

@@ -1,16 +1,23 @@
 """Attacks on recipes: does a true clip, made wrong, ever score better than it was?
 
-    python -m trainers.redteam --recipe configs/recipes/gravity_guarded.yaml --output_dir outputs/redteam
+    python -m trainers.redteam --output_dir outputs/redteam
+    python -m data.write --split heldout --g_m_s2 9.81 --clips 128 --light
+    python -m trainers.redteam --dataset data/rendered --split heldout-g9.81 --output_dir outputs/redteam
 
-Each pair is a true clip and the same clip attacked, judged in one batch, so that an unmeasurable clip is priced beside
-the true ones. A pair is ranked rightly where the attacked clip scores less. What is measured is kept in `redteam.json`
-and gone on with when the command is given again.
+The shipped clips fall with many g, so that recipes which say 9.81 need the same scenes simulated at it.
+
+Each clip is attacked once and looked at once by each set of instruments, for all recipes that share them, as it is and
+sent through the video model's autoencoder. What every reward said of every attacked clip is kept in `measured.jsonl`,
+a line a clip and recipe, and gone on with when the command is given again. Totals and pairs are made of that: a pair is
+a true clip and the same clip attacked, judged in one batch of all true clips and their attacked ones, so that an
+unmeasurable clip is priced beside the true ones; it is ranked rightly where the attacked clip scores less.
 """
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
 import dataclasses
+import hashlib
 import json
-import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,212 +25,229 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from reward_physics.attacks import ATTACKS, adversarial_noise, apply, cut_out
-from reward_physics.video import Video
+from reward_physics.attacks import ATTACKS, apply
 from trainers.clips import write_text
 from trainers.config import Positive, exit_with_one_line, option, parse_config, strict, suggestion
 from trainers.models import load_video_model, round_trip
+from trainers.redteam_scenes import TrueClip, true_clips
+from trainers.redteam_table import LEVELS, render
 
-NOISE = "adversarial_noise"
-NOISE_BOUNDS = (2 / 255, 4 / 255, 8 / 255)
-LEVELS = ("weak", "middle", "strong")
+RECIPES = "configs/recipes"
+NOT_TRAINED_ON = ("judge", "judge_scene", "real_clips")
+"""Recipes that only report; nobody optimises against them."""
+AT_A_TIME = 8
+"""Versions of a clip that are measured in one batch: more are slower on a processor with small caches."""
 
 
 @strict
 class RedTeamConfig:
     """Attack recipes with true clips made wrong."""
 
-    recipe: list[str] = option(["configs/recipes/gravity_guarded.yaml"], "recipes under attack")
+    recipe: list[str] = option(["all"], "recipes under attack, or all that ship and are trained on")
     attack: list[str] = option(["all"], "attacks, or all")
     split: str = option("validation", "split of the clips; choose nothing by looking at heldout")
     dataset: str | None = option(None, "folder of splits; by default the shipped clips")
-    clips: Positive | None = option(None, "clips of the split, from its beginning; by default all")
-    through_autoencoder: bool = option(False, "send the true clips through the video model's autoencoder first")
+    clips: Positive = option(12, "clips of each kind of scene, from the split's beginning")
+    drops: Positive | None = option(None, "clips of the kind that most rewards speak of; by default as many as `clips`")
+    through_autoencoder: bool = option(True, "attack the clips' round trips through the autoencoder as well")
     model: str = option("data/drops/model", "diffusers pipeline whose autoencoder is meant")
-    noise_clips: Positive = option(4, "clips that are attacked by adversarial noise, which costs a gradient a step")
+    noise_clips: int = option(0, "clips that are attacked by adversarial noise, which costs a gradient a step")
     noise_steps: Positive = option(8, "gradient steps of the adversarial noise")
     judge: str = option("configs/recipes/judge_scene.yaml", "held-out recipe that judges the adversarial noise")
-    batch_size: Positive = option(8, "clips measured at a time")
-    output_dir: str = option("outputs/redteam", "folder of redteam.json and redteam.md")
+    output_dir: str = option("outputs/redteam", "folder of measured.jsonl and redteam.md")
 
 
-def red_team(config: RedTeamConfig) -> list[dict[str, Any]]:
-    """Every pair: recipe, attack, strength, clip, the true and the attacked clip's score. Resumes where it stopped."""
+class Shared:
+    """An estimator whose answers on the last clips are kept: several sets of instruments look at them with it.
+
+    Args:
+        estimator: flow or depth.
+    """
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator, self.frames, self.answers = estimator, torch.empty(0), {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.estimator, name)
+
+    def __call__(self, frames_BTCHW: Tensor, *rest: Any, **settings: Any) -> Any:
+        if frames_BTCHW.data_ptr() != self.frames.data_ptr():
+            # The frames are kept too, so that their address stays theirs.
+            self.frames, self.answers = frames_BTCHW, {}
+        key = (frames_BTCHW.shape, frames_BTCHW.stride(), tuple(settings.items()))
+        if key not in self.answers:
+            self.answers[key] = self.estimator(frames_BTCHW, *rest, **settings)
+        return self.answers[key]
+
+
+def load_recipes(paths: Iterable[str]) -> dict[str, Any]:
+    """Recipes by the names of their files, with one estimator where several name the same."""
     from rewards.recipe import load_recipe
 
-    names = [*ATTACKS, NOISE] if config.attack == ["all"] else config.attack
-    for name in names:
-        if name not in [*ATTACKS, NOISE]:
-            raise ValueError(f"unknown attack {name}{suggestion(name, [*ATTACKS, NOISE])}")
-    recipes = {Path(path).stem: load_recipe(path) for path in config.recipe}
-    judge = load_recipe(config.judge) if NOISE in names else None
-    store = Path(config.output_dir, "redteam.json")
-    settings = {"split": config.split, "through_autoencoder": config.through_autoencoder}
-    pairs, done = _resumed(store, settings)
-    for batch, video in _batches(config):
-        cut = cut_out(video.frames_BTCHW, (batch["mask_BTHW"] == 1).float())
-        for stem, recipe in recipes.items():
-            for name in names:
-                key = f"{stem}/{name}/{batch['id'][0]}/{len(batch['id'])}"
-                first_clip = batch["number"][0]
-                if key in done or (name == NOISE and first_clip >= config.noise_clips):
-                    continue
-                if name == NOISE:
-                    count = min(len(batch["id"]), config.noise_clips - first_clip)
-                    found = _noise(config, recipe, judge, batch, video, count)
-                else:
-                    found = _attacked(recipe, name, batch, video, cut)
-                pairs += [{"recipe": stem, "attack": name, **pair} for pair in found]
-                done.append(key)
-                write_text(store, json.dumps({"settings": settings, "done": done, "pairs": pairs}) + "\n")
-    return pairs
+    paths = list(paths)
+    if paths == ["all"]:
+        files = sorted(Path(RECIPES).glob("*.yaml"))
+        paths = [str(path) for path in files if path.stem not in NOT_TRAINED_ON]
+    recipes: dict[str, Any] = {}
+    kept: dict[Any, Shared] = {}
+    for path in paths:
+        recipe = load_recipe(path)
+        one, estimators = recipe.config.instruments, {}
+        for name, key in (("flow", (one.flow, one.flow_updates, one.autocast)), ("depth", (one.depth, one.autocast))):
+            found = getattr(recipe.instruments, name)
+            if found is not None:
+                estimators[name] = kept.setdefault((name, *key), Shared(found))
+        recipe.instruments = dataclasses.replace(recipe.instruments, **estimators)
+        recipes[Path(path).stem] = recipe
+    return recipes
 
 
-def _resumed(store: Path, settings: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-    if not store.is_file():
-        return [], []
-    record = json.loads(store.read_text())
-    if record["settings"] != settings:
-        raise ValueError(f"{store} was made with {record['settings']}, not {settings}: choose another output_dir")
-    return record["pairs"], record["done"]
+def names_of(recipe: Any) -> list[str]:
+    """The rewards and gates that decide its total, as `rewards.verdicts` names them."""
+    return [one.name.rpartition(":")[2] for one in (*recipe.config.rewards, *recipe.config.gates)]
 
 
-def _attacked(recipe: Any, name: str, batch: dict[str, Any], video: Video, cut: Any) -> list[dict[str, Any]]:
-    """The pairs of one attack at its three strengths; clips that it leaves as they are make none."""
-    pairs = []
-    for level, strength in enumerate(LEVELS):
-        generator = torch.Generator().manual_seed(level)
-        frames = apply(name, cut, level, generator)
-        changed = (frames - video.frames_BTCHW).abs().amax((1, 2, 3, 4)) > 2 / 255
-        first = _first_masks(name, batch, level, video)
-        true_B, wrong_B = _judged_together(recipe, video, frames, first, batch)
-        for clip in changed.nonzero()[:, 0].tolist():
-            scores = {"true": float(true_B[clip]), "attacked": float(wrong_B[clip])}
-            pairs.append({"strength": strength, "clip": batch["id"][clip], "kind": batch["kind"][clip], **scores})
-    return pairs
+def red_team(config: RedTeamConfig, recipes: dict[str, Any]) -> list[dict[str, Any]]:
+    """What every reward says of every attacked clip, a record a clip and recipe. Resumes where it stopped."""
+    from rewards.verdicts import scenes
 
-
-def _first_masks(name: str, batch: dict[str, Any], level: int, video: Video) -> Tensor | None:
-    """Where the object is in the first frame, also when that is another frame than it was."""
-    if name != "reverse_time":
-        return video.first_mask_BHW
-    last = video.num_frames - 1
-    return (batch["mask_BTHW"][:, round(ATTACKS[name].strengths[level] * last)] == 1).float()
-
-
-def _judged_together(recipe: Any, video: Video, frames: Tensor, first_BHW: Tensor | None, batch: Any):
-    """Scores (B,) of the true and of the attacked clips."""
-    count = video.batch_size
-    twice = video[[*range(count), *range(count)]]
-    masks = None if video.first_mask_BHW is None or first_BHW is None else torch.cat((video.first_mask_BHW, first_BHW))
-    both = dataclasses.replace(twice, frames_BTCHW=torch.cat((video.frames_BTCHW, frames)), first_mask_BHW=masks)
-    # A reward must not know which half of the batch was attacked: both have the true clip as their reference.
-    columns = {"reference_BTCHW": torch.cat((video.frames_BTCHW, video.frames_BTCHW)), "caption": batch["caption"] * 2}
-    return recipe.judge(both, columns).total_B.split(count)
-
-
-def _noise(
-    config: RedTeamConfig, recipe: Any, judge: Any, batch: Any, video: Video, count: int
-) -> list[dict[str, Any]]:
-    """Slow falls whose pixels are changed to please the recipe: what that gains beside a truly mended fall."""
-    clips = list(range(count))
-    true = video[clips]
-    cut = cut_out(true.frames_BTCHW, (batch["mask_BTHW"][clips] == 1).float())
-    slow = apply("slow_motion", cut, 1, torch.Generator())
-    columns = {"reference_BTCHW": true.frames_BTCHW, "caption": [batch["caption"][clip] for clip in clips]}
-
-    def reward(frames: Tensor) -> Tensor:
-        return recipe.judge(true.with_frames(frames), columns, grad=True).total_B
-
-    def scores(one: Any, frames: Tensor) -> Tensor:
-        return one.judge(true.with_frames(frames), columns).total_B
-
-    start, best = scores(recipe, slow), scores(recipe, true.frames_BTCHW)
-    judged, judged_best = scores(judge, slow), scores(judge, true.frames_BTCHW)
-    pairs = []
-    for strength, bound in zip(LEVELS, NOISE_BOUNDS, strict=True):
-        frames = adversarial_noise(slow, reward, bound=bound, steps=config.noise_steps)
-        gained, by_judge = scores(recipe, frames) - start, scores(judge, frames) - judged
-        for clip in clips:
-            pair = {"true": float(start[clip]), "attacked": float(start[clip] + gained[clip])}
-            pair |= {"mended": float(best[clip]), "judge_gain": float(by_judge[clip])}
-            pair |= {"judge_mended_gain": float(judged_best[clip] - judged[clip])}
-            pairs.append({"strength": strength, "clip": batch["id"][clip], "kind": batch["kind"][clip], **pair})
-    return pairs
-
-
-def _batches(config: RedTeamConfig):
-    """Collated rows with their numbers, and their clips."""
-    from data.rows import LIGHT_COLUMNS, collate, load_split, to_video
-
+    names = attack_names(config.attack)
+    kinds_of = {stem: scenes(names_of(recipe)) for stem, recipe in recipes.items()}
+    store = Path(config.output_dir, "measured.jsonl")
+    prints = {stem: _fingerprint(recipe, names) for stem, recipe in recipes.items()}
+    records = _resumed(store, {"split": config.split, "dataset": config.dataset}, prints)
+    done = {(record["recipe"], record["clip"], record["through"]) for record in records}
+    wanted = dict.fromkeys(dict.fromkeys(kind for kinds in kinds_of.values() for kind in kinds), config.clips)
+    if "drop" in wanted:
+        wanted["drop"] = config.drops or config.clips
     model = load_video_model(config.model) if config.through_autoencoder else None
-    table = load_split(config.split, config.dataset, columns=LIGHT_COLUMNS).with_format("numpy")
-    count = min(len(table), config.clips or len(table))
-    for start in tqdm(range(0, count, config.batch_size), desc="red team", unit="batch"):
-        numbers = list(range(start, min(start + config.batch_size, count)))
-        batch = collate([table[index] for index in numbers])
-        video = to_video(batch)
+    clips = list(true_clips(config.split, config.dataset, wanted))
+    for clip, through in tqdm(list(_both(clips, model)), desc="red team", unit="clip"):
+        todo = {
+            stem: recipe
+            for stem, recipe in recipes.items()
+            if clip.kind in kinds_of[stem] and (stem, clip.name, through) not in done
+        }
+        if not todo:
+            continue
+        for stem, values in measured(_sent(clip, model) if through else clip, todo, names).items():
+            record = {"recipe": stem, "print": prints[stem], "clip": clip.name, "kind": clip.kind, "through": through}
+            records.append(record | values)
+            with store.open("a") as file:
+                file.write(json.dumps(records[-1]) + "\n")
+    return records
+
+
+def attack_names(wanted: list[str]) -> list[str]:
+    """The attacks that need no gradient, checked."""
+    for name in wanted:
+        if name not in [*ATTACKS, "all"]:
+            raise ValueError(f"unknown attack {name}{suggestion(name, [*ATTACKS, 'all'])}")
+    return list(ATTACKS) if "all" in wanted else wanted
+
+
+def measured(clip: TrueClip, recipes: dict[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
+    """The clip, then each attack at its three strengths: by recipe, the values of its rewards and gates."""
+    cut, variants, keys = clip.cut, [clip.video.frames_BTCHW], [("true", "")]
+    masks = [clip.masks_BTHW[:, 0]]
+    for name in names:
+        for level, strength in enumerate(LEVELS):
+            variants.append(apply(name, cut, level, torch.Generator().manual_seed(level)))
+            keys.append((name, strength))
+            start = round(ATTACKS[name].strengths[level] * (clip.video.num_frames - 1)) if name == "reverse_time" else 0
+            masks.append(clip.masks_BTHW[:, start])
+    frames, first = torch.cat(variants), torch.cat(masks)
+    changed = ((frames - frames[:1]).abs().amax((1, 2, 3, 4)) > 2 / 255).tolist()
+    found: dict[str, dict[str, Any]] = {
+        stem: {"variants": keys, "changed": changed, "values": {}, "visibility": []} for stem in recipes
+    }
+    for start in range(0, len(frames), AT_A_TIME):
+        some = slice(start, start + AT_A_TIME)
+        for stem, (values, visible_B) in _judged(clip, frames[some], first[some], recipes).items():
+            found[stem]["visibility"] += _listed(visible_B)
+            for name, value_B in values.items():
+                found[stem]["values"].setdefault(name, []).extend(_listed(value_B))
+    return found
+
+
+def _judged(
+    clip: TrueClip, frames: Tensor, first_BHW: Tensor, recipes: dict[str, Any]
+) -> dict[str, tuple[dict[str, Tensor], Tensor]]:
+    """By recipe, what its rewards and gates say of versions of one clip, and how much of the object is seen."""
+    count = len(frames)
+    video = clip.video[[0] * count]
+    objects = video.object_masks_BNHW
+    if objects is not None:
+        objects = torch.stack([(first_BHW == n + 1).float() for n in range(objects.shape[1])], dim=1)
+    video = dataclasses.replace(
+        video, frames_BTCHW=frames, first_mask_BHW=(first_BHW == 1).float(), object_masks_BNHW=objects
+    )
+    reference = clip.reference_BTCHW.expand(count, -1, -1, -1, -1)
+    columns = {"reference_BTCHW": reference, "caption": [clip.caption] * count}
+    found = {}
+    for stems in _alike(recipes):
+        observation = recipes[stems[0]].observe(video, False)
+        for stem in stems:
+            found[stem] = recipes[stem].judge_observation(observation, columns).terms, observation.visibility_B
+    return found
+
+
+def _alike(recipes: dict[str, Any]) -> list[list[str]]:
+    """The recipes in groups with the same instruments."""
+    groups: dict[str, list[str]] = {}
+    for stem, recipe in recipes.items():
+        groups.setdefault(recipe.config.instruments.model_dump_json(), []).append(stem)
+    return list(groups.values())
+
+
+def _listed(value_B: Tensor) -> list[float | None]:
+    return [None if value != value else round(value, 6) for value in value_B.tolist()]
+
+
+def _both(clips: list[TrueClip], model: Any) -> Iterator[tuple[TrueClip, bool]]:
+    for clip in clips:
+        yield clip, False
         if model is not None:
-            video = video.with_frames(round_trip(model, video.frames_BTCHW, batch["caption"], video.fps_B))
-        yield {**batch, "number": numbers}, video
+            yield clip, True
 
 
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson, 1927)."""
-    if count == 0:
-        return math.nan, math.nan
-    z2, share = 1.96**2, right / count
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = math.sqrt(z2 * (share * (1 - share) + z2 / (4 * count)) / count) / (1 + z2 / count)
-    return middle - half, middle + half
+def _sent(clip: TrueClip, model: Any) -> TrueClip:
+    """The clip's round trip through the autoencoder."""
+    frames = round_trip(model, clip.video.frames_BTCHW, [clip.caption], clip.video.fps_B)
+    return dataclasses.replace(clip, video=clip.video.with_frames(frames))
 
 
-def figures(pairs: list[dict[str, Any]], recipe: str, attack: str, strength: str) -> dict[str, Any]:
-    """Pairs, share ranked rightly, and the mean gain by the attack."""
-    some = [p for p in pairs if (p["recipe"], p["attack"], p["strength"]) == (recipe, attack, strength)]
-    right = sum(pair["attacked"] < pair["true"] for pair in some)
-    gain = sum(pair["attacked"] - pair["true"] for pair in some) / max(len(some), 1)
-    return {"pairs": len(some), "right": right, "gain": gain, "rows": some}
+def _fingerprint(recipe: Any, names: list[str]) -> str:
+    text = recipe.config.model_dump_json() + json.dumps({name: ATTACKS[name].strengths for name in names})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def table(pairs: list[dict[str, Any]]) -> str:
-    """The figures as Markdown, a table a recipe."""
-    lines = []
-    for recipe in dict.fromkeys(pair["recipe"] for pair in pairs):
-        lines += [f"## {recipe}", "", "| attack | verdict | " + " | ".join(LEVELS) + " | mean gain, strong |"]
-        lines.append("|---|---|---|---|---|---|")
-        won = total = 0
-        for name in [name for name in ATTACKS if any(p["attack"] == name for p in pairs)]:
-            cells = [figures(pairs, recipe, name, level) for level in LEVELS]
-            if ATTACKS[name].recipe == "lose":
-                won += sum(cell["right"] for cell in cells[1:])
-                total += sum(cell["pairs"] for cell in cells[1:])
-            shown = " | ".join(f"{cell['right']}/{cell['pairs']}" for cell in cells)
-            lines.append(f"| {name} | must {ATTACKS[name].recipe} | {shown} | {cells[2]['gain']:+.3f} |")
-        low, high = wilson(won, total)
-        lines += ["", f"Must lose, two stronger strengths: {won} of {total} ranked rightly ({low:.1%} to {high:.1%})."]
-        lines += [*_noise_lines(pairs, recipe), ""]
-    return "\n".join(lines)
-
-
-def _noise_lines(pairs: list[dict[str, Any]], recipe: str) -> list[str]:
-    lines = []
-    for strength, bound in zip(LEVELS, NOISE_BOUNDS, strict=True):
-        rows = figures(pairs, recipe, NOISE, strength)["rows"]
-        if rows:
-            mean = {key: sum(row[key] for row in rows) / len(rows) for key in ("judge_gain", "judge_mended_gain")}
-            gain = sum(row["attacked"] - row["true"] for row in rows) / len(rows)
-            mended = sum(row["mended"] - row["true"] for row in rows) / len(rows)
-            lines.append(
-                f"Noise of {bound * 255:.0f}/255 on {len(rows)} slow falls gains {gain:+.3f} (a mended fall "
-                f"{mended:+.3f}); by the judge {mean['judge_gain']:+.3f} (mended {mean['judge_mended_gain']:+.3f})."
-            )
-    return ["", *lines] if lines else []
+def _resumed(store: Path, settings: dict[str, Any], prints: dict[str, str]) -> list[dict[str, Any]]:
+    """The records of these recipes as they stand; others are dropped. A folder never mixes two splits."""
+    note = store.with_name("settings.json")
+    if note.is_file() and json.loads(note.read_text()) != settings:
+        raise ValueError(f"{store.parent} was made with {note.read_text().strip()}: choose another output_dir")
+    write_text(note, json.dumps(settings) + "\n")
+    if not store.is_file():
+        return []
+    records = []
+    for line in store.read_text().splitlines():
+        # The last line is cut short where the command was stopped.
+        if line.endswith("}"):
+            records.append(json.loads(line))
+    records = [record for record in records if prints.get(record["recipe"]) == record["print"]]
+    write_text(store, "".join(json.dumps(record) + "\n" for record in records))
+    return records
 
 
 def main() -> None:
+    from trainers.redteam_noise import noise, render_noise
+
     config = parse_config(RedTeamConfig)
-    text = table(red_team(config))
+    recipes = load_recipes(config.recipe)
+    text = render(red_team(config, recipes), recipes)
+    if config.noise_clips > 0:
+        text += render_noise(noise(config, recipes))
     write_text(Path(config.output_dir, "redteam.md"), text)
     print(text)
 

@@ -35,7 +35,7 @@ from trainers.replay import Clip, Replay, shard_name
 from trainers.reward_weights import reward_weights, weight_metrics
 from trainers.rollout import rollout
 from trainers.scored_clips import ScoredClips
-from trainers.scoring import Judge, Scored, gather, joined, reward_metrics, score
+from trainers.scoring import Judge, Scored, gather, joined, reward_metrics, score, warn_unmeasured
 from trainers.session import DATA_NOISE, Session, held_out_judges, make_session, mean_of, start, watched
 
 REFERENCE_NOISE = 3  # a stream of random numbers
@@ -202,6 +202,7 @@ def check_round(config: RWRConfig, recipe: Judge | None, run: Session, scenes: S
     condition = condition_on(run.model, batch, config, clip_generators(config.seed, batch.numbers))
     video = batch.video.with_frames(batch.video.frames_BTCHW[:, : condition.num_frames]).to(run.model.device)
     scored, _ = score(recipe, video, batch.columns)
+    warn_unmeasured(scored)
     if scored.reward_B.shape != (2,) or not scored.reward_B.isfinite().all():
         raise ValueError(f"a reward must return one finite score a clip, shape (2,), got {scored.reward_B.tolist()}")
     return scenes

@@ -6,6 +6,7 @@ Axes: B clips, M clips of all processes, T frames, C colours, H rows, W columns.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -106,6 +107,11 @@ def score_with_gradient(
     total_B = result.total_B
     check_finite(result)
     if not total_B.requires_grad:
+        blind = [name for name, value_B in result.terms.items() if value_B.isnan().all()]
+        if blind:
+            raise ValueError(
+                f"reward {blind[0]} could not be measured on any of {len(total_B)} clips: {result.reasons[0]}"
+            )
         raise ValueError(
             "the recipe's reward has no gradient at the pixels: use differentiable rewards, or visibility_weight > 0"
         )
@@ -193,6 +199,7 @@ def check_recipe(recipe: Judge, video: Video, columns: dict[str, Any], *, num_fr
         ValueError: the reward cannot be used for training, with the reason.
     """
     scored = score_with_gradient(recipe, video, columns)
+    warn_unmeasured(scored)
     if scored.reward_B.shape != (video.batch_size,):
         raise ValueError(
             f"a reward must return one score a clip, shape ({video.batch_size},), got {tuple(scored.reward_B.shape)}"
@@ -208,6 +215,17 @@ def gather(accelerator: Accelerator, value_B: Tensor) -> Tensor:
     """One value a clip of all processes, in their order; all must call."""
     everything: Any = accelerator.gather(value_B.contiguous())
     return everything.float()
+
+
+def warn_unmeasured(scored: Scored) -> None:
+    """Name the rewards that none of the true clips let measure: the run goes on, and prices such clips."""
+    for name, value_B in scored.terms.items():
+        if value_B.isnan().all():
+            warnings.warn(
+                f"reward {name} could not be measured on any of the {len(value_B)} true clips that were tried "
+                f"({scored.reasons[0]}): such clips are worth what the recipe says of unmeasurable ones",
+                stacklevel=2,
+            )
 
 
 def reward_metrics(accelerator: Accelerator, scored: Scored) -> dict[str, float]:

@@ -1,12 +1,18 @@
 """Fuzzed recipes: each has a meaning, or is refused in one line; nothing runs and nothing else is read."""
 
+import contextlib
 import json
 import random
 import sys
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis_jsonschema import from_schema
 from ruamel.yaml import YAML
 
+from rewards.load import known_rewards
 from rewards.recipe import Recipe, read_recipe
 from rewards.recipe_config import recipe_schema
 
@@ -58,13 +64,11 @@ def tree(draw: random.Random, depth: int):
     return {str(draw.choice(KEYS)): tree(draw, depth - 1) for _ in range(draw.randint(0, 4))}
 
 
-def fuzz(count: int, tmp_path) -> tuple[int, int]:
-    """Numbers of accepted and of refused recipes."""
-    from rewards.explain import _stand_ins
-
-    folder = tmp_path / "recipes"
-    folder.mkdir()
-    (tmp_path / "secret.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef run(observation): pass\n")
+@contextlib.contextmanager
+def nothing_runs(folder: Path):
+    """Fails where, inside the block, the secret file is read or run, or a process or a connection is opened."""
+    (folder / "recipes").mkdir()
+    (folder / "secret.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\ndef run(observation): pass\n")
     opened: list[str] = []
     watching = [True]
 
@@ -75,31 +79,91 @@ def fuzz(count: int, tmp_path) -> tuple[int, int]:
             opened.append(event)
 
     sys.addaudithook(watch)
-    path, accepted, refused = folder / "recipe.yaml", 0, 0
-    for seed in range(count):
-        path.write_text(document(random.Random(seed)), encoding="utf-8")
-        try:
-            config = read_recipe(path)
-            Recipe(config, _stand_ins(config), base=folder)
-            accepted += 1
-        except ValueError as error:
-            said = str(error)
-            assert said and "\n" not in said and len(said) < 1500, (seed, said)
-            refused += 1
+    yield folder / "recipes" / "recipe.yaml"
     watching[0] = False
-    assert opened == [] and not (tmp_path / "ran").exists()
-    return accepted, refused
+    assert opened == [] and not (folder / "ran").exists()
+
+
+def accepted(path: Path) -> bool:
+    """Whether the recipe has a meaning; a refusal must be one line."""
+    from rewards.explain import _stand_ins
+
+    try:
+        config = read_recipe(path)
+        Recipe(config, _stand_ins(config), base=path.parent)
+    except ValueError as error:
+        said = str(error)
+        assert said and "\n" not in said and len(said) < 1500, said
+        return False
+    return True
+
+
+def fuzz(count: int, folder: Path) -> tuple[int, int]:
+    """Numbers of accepted and of refused recipes, of mutated and broken ones."""
+    with nothing_runs(folder) as path:
+        good = 0
+        for seed in range(count):
+            path.write_text(document(random.Random(seed)), encoding="utf-8")
+            good += accepted(path)
+    return good, count - good
 
 
 def test_a_hundred_fuzzed_recipes(tmp_path):
-    accepted, refused = fuzz(100, tmp_path)
-    assert accepted > 3 and refused > 30
+    good, refused = fuzz(100, tmp_path)
+    assert good > 3 and refused > 30
 
 
 @pytest.mark.slow
 def test_two_thousand_fuzzed_recipes(tmp_path):
-    accepted, refused = fuzz(2000, tmp_path)
-    assert accepted > 60 and refused > 600
+    good, refused = fuzz(2000, tmp_path)
+    assert good > 60 and refused > 600
+
+
+def by_the_schema():
+    """Recipes that the JSON Schema allows, whose names are half of the time those of rewards that ship."""
+    schema = plain(recipe_schema())
+    for name in ("RewardConfig", "GateConfig"):
+        properties = schema["$defs"][name]["properties"]
+        properties["name"] = {"anyOf": [{"enum": [*known_rewards(), "secret.py:run"]}, properties["name"]]}
+        properties["parameters"] = {"enum": [{}, {}, {"g_m_s2": 9.81}, {"tolerance": -1}, {"": None}, {"url": ["x"]}]}
+    return from_schema(schema)
+
+
+def plain(schema):
+    """Without what only people read: each key costs the generator time."""
+    if isinstance(schema, list):
+        return [plain(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    words = ("title", "description", "default", "examples")
+    return {key: plain(one) for key, one in schema.items() if not (key in words and not isinstance(one, dict))}
+
+
+def fuzz_by_the_schema(count: int, folder: Path) -> int:
+    """The number of accepted recipes."""
+    good = []
+
+    @settings(
+        max_examples=count, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(recipe=by_the_schema(), indent=st.sampled_from([None, 2]))
+    def each(recipe, indent):
+        path.write_text(json.dumps(recipe, indent=indent), encoding="utf-8")
+        good.append(accepted(path))
+
+    with nothing_runs(folder) as path:
+        each()
+    assert len(good) >= count
+    return sum(good)
+
+
+def test_recipes_drawn_from_the_schema(tmp_path):
+    assert fuzz_by_the_schema(60, tmp_path) > 0
+
+
+@pytest.mark.slow
+def test_two_thousand_recipes_drawn_from_the_schema(tmp_path):
+    assert fuzz_by_the_schema(2000, tmp_path) > 20
 
 
 def test_what_the_schema_names_is_what_the_reader_takes(tmp_path):

@@ -6,15 +6,16 @@ from discs import free_fall, make_world
 
 from reward_physics.observation import Observation
 from rewards.background import background
+from rewards.continuity import continuity
 from rewards.first_frame import first_frame
 from rewards.motion_gate import motion_gate
-from rewards.observability_gate import observability_gate
+from rewards.observability_gate import observability_gate, perspective
 from rewards.saturation import saturation
 from rewards.sharpness import sharpness
 
 FALL = make_world(free_fall(frames=8))
 FRAMES = FALL.video.frames_BTCHW
-GUARDS = [motion_gate, observability_gate, sharpness, saturation, background]
+GUARDS = [motion_gate, continuity, observability_gate, sharpness, saturation, background]
 
 
 def observe(frames, grad=False, world=FALL):
@@ -73,6 +74,34 @@ def test_sharpness_loses_by_blur_and_by_painted_texture(generator):
     assert score(sharpness, FRAMES, enough=0.5) == 1.0
 
 
+def test_sharpness_allows_a_little_more_of_it():
+    sharper = (FRAMES + 0.6 * (FRAMES - torch.nn.functional.avg_pool2d(FRAMES[0], 3, 1, 1)[None])).clamp(0, 1)
+    sharper = torch.cat((FRAMES[:, :1], sharper[:, 1:]), 1)
+    assert score(sharpness, sharper, allowed=2.0) > score(sharpness, sharper) + 0.05
+    blurred = torch.nn.functional.avg_pool2d(FRAMES[0], 5, 1, 2, count_include_pad=False)[None]
+    blurred = torch.cat((FRAMES[:, :1], blurred[:, 1:]), 1)
+    assert score(sharpness, blurred, allowed=2.0) == score(sharpness, blurred)
+
+
+def test_continuity_is_open_for_bounces_and_shuts_on_a_jump():
+    bounce = make_world(free_fall(frames=12, floor_m=0.4, restitution=0.9))
+    assert score(continuity, bounce.video.frames_BTCHW, bounce) > 0.9
+    centres = free_fall(frames=8)
+    centres[:, 4:, 0] += 0.8
+    assert score(continuity, make_world(centres).video.frames_BTCHW) < 0.1
+    assert continuity(observe(FRAMES[:, :2])).isnan().all(), "too short to say"
+
+
+def test_perspective_tells_how_large_a_body_looks_off_the_axis():
+    centres = free_fall(frames=7, start_m=(0.0, 4.0, 1.2))
+    world = make_world(centres, pitch_deg=20.0, camera_height_m=1.5)
+    seen = Observation(world.video, world.instruments(), grad=False)
+    camera_centre = torch.tensor([0.0, 0.0, 1.5], dtype=torch.float64)
+    _, depth = world.camera.project(centres)
+    expected = (centres - camera_centre).norm(dim=-1) / depth**3
+    torch.testing.assert_close(perspective(seen).double(), expected / expected[:, :1], rtol=0.02, atol=0)
+
+
 def test_saturation_loses_by_overexposure():
     assert score(saturation, torch.cat((FRAMES[:, :1], (3 * FRAMES[:, 1:]).clamp(0, 1)), 1)) < 0.05
     assert score(saturation, torch.cat((FRAMES[:, :1], FRAMES[:, 1:] * 0), 1)) < 0.05
@@ -108,6 +137,8 @@ def test_first_frame_fidelity():
         (motion_gate, {"closed": 1}),
         (observability_gate, {"enough": 0}),
         (sharpness, {"enough": 2}),
+        (sharpness, {"allowed": 0.5}),
+        (continuity, {"tolerance": 0}),
         (saturation, {"tolerance": 0}),
         (background, {"margin_px": -1}),
         (first_frame, {"tolerance": 0, "reference_BTCHW": FRAMES}),

@@ -1,0 +1,94 @@
+"""Adversarial noise: slow falls whose pixels are changed, within a bound, to please a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from reward_physics.attacks import adversarial_noise, apply
+from trainers.clips import write_text
+from trainers.redteam_scenes import true_clips
+
+BOUNDS = (2 / 255, 4 / 255, 8 / 255)
+
+
+def noise(config: Any, recipes: dict[str, Any]) -> list[dict[str, Any]]:
+    """A record a recipe and bound: what the noise gains beside a truly mended fall, by the recipe and by the judge.
+
+    Recipes whose rewards have no verdict on falls, or cannot tell a slow fall from a true one, are left out.
+    """
+    from rewards.recipe import load_recipe
+    from rewards.verdicts import recipe_verdict, scenes
+
+    judge = load_recipe(config.judge)
+    clips = list(true_clips(config.split, config.dataset, {"drop": config.noise_clips}))
+    records: list[dict[str, Any]] = []
+    for stem, recipe in recipes.items():
+        names = [one.name.rpartition(":")[2] for one in recipe.config.rewards]
+        if "drop" not in scenes(names) or recipe_verdict(names, "slow_motion") != "lose":
+            continue
+        for clip in tqdm(clips, desc=f"noise on {stem}", unit="clip"):
+            records += [{"recipe": stem, "clip": clip.name} | found for found in attacked(clip, recipe, judge, config)]
+        path = Path(config.output_dir, "noise.json")
+        write_text(path, json.dumps(records) + "\n")
+    return records
+
+
+def attacked(clip: Any, recipe: Any, judge: Any, config: Any) -> list[dict[str, float]]:
+    """The gains on one clip, a bound a record. The clip is alone, so an unmeasurable one has the recipe's own price."""
+    true, slow = clip.video, apply("slow_motion", clip.cut, 1, torch.Generator())
+    columns = {"reference_BTCHW": clip.reference_BTCHW, "caption": [clip.caption]}
+    estimators = recipe.instruments
+    # The gradient changes the frames in place of those seen before: nothing may be kept.
+    bare = {name: getattr(getattr(estimators, name), "estimator", None) for name in ("flow", "depth")}
+    live = dataclasses.replace(estimators, **{name: one for name, one in bare.items() if one is not None})
+
+    def by(one: Any, frames: Tensor, grad: bool = False) -> Tensor:
+        return one.judge(true.with_frames(frames), columns, grad=grad).total_B
+
+    recipe.instruments = live
+    try:
+        start, mended = by(recipe, slow), by(recipe, true.frames_BTCHW)
+        judged, judged_mended = by(judge, slow), by(judge, true.frames_BTCHW)
+        found = []
+        for bound in BOUNDS:
+            frames = adversarial_noise(
+                slow, lambda frames: by(recipe, frames, True), bound=bound, steps=config.noise_steps
+            )
+            found.append(
+                {
+                    "bound": round(bound * 255),
+                    "gain": float(by(recipe, frames) - start),
+                    "mended": float(mended - start),
+                    "judge_gain": float(by(judge, frames) - judged),
+                    "judge_mended": float(judged_mended - judged),
+                }
+            )
+    finally:
+        recipe.instruments = estimators
+    return found
+
+
+def render_noise(records: list[dict[str, Any]]) -> str:
+    """The means as a Markdown table."""
+    lines = ["## Adversarial noise on slow falls", ""]
+    lines += ["| recipe | bound | clips | gain | of a mended fall's | judge's gain | of a mended fall's |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for stem in dict.fromkeys(record["recipe"] for record in records):
+        for bound in dict.fromkeys(record["bound"] for record in records):
+            some = [record for record in records if (record["recipe"], record["bound"]) == (stem, bound)]
+            mean = {
+                key: sum(record[key] for record in some) / len(some)
+                for key in ("gain", "mended", "judge_gain", "judge_mended")
+            }
+            lines.append(
+                f"| {stem} | {bound}/255 | {len(some)} | {mean['gain']:+.3f} | {mean['gain'] / mean['mended']:.0%} | "
+                f"{mean['judge_gain']:+.3f} | {mean['judge_gain'] / mean['judge_mended']:.0%} |"
+            )
+    return "\n".join([*lines, ""])

@@ -1,0 +1,153 @@
+"""What the red team measured -> pairs, shares ranked rightly with their intervals, and tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from reward_physics.attacks import ATTACKS
+from rewards.verdicts import recipe_verdict
+
+LEVELS = ("weak", "middle", "strong")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A true clip and the same clip attacked, as a recipe judged them in one batch."""
+
+    recipe: str
+    attack: str
+    strength: str
+    clip: str
+    through: bool
+    true: float
+    attacked: float
+    measurable: bool
+    """Whether the true clip could be measured."""
+
+    @property
+    def right(self) -> bool:
+        return self.attacked < self.true
+
+    @property
+    def gain(self) -> float:
+        return self.attacked - self.true
+
+
+def pairs_of(records: list[dict[str, Any]], recipes: dict[str, Any]) -> list[Pair]:
+    """Every pair whose attack changed the clip. A batch holds all true clips of a recipe and their attacked ones."""
+    pairs: list[Pair] = []
+    for stem, recipe in recipes.items():
+        for through in (False, True):
+            some = [record for record in records if (record["recipe"], record["through"]) == (stem, through)]
+            if not some:
+                continue
+            keys = [tuple(key) for key in some[0]["variants"]]
+            count = len(some)
+            for place, (attack, strength) in list(enumerate(keys))[1:]:
+                both = [*((record, 0) for record in some), *((record, place) for record in some)]
+                values = {name: _column(both, name) for name in some[0]["values"]}
+                seen = torch.tensor([_number(record["visibility"][at]) for record, at in both])
+                total_B, measurable_B = recipe.total(values, seen)
+                pairs += [
+                    Pair(
+                        recipe=stem, attack=attack, strength=strength, clip=record["clip"], through=through,
+                        true=float(total_B[n]), attacked=float(total_B[count + n]), measurable=bool(measurable_B[n]),
+                    )
+                    for n, record in enumerate(some) if record["changed"][place]
+                ]  # fmt: skip
+    return pairs
+
+
+def _column(both: Iterable[tuple[dict[str, Any], int]], name: str) -> torch.Tensor:
+    return torch.tensor([_number(record["values"][name][at]) for record, at in both])
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson, 1927)."""
+    if count == 0:
+        return math.nan, math.nan
+    z2, share = 1.96**2, right / count
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = math.sqrt(z2 * (share * (1 - share) + z2 / (4 * count)) / count) / (1 + z2 / count)
+    return middle - half, middle + half
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Pairs of one recipe and attack at some strengths."""
+
+    right: int
+    count: int
+    gain: float
+
+    @property
+    def share(self) -> float:
+        return self.right / self.count if self.count else math.nan
+
+
+def cell(pairs: Iterable[Pair]) -> Cell:
+    """Pairs ranked rightly, and the mean gain by the attack, of those whose true clip could be measured."""
+    some = [pair for pair in pairs if pair.measurable]
+    gain = sum(pair.gain for pair in some) / len(some) if some else math.nan
+    return Cell(right=sum(pair.right for pair in some), count=len(some), gain=gain)
+
+
+def render(records: list[dict[str, Any]], recipes: dict[str, Any]) -> str:
+    """A summary and a table a recipe, Markdown."""
+    pairs = pairs_of(records, recipes)
+    head = ["| recipe | clips | must lose, two stronger | 95 % interval | weakest family | largest mean gain |"]
+    head.append("|---|---|---|---|---|---|")
+    body: list[str] = []
+    for stem, recipe in recipes.items():
+        own = [pair for pair in pairs if pair.recipe == stem]
+        if own:
+            line, table = _recipe(stem, recipe, own)
+            head.append(line)
+            body += table
+    return "\n".join([*head, "", *body])
+
+
+def _recipe(stem: str, recipe: Any, pairs: list[Pair]) -> tuple[str, list[str]]:
+    rewards = [one.name.rpartition(":")[2] for one in (*recipe.config.rewards, *recipe.config.gates)]
+    lines = [f"## {stem}", "", "| attack | verdict | " + " | ".join(LEVELS) + " | mean gain |"]
+    lines.append("|---|---|" + "---|" * (len(LEVELS) + 1))
+    families: dict[str, Cell] = {}
+    gains: dict[str, float] = {}
+    for name in [name for name in ATTACKS if any(pair.attack == name for pair in pairs)]:
+        own = [pair for pair in pairs if pair.attack == name]
+        said = recipe_verdict(rewards, name)
+        cells = [cell(pair for pair in own if pair.strength == level) for level in LEVELS]
+        stronger = cell(pair for pair in own if pair.strength != LEVELS[0])
+        gain = cell(own).gain
+        if said == "lose":
+            families[name] = stronger
+        elif gain == gain:
+            gains[name] = gain
+        shown = " | ".join(f"{one.right}/{one.count}" for one in cells)
+        word = said if said == "invariant" else f"must {said}"
+        lines.append(f"| {name} | {word} | {shown} | {gain:+.3f} |")
+    right, count = sum(one.right for one in families.values()), sum(one.count for one in families.values())
+    low, high = wilson(right, count)
+    clips = {(pair.clip, pair.through) for pair in pairs}
+    known = {(pair.clip, pair.through) for pair in pairs if pair.measurable}
+    weakest = min(families, key=lambda name: families[name].share, default="none")
+    best = max(gains, key=lambda name: gains[name], default="none")
+    share = f"{right}/{count} = {right / count:.1%}" if count else "none"
+    least = f"{weakest} {families[weakest].share:.0%}" if weakest in families else "none"
+    most = f"{best} {gains[best]:+.3f}" if best in gains else "none"
+    unknown = [pair for pair in pairs if not pair.measurable]
+    won = sum(pair.gain > 0 for pair in unknown)
+    lines += ["", f"Must lose, two stronger strengths: {share} ranked rightly ({low:.1%} to {high:.1%})."]
+    if unknown:
+        lines.append(f"Of {len(unknown)} pairs whose true clip cannot be measured the attack gains in {won}.")
+    interval = f"{low:.1%} to {high:.1%}"
+    return f"| {stem} | {len(known)} of {len(clips)} | {share} | {interval} | {least} | {most} |", [*lines, ""]
