@@ -6,7 +6,7 @@ import pytest
 import torch
 from discs import free_fall, make_world
 
-from reward_physics.tracks import surface_to_centre, track_in_image
+from reward_physics.tracks import robust_flow, surface_to_centre, track_in_image
 from reward_physics.world_tracks import centre_seen, fit_distance, horizontal_distance, place_at_distance
 
 
@@ -45,6 +45,18 @@ def test_flow_over_the_object_is_robust_to_its_edge():
     track = track_in_image(scene.masks_BTHW, first_mask_BHW=scene.video.first_mask_BHW, flow_BSHW2=flow)
     assert track.flow_BS2 is not None
     torch.testing.assert_close(track.flow_BS2[..., 1], torch.full((1, 7), 2.0).double(), atol=1e-3, rtol=0)
+
+
+def test_the_gradient_of_the_robust_flow_is_its_detached_weights():
+    draw = torch.Generator().manual_seed(0)
+    flow = torch.randn(1, 2, 8, 8, 2, generator=draw, dtype=torch.float64).requires_grad_()
+    inside = torch.rand(1, 2, 8, 8, generator=draw, dtype=torch.float64)
+    mean = robust_flow(flow, inside)
+    (gradient,) = torch.autograd.grad(mean[0, 1, 0], flow)
+    assert gradient[0, 0].abs().sum() == 0 and gradient[..., 1].abs().sum() == 0
+    assert gradient[0, 1, ..., 0].min() >= 0
+    assert gradient.sum().item() == pytest.approx(1.0)
+    assert (gradient * flow)[..., 0].sum().item() == pytest.approx(mean[0, 1, 0].item())
 
 
 def test_frames_cut_by_the_border_are_not_trusted():
