@@ -17,9 +17,9 @@ def observability_gate(observation: Observation, *, enough: float = 0.8) -> Tens
     with A_t the area of the whole frame's mask, also outside the window in which the object is followed, so that a
     second object counts, and A_0 that of the first frame (at least that of the known first mask). 1 for a true clip in
     which the object stays in the picture; a half-faded, half-hidden, doubled or twice as large object scores 0.5 before
-    `enough`. e_t is the size that perspective gives a body at a constant horizontal distance, |P_t| / Z_t^3 with P_t its
-    place and Z_t its depth; 1 where the camera is unknown. An object that leaves the picture on its own loses too: it
-    cannot be measured there either. Whatever moves towards the camera needs a smaller `enough`.
+    `enough`. e_t is the size that perspective gives a body at a constant horizontal distance, |P_t| / Z_t^3 with P_t
+    its place and Z_t its depth; 1 where the camera is unknown. An object that leaves the picture on its own loses too:
+    it cannot be measured there either. Whatever moves towards the camera needs a smaller `enough`.
 
     Args:
         observation: needs a mask.

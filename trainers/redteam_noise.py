@@ -56,17 +56,20 @@ def attacked(clip: Any, recipe: Any, judge: Any, config: Any) -> list[dict[str, 
     try:
         start, mended = by(recipe, slow), by(recipe, true.frames_BTCHW)
         judged, judged_mended = by(judge, slow), by(judge, true.frames_BTCHW)
-        found = []
+        found, best, most = [], slow, start
         for bound in BOUNDS:
             frames = adversarial_noise(
                 slow, lambda frames: by(recipe, frames, True), bound=bound, steps=config.noise_steps
             )
+            # What was found within a smaller bound lies within this one too.
+            if by(recipe, frames) > most:
+                best, most = frames, by(recipe, frames)
             found.append(
                 {
                     "bound": round(bound * 255),
-                    "gain": float(by(recipe, frames) - start),
+                    "gain": float(most - start),
                     "mended": float(mended - start),
-                    "judge_gain": float(by(judge, frames) - judged),
+                    "judge_gain": float(by(judge, best) - judged),
                     "judge_mended": float(judged_mended - judged),
                 }
             )

@@ -49,10 +49,10 @@ def own(tmp_path):
     """`own("bright")` is the path of a recipe beside the user's own file."""
     (tmp_path / "mine.py").write_text(OWN)
 
-    def make(reward: str, **more) -> str:
+    def make(reward: str, *, rewards=None, **more) -> str:
         values = {
             "instruments": {"flow": None, "depth": None, "mask": "appearance"},
-            "rewards": [{"name": f"mine.py:{reward}", **more}],
+            "rewards": rewards or [{"name": f"mine.py:{reward}", **more}],
             "visibility_weight": 0.0,
         }
         (tmp_path / "own.yaml").write_text(json.dumps(values))
@@ -95,6 +95,14 @@ def test_it_trains(train, reward, own, tmp_path):
     logged = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert math.isfinite(json.loads(logged[0])[f"rewards/{reward}/mean"])
     assert (tmp_path / "run" / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_gradients_of_several_rewards_are_compared_in_the_log(own, tmp_path):
+    rewards = [{"name": "mine.py:bright", "parameters": {"best": best}, "label": f"to_{best}"} for best in (0.9, 0.1)]
+    train_oro(own("bright", rewards=rewards), tmp_path, ToyModel(), max_steps=1, log_reward_gradients=True)
+    logged = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert logged["grad/to_0.9/norm"] > 0 and logged["grad/to_0.1/norm"] > 0
+    assert logged["grad/cos/to_0.9/to_0.1"] == pytest.approx(-1, abs=1e-3), "one wants it brighter, one darker"
 
 
 @pytest.mark.parametrize("train", [train_oro, train_rwr])
