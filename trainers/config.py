@@ -80,6 +80,7 @@ class ModelConfig:
     offload_transformer: bool = option(
         False, "keep the blocks' frozen weights on the CPU while the block does not run; needs block_checkpointing"
     )
+    decode_tile_px: Count = option(0, "decode overlapping squares of this side: less memory, not exact; 0 is the whole")
     num_inference_steps: Positive = option(8, "denoising steps of a rollout, in training as in evaluation")
     guidance_scale: Annotated[float, Field(ge=1)] = option(1.0, "classifier-free guidance; 1 is none, at half the cost")
     detach_negative: bool = option(

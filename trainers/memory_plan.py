@@ -140,7 +140,15 @@ class Peaks:
         if self.meter is None:
             return decode_clips(model, latents, condition, chunk_size=chunk_size, checkpointing=checkpointing)
         size = (*latents.shape, condition.num_frames, condition.height_px, condition.width_px)
-        key = (*size, latents.dtype, model.vae.dtype, checkpointing, chunk_size, torch.is_grad_enabled())
+        key = (
+            *size,
+            model.decode_tile_px,
+            latents.dtype,
+            model.vae.dtype,
+            checkpointing,
+            chunk_size,
+            torch.is_grad_enabled(),
+        )
         if key not in self._decodes:
             self._decodes[key] = decode_cost(
                 model, condition, latents, chunk_size=chunk_size, checkpointing=checkpointing, workspace=self.workspace
@@ -311,6 +319,7 @@ def plan(
     held["moments, average"] = (2 + (config.ema_decay > 0)) * _bytes(trained) * size.experts
     if size.experts > 1:
         held["gradients of the other expert"] = _bytes(trained)
+    model.decode_in_tiles(config.decode_tile_px)
     if config.block_checkpointing:
         model.checkpoint_blocks()
     model._read_image = lambda frames: torch.zeros(

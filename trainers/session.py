@@ -326,6 +326,7 @@ def make_session(
         model.offload_text = config.offload_text_encoder
         model.offload_blocks = config.offload_transformer
         model = model.to(accelerator.device)
+    model.decode_in_tiles(config.decode_tile_px)
     if config.block_checkpointing:
         model.checkpoint_blocks()
     if full:

@@ -89,6 +89,10 @@ class VideoModel(Protocol):
     offload_text: bool  # keep text and image encoders on the CPU while they are not asked; set it before `to`
     offload_blocks: bool  # the same of blocks' frozen weights while the block does not run; needs checkpoint_blocks
 
+    def decode_in_tiles(self, side_px: int) -> None:
+        """From now on decode overlapping squares of that side, not exactly; 0 decodes the whole."""
+        ...
+
     def checkpoint_blocks(self) -> None:
         """From now on evaluate each block of the network again in backward."""
         ...

@@ -22,7 +22,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from trainers.models.base import Condition, Generators, Schedule
-from trainers.models.pieces import blocks_checkpointed
+from trainers.models.pieces import blocks_checkpointed, tiled, tiles_checkpointed
 from trainers.models.stock import StockModel, Text, pictures
 
 FRAME_IN_NOISE = 0.001
@@ -32,6 +32,7 @@ class HunyuanVideoModel(StockModel):
     """The adapter of the HunyuanVideo family."""
 
     has_negative_branch = False
+    decodes_tiles = True
 
     def __init__(self, pipeline: Any) -> None:
         super().__init__(pipeline)
@@ -143,7 +144,9 @@ class HunyuanVideoModel(StockModel):
         return mask
 
     def decode(self, latents: Tensor, condition: Condition, *, checkpointing: bool = False) -> Tensor:
-        with blocks_checkpointed(self.vae.decoder, checkpointing):
+        in_tiles = self.decode_tile_px or condition.num_frames > self.vae.tile_sample_min_num_frames
+        checkpointed = tiles_checkpointed if in_tiles else blocks_checkpointed  # the stock decodes long clips in tiles
+        with checkpointed(self.vae.decoder, checkpointing), tiled(self.vae, self.decode_tile_px):
             frames = self.vae.decode((latents / self.scale).to(self.vae.dtype), return_dict=False)[0]
         frames = frames[:, :, -condition.num_frames :]
         return (frames.to(latents.dtype) * 0.5 + 0.5).movedim(1, 2)

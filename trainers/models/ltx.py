@@ -15,7 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from trainers.models.base import Condition, Generators, Schedule
-from trainers.models.pieces import blocks_checkpointed
+from trainers.models.pieces import blocks_checkpointed, tiled, tiles_checkpointed
 from trainers.models.stock import StockModel, Text
 
 
@@ -23,6 +23,7 @@ class LTXModel(StockModel):
     """The adapter of the LTX family."""
 
     trims_text = True
+    decodes_tiles = True
 
     def __init__(self, pipeline: LTXPipeline) -> None:
         super().__init__(pipeline)
@@ -110,7 +111,8 @@ class LTXModel(StockModel):
         unpacked = latents.unflatten(1, self._latent_size(condition)).movedim(-1, 1)
         mean, std, scale = self.vae.latents_mean, self.vae.latents_std, self.vae.config["scaling_factor"]
         unpacked = LTXPipeline._denormalize_latents(unpacked, mean, std, scale)
-        with blocks_checkpointed(self.vae.decoder, checkpointing):
+        checkpointed = tiles_checkpointed if self.decode_tile_px else blocks_checkpointed
+        with checkpointed(self.vae.decoder, checkpointing), tiled(self.vae, self.decode_tile_px):
             frames = self.vae.decode(unpacked.to(self.vae.dtype), None, return_dict=False)[0]
         return (frames.to(latents.dtype) * 0.5 + 0.5).movedim(1, 2)
 

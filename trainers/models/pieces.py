@@ -141,6 +141,46 @@ def _stride(chunks: int, slots: int) -> int:
 
 
 @contextlib.contextmanager
+def tiles_checkpointed(decoder: nn.Module, active: bool) -> Iterator[None]:
+    """Inside, a stock decoder that is called tile by tile keeps a tile's input alone; then block by block; exact."""
+    forward = decoder.forward
+
+    def tile(*args: Any) -> Any:
+        with blocks_checkpointed(decoder, True):
+            return forward(*args)
+
+    if active:
+        decoder.forward = functools.partial(_again, tile)
+    try:
+        yield
+    finally:
+        if active:
+            del decoder.forward
+
+
+@contextlib.contextmanager
+def tiled(vae: Any, side_px: int) -> Iterator[None]:
+    """Inside, a stock autoencoder decodes in squares that overlap by a quarter and are blended; 0 is the whole.
+
+    Not exact: what lies outside a square is not seen from inside. Blending keeps seams from showing.
+    """
+    if not side_px:
+        yield
+        return
+    stride = side_px * 3 // 4
+    vae.enable_tiling(
+        tile_sample_min_height=side_px,
+        tile_sample_min_width=side_px,
+        tile_sample_stride_height=stride,
+        tile_sample_stride_width=stride,
+    )
+    try:
+        yield
+    finally:
+        vae.disable_tiling()
+
+
+@contextlib.contextmanager
 def blocks_checkpointed(decoder: nn.Module, active: bool) -> Iterator[None]:
     """Inside, a stock decoder's blocks keep their inputs alone and are evaluated again in backward; exact."""
     several = [one for one in decoder.modules() if any(part in type(one).__name__ for part in BLOCKS)] if active else []

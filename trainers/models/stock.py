@@ -44,6 +44,8 @@ class StockModel:
     trims_text = False  # whether padding is masked in every attention, so that it need not be carried along
     offload_text = False  # whether text and image encoders wait on the CPU while they are not asked
     offload_blocks = False  # whether the blocks' frozen weights do, while the block does not run; set it before `to`
+    decodes_tiles = False  # whether the stock decoder may be given squares of the clip
+    decode_tile_px = 0  # side of such a square; 0 decodes the whole
     has_negative_branch = True  # whether guidance weighs two evaluations, or is told to a distilled network
 
     def __init__(self, pipeline: Any) -> None:
@@ -83,6 +85,23 @@ class StockModel:
         for name, module in self.pipeline.components.items():
             if name.startswith(ENCODERS) and module is not None:
                 module.to(device)
+
+    def decode_in_tiles(self, side_px: int) -> None:
+        """From now on decode squares of `side_px` that overlap by a quarter; not exact. 0 decodes the whole.
+
+        Raises:
+            ValueError: the family has no such decoder, or the side does not suit it.
+        """
+        space = 4 * self.vae.spatial_compression_ratio if side_px else 1
+        if side_px and not self.decodes_tiles:
+            raise ValueError(
+                f"decode_tile_px is for LTX-Video and HunyuanVideo, got {side_px}: set it to 0, "
+                "this decoder goes piece by piece through time"
+            )
+        if side_px % space:
+            nearest = max(space, round(side_px / space) * space)
+            raise ValueError(f"decode_tile_px must be a multiple of {space} px, got {side_px}: try {nearest}")
+        self.decode_tile_px = side_px
 
     def checkpoint_blocks(self) -> None:
         """Evaluate each block of the network again in backward, at the adapter's scale of the first time; exact."""

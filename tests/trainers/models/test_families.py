@@ -145,9 +145,9 @@ def test_lora_gradients_equal_central_differences(family, doubled):
 
 @pytest.mark.parametrize("family", EACH)
 def test_a_checkpointed_decode_is_exact(family):
-    """One, three and nine chunks or tiles: pixels and gradients are those of the decode that keeps its whole graph."""
+    """One to seventeen chunks or tiles: pixels and gradients are those of the decode that keeps its whole graph."""
     model = family.adapter(family.make())
-    for num_frames in (1, 9, 33):
+    for num_frames in (1, 9, 65 if "wan-t2v" in family.name else 33):
         condition = dataclasses.replace(condition_of(family, model), num_frames=num_frames)
         latents = torch.randn(
             model.initial_latents(dataclasses.replace(condition, first_latents=None), seeds()).shape,
@@ -159,6 +159,32 @@ def test_a_checkpointed_decode_is_exact(family):
         expected, actual = (torch.autograd.grad(smooth_reward(one), latents)[0] for one in (whole, again))
         assert expected.abs().max() > 0
         torch.testing.assert_close(actual, expected, atol=1e-5 * expected.abs().max().item(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "family", [one for one in BRIEF if one.name in ("ltx-i2v", "hunyuan-t2v", "wan-a14b")], ids=str
+)
+def test_tiles_are_decoded_as_the_stock_does_or_refused(family):
+    """Evaluated again tile by tile: the same pixels and gradients, near those of the whole."""
+    model = family.adapter(family.make())
+    if not model.decodes_tiles:
+        with pytest.raises(ValueError, match="decode_tile_px is for LTX-Video and HunyuanVideo, got 64: set it to 0"):
+            model.decode_in_tiles(64)
+        return
+    side = 4 * model.vae.spatial_compression_ratio
+    with pytest.raises(ValueError, match=rf"multiple of {side} px, got {side + 2}: try {side}"):
+        model.decode_in_tiles(side + 2)
+    condition = dataclasses.replace(condition_of(family, model), height_px=2 * side, width_px=2 * side)
+    noise = model.initial_latents(dataclasses.replace(condition, first_latents=None), seeds())
+    latents = noise.detach().requires_grad_()
+    whole = model.decode(latents, condition)
+    model.decode_in_tiles(side)
+    kept, again = (model.decode(latents, condition, checkpointing=one) for one in (False, True))
+    torch.testing.assert_close(again, kept, atol=1e-5, rtol=1e-5)
+    assert 1e-6 < (kept - whole).abs().mean() < whole.std()
+    expected, actual = (torch.autograd.grad(smooth_reward(one), latents)[0] for one in (kept, again))
+    torch.testing.assert_close(actual, expected, atol=1e-5 * expected.abs().max().item(), rtol=1e-5)
+    assert not model.vae.use_tiling  # encoding stays whole
 
 
 @pytest.mark.parametrize("family", EACH)

@@ -1,0 +1,117 @@
+"""Memory and time of an ORO step in the configuration that learned gravity, against the full graph.
+
+    python benchmarks/memory_step.py --output docs/results/memory_step.md
+
+The full graph is what published trainers keep: every denoising step, both branches of the guidance, the whole decode of
+all clips. Beside it the same step with the savings on: the same clips, noise, LoRA and loss, the same model in the same
+process. Memory is the peak of `trainers.memory_meter` with what convolutions take on a CPU; time is the process's CPU
+seconds without the meter, the two ways by turns, the least of each. The last column is how far float32 rounding, through the
+tracker of the reward, parts the two gradients: pieces by themselves are exact, by tests/trainers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewards.recipe import load_recipe
+from trainers.batches import Scenes
+from trainers.config import OROConfig, parse_config
+from trainers.memory_meter import MemoryMeter, cpu_workspace
+from trainers.models import load_video_model, lora_parameters
+from trainers.oro import oro_loss
+from trainers.parallel import make_accelerator
+from trainers.phases import Phases
+
+FULL = {
+    "gradient_checkpointing": False,
+    "block_checkpointing": False,
+    "decode_checkpointing": False,
+    "decode_chunk_size": 0,
+}
+SAVING = {
+    "gradient_checkpointing": True,
+    "block_checkpointing": True,
+    "decode_checkpointing": True,
+    "decode_chunk_size": 1,
+}
+WAYS = {"full graph": FULL, "savings": SAVING}
+
+
+class Step:
+    """One step of one way, repeatable: the same clips and noise each time."""
+
+    def __init__(self, config: OROConfig, scenes: Any, recipe: Any, accelerator: Any) -> None:
+        self.config, self.recipe, self.accelerator = config, recipe, accelerator
+        self.model = load_video_model(config.model_name_or_path)
+        if config.block_checkpointing:
+            self.model.checkpoint_blocks()
+        torch.manual_seed(0)
+        self.model.add_lora(r=config.lora_r, alpha=config.lora_alpha)
+        self.weights = lora_parameters(self.model.transformer)
+        for name, weight in self.weights.items():
+            if "lora_B" in name:  # as after some training: at zero the distance to the reference has no gradient
+                torch.nn.init.normal_(weight, std=0.01)
+        self.batch = scenes.batch(list(range(config.per_device_train_batch_size)))
+
+    def __call__(self) -> torch.Tensor:
+        for weight in self.weights.values():
+            weight.grad = None
+        loss, _ = oro_loss(self.config, self.model, self.recipe, self.batch, self.accelerator, 0, Phases())
+        loss.backward()
+        return torch.cat([weight.grad.flatten() for weight in self.weights.values() if weight.grad is not None])
+
+
+def measure(guidance: float, rounds: int) -> list[str]:
+    """Rows of the table at one guidance scale."""
+    base = parse_config(OROConfig, ["--config", "configs/oro_drops.yaml"])
+    recipe, accelerator = load_recipe(base.recipe, for_gradient=True), make_accelerator()
+    scenes = Scenes(base, base.split, seed=base.seed)
+    steps = {
+        name: Step(dataclasses.replace(base, guidance_scale=guidance, **settings), scenes, recipe, accelerator)
+        for name, settings in WAYS.items()
+    }
+    gradients, peaks, seconds = {}, {}, {name: [] for name in WAYS}
+    for name, step in steps.items():
+        with MemoryMeter(cpu_workspace) as meter:
+            gradients[name] = step()
+        peaks[name] = meter.peak_bytes / 2**20
+    for _ in range(rounds):
+        for name, step in steps.items():
+            started = time.process_time()
+            step()
+            seconds[name].append(time.process_time() - started)
+    full, saving = gradients.values()
+    off = ((saving - full).norm() / full.norm()).item()
+    least = {name: min(several) for name, several in seconds.items()}
+    rows = [
+        f"| {guidance:g} | {name} | {peaks[name]:.0f} | 1/{peaks['full graph'] / peaks[name]:.1f} "
+        f"| {least[name]:.1f} | {least[name] / least['full graph']:.2f} | {0 if name == 'full graph' else off:.0e} |"
+        for name in WAYS
+    ]
+    print("\n".join(rows), flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--guidance", type=float, nargs="+", default=[3.0], help="above 1 with both branches")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each way")
+    parser.add_argument("--output", type=Path, help="Markdown file for the table")
+    asked = parser.parse_args()
+    header = [
+        "| guidance | way | peak (MiB) | of the full graph | CPU s | times the full graph's | gradients differ by |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows = [row for guidance in asked.guidance for row in measure(guidance, asked.rounds)]
+    if asked.output:
+        asked.output.write_text("\n".join([*header, *rows]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
