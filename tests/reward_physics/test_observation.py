@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from discs import World, free_fall, make_world
+from torch.utils.checkpoint import checkpoint
 
 from reward_physics.observation import Instruments, Observation
 
@@ -136,6 +137,26 @@ def test_grad_mode_is_fixed_when_it_is_made():
     assert torch.autograd.grad(accel.sum(), frames)[0].abs().sum() > 0
     without = Observation(world.video.with_frames(frames), world.instruments(), grad=False)
     assert not without.fit.accel_B3.requires_grad
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_first_reading_inside_a_checkpoint_has_the_gradient_of_one_outside(reentrant):
+    gradients = []
+    for inside in (False, True):
+        world = make_world(free_fall(frames=8))
+        frames = world.video.frames_BTCHW.clone().requires_grad_()
+        observation = Observation(world.video.with_frames(frames), world.instruments(flow=True), grad=True)
+        factor = torch.ones(1, requires_grad=True)
+
+        def score(factor, observation=observation):
+            return factor * observation.fit.g_m_s2_B
+
+        value = checkpoint(score, factor, use_reentrant=reentrant) if inside else score(factor)
+        value.sum().backward()
+        assert factor.grad is not None and abs(factor.grad.item() - 9.81) < 0.1
+        gradients.append(frames.grad)
+    assert gradients[0].abs().sum() > 0
+    torch.testing.assert_close(*gradients)
 
 
 def test_grad_asked_of_frames_that_have_none():
