@@ -1,6 +1,7 @@
 """The plan's peak is that of the CPU allocator's own record; published models can be planned with no weights."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from families import ONE_EACH
 from trainers import oro, psft, rwr
 from trainers.config import OROConfig, parse_config
 from trainers.memory_attention import fused_attention
+from trainers.memory_decode import decode_cost
 from trainers.memory_meter import MemoryMeter, cpu_workspace
-from trainers.memory_plan import GIB, Peaks, PlanConfig, build, plan, report, step_of
+from trainers.memory_plan import GIB, Peaks, PlanConfig, blank_condition, build, plan, report, step_of
 from trainers.models.sizes import SIZES, find_size
 from trainers.regression_config import PSFTConfig, RWRConfig
 
@@ -136,7 +138,8 @@ def test_a_plan_from_few_blocks_and_steps_is_that_of_all(monkeypatch):
 @pytest.mark.slow
 def test_checkpoints_lower_the_peak_and_the_report_says_so():
     whole = SIZES["wan2.1-1.3b"]
-    cut = dataclasses.replace(whole, transformer=(whole.transformer[0], whole.transformer[1] | {"num_layers": 3}))
+    few = (whole.transformer[0], whole.transformer[1] | {"num_layers": 3})
+    cut = dataclasses.replace(whole, transformer=few, text_weights=0)  # else the encoders at hand are the peak
     cheap = dataclasses.replace(
         SMALL, height=64, width=64, bf16=True, block_checkpointing=True, decode_checkpointing=True
     )
@@ -147,6 +150,24 @@ def test_checkpoints_lower_the_peak_and_the_report_says_so():
     assert "does not fit in 0.5 GiB" in text
     assert "  with decode_checkpointing True: " in text
     assert f"{found.held['transformer'] / GIB:8.2f} GiB, {found.weights['transformer']:,} weights" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "bound"), [("wan2.1-1.3b", 1.3), ("wan2.2-ti2v-5b", 1.3), ("hunyuanvideo", 1.1)])
+def test_decode_and_backward_hardly_grow_with_the_clip(name, bound):
+    """65 frames against 17, the published autoencoders."""
+    whole, peaks = SIZES[name], []
+    model = build(
+        dataclasses.replace(whole, transformer=(whole.transformer[0], whole.transformer[1] | {"num_layers": 1})),
+        torch.float32,
+    )
+    for num_frames in (17, 65):
+        condition = blank_condition(model, dataclasses.replace(SMALL, num_frames=num_frames, height=64, width=64))
+        latents = model.initial_latents(condition, None)
+        cost = decode_cost(model, condition, latents, chunk_size=0, checkpointing=True, workspace=lambda *operator: 0)
+        pixels = 4 * math.prod(cost.shape)
+        peaks.append(max(cost.forward, cost.kept + cost.backward + 2 * pixels))
+    assert peaks[1] < bound * peaks[0]
 
 
 @pytest.mark.slow

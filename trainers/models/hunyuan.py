@@ -60,6 +60,11 @@ class HunyuanVideoModel(StockModel):
             raise ValueError(
                 f"this HunyuanVideo is told no guidance, got guidance_scale {guidance_scale:g}: set it to 1"
             )
+        if options.get("negative_prompt"):
+            raise ValueError(
+                f"this HunyuanVideo has no unguided branch, got negative_prompt {options['negative_prompt']!r}: "
+                "leave it empty"
+            )
         return super().condition(prompts, guidance_scale=guidance_scale, **options)
 
     def _latent_size(self, condition: Condition) -> tuple[int, int, int]:

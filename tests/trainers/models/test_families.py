@@ -330,6 +330,13 @@ def test_refusals_say_what_to_do(family, tmp_path):
         model.load_lora(tmp_path)
 
 
+def test_a_negative_prompt_is_refused_where_no_branch_reads_it():
+    family = next(one for one in ONE_EACH if one.name == "hunyuan-t2v")
+    model = family.adapter(family.make())
+    with pytest.raises(ValueError, match="has no unguided branch, got negative_prompt 'ugly': leave it empty"):
+        model.condition(["a"], fps=16.0, **SIZE, negative_prompt="ugly")
+
+
 def test_an_unsupported_family_names_the_supported(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(ValueError, match=r"is a FluxPipeline; supported are CogVideoX.*Hunyuan.*LTX.*Wan"):
