@@ -229,7 +229,8 @@ def main() -> None:
         table_of_lengths(video, options),
         overhead(video, options),
         provenance(
-            f"python benchmarks/flow_speed.py --weights {Path(options.weights).name} --updates {options.updates}"
+            f"python benchmarks/flow_speed.py --weights {name} --updates {options.updates} --clips {options.clips} "
+            f"--clips_for_g {options.clips_for_g} --repeats {options.repeats}"
         ),
     ]
     write_text(options.output, "\n\n".join(parts) + "\n")

@@ -69,7 +69,7 @@ def _regions(change_CHW: np.ndarray, least_change: float) -> list[np.ndarray]:
 def _border_contrast(picture_CHW: np.ndarray, region_HW: np.ndarray) -> float:
     """Mean distance of the colours just inside a region's border to the mean of those just outside, near by."""
     outside = ndimage.binary_dilation(region_HW, _NEIGHBOURS, iterations=_NEAR_PX) & ~region_HW
-    inner = np.asarray(ndimage.binary_erosion(region_HW, _NEIGHBOURS, iterations=2, border_value=1))
+    inner = np.asarray(ndimage.binary_erosion(region_HW, _NEIGHBOURS, iterations=2, border_value=1), dtype=bool)
     border = region_HW & ~inner
     share = ndimage.uniform_filter(outside.astype(float), 2 * _NEAR_PX + 1)
     border &= share > 0

@@ -124,6 +124,7 @@ def fit_distance(
     mid = (weight * time).sum(1) / total
     tau = time - mid[:, None]
     robust, slope = weight, torch.zeros_like(total)
+    slope_variance = torch.full_like(total, speed_sd_m_s**2)
     for _ in range(4):
         mass = robust.sum(1).clamp(min=1e-9)
         mean = (robust * distance).sum(1) / mass
@@ -134,8 +135,8 @@ def fit_distance(
         variance = (robust * residual.square()).sum(1) / (mass - 2).clamp(min=1) + (0.005 * mean.detach()).square()
         # Depth errors of neighbouring frames are alike: three frames count as one.
         noise_of_slope = 3 * variance / moment
-        prior = torch.full_like(noise_of_slope, speed_sd_m_s**2)
-        slope = raw * (prior / (prior + noise_of_slope))
+        shrunk = speed_sd_m_s**2 / (speed_sd_m_s**2 + noise_of_slope)
+        slope, slope_variance = raw * shrunk, shrunk * noise_of_slope
         at_mid = mean - slope * ((robust * tau).sum(1) / mass)
         robust = weight * (1 - residual.square() / (16 * variance[:, None])).clamp(min=0).square()
     relative = (3 * variance / mass.clamp(min=1)).sqrt() / mean.detach().abs().clamp(min=1e-6)
@@ -144,7 +145,7 @@ def fit_distance(
         slope_B=slope,
         mid_time_B=mid,
         relative_sd_B=(relative.square() + bias_sd**2).sqrt().detach(),
-        slope_sd_B=(prior * noise_of_slope / (prior + noise_of_slope)).sqrt().detach(),
+        slope_sd_B=slope_variance.detach().sqrt(),
     )
 
 
