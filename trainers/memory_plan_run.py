@@ -45,11 +45,16 @@ def print_memory(config: Any, *, quiet: bool = False) -> bool:
     """Print the plan, unless `quiet`; whether the model's weights are here, so that the run can be built as well.
 
     Raises:
-        ValueError: neither a plan nor weights.
+        ValueError: there are no weights, and the settings do not suit the model.
     """
     here = has_weights(config.model_name_or_path)
     if quiet:
         return here
+    try:
+        find_size(config.model_name_or_path)
+    except ValueError as error:
+        print(f"no plan of memory: {error}")
+        return True  # loading says what is wrong with it
     try:
         print(memory_lines(config))
     except ValueError as error:
