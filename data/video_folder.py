@@ -93,6 +93,8 @@ def check_header(path: Path, folder: Path) -> None:
             streams = container.streams.video
             if not streams:
                 return  # `read_video` says so
+            if streams[0].codec_context is None:
+                raise ValueError(f"{path} holds no video that a known codec can read")
             width, height = streams[0].codec_context.width, streams[0].codec_context.height
             seconds = float((container.duration or 0) / av.time_base)
             frames = streams[0].frames or round(seconds * float(streams[0].average_rate or 0)) or 1

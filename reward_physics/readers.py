@@ -120,6 +120,8 @@ def _container_fps(path: Path) -> float | None:
             if not container.streams.video:
                 raise ValueError(f"{path} holds no video")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError(f"{path} holds no video that a known codec can read")
             _check_size(path, stream.codec_context.width, stream.codec_context.height)
             rate = stream.average_rate or stream.guessed_rate
             return float(rate) if rate else None

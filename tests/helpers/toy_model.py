@@ -38,6 +38,9 @@ class ToyModel:
     def device(self):
         return torch.device("cpu")
 
+    def decode_in_tiles(self, side_px):
+        assert side_px == 0
+
     @property
     def learned_mean(self) -> float:
         return float(self.transformer.mean + self.transformer.lora_mean.detach())
