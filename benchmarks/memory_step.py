@@ -5,8 +5,8 @@
 The full graph is what published trainers keep: every denoising step, both branches of the guidance, the whole decode of
 all clips. Beside it the same step with the savings on: the same clips, noise, LoRA and loss, the same model in the same
 process. Memory is the peak of `trainers.memory_meter` with what convolutions take on a CPU; time is the process's CPU
-seconds without the meter, the ways by turns, the least of each. The last column is how far float32
-rounding, through the reward's tracker, parts the two gradients: pieces by themselves are exact, by tests/trainers.
+seconds without the meter, the ways by turns, the least of each. The last column is how far the two
+gradients part, relative to the full graph's: why is not known; the pieces by themselves are exact, by tests/trainers.
 """
 
 from __future__ import annotations

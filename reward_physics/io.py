@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reward_physics.readers import video_stream
 from reward_physics.video import Video
 
 VIDEO_SUFFIXES = (".mp4", ".gif")
@@ -165,9 +166,7 @@ def _read_frames(folder: Path) -> np.ndarray:
 def _read_file(path: Path, fps: float | None) -> tuple[np.ndarray, float]:
     try:
         with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ValueError(f"no video stream in {path}")
-            stream = container.streams.video[0]
+            stream = video_stream(container, path)
             declared = stream.average_rate or stream.guessed_rate
             decoded = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]
     except av.FFmpegError as error:

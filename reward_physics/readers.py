@@ -107,6 +107,21 @@ def _stacked(path: Path, images: Iterator[np.ndarray]) -> list[np.ndarray]:
     return stack
 
 
+def video_stream(container: Any, path: Path) -> Any:
+    """The first video stream of an opened file, by its header alone.
+
+    Raises:
+        ValueError: there is none, no codec here reads it, or its frames are larger than LARGEST_SIDE_PX.
+    """
+    if not container.streams.video:
+        raise ValueError(f"{path} holds no video")
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise ValueError(f"{path} holds no video that a known codec can read")
+    _check_size(path, stream.codec_context.width, stream.codec_context.height)
+    return stream
+
+
 def _check_size(name: object, width: int, height: int) -> None:
     if max(width, height) > LARGEST_SIDE_PX:
         raise ValueError(
@@ -117,12 +132,7 @@ def _check_size(name: object, width: int, height: int) -> None:
 def _container_fps(path: Path) -> float | None:
     try:
         with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ValueError(f"{path} holds no video")
-            stream = container.streams.video[0]
-            if stream.codec_context is None:
-                raise ValueError(f"{path} holds no video that a known codec can read")
-            _check_size(path, stream.codec_context.width, stream.codec_context.height)
+            stream = video_stream(container, path)
             rate = stream.average_rate or stream.guessed_rate
             return float(rate) if rate else None
     except (av.FFmpegError, OSError) as error:
@@ -133,7 +143,7 @@ def _frames_of(path: Path, first: int, last: int | None) -> Iterator[np.ndarray]
     times: list[float] = []
     try:
         with av.open(str(path)) as container:
-            stream: Any = container.streams.video[0]
+            stream = video_stream(container, path)
             for number, frame in enumerate(container.decode(stream)):
                 if last is not None and number >= last:
                     break

@@ -25,11 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.video_folder import LARGEST_CLIP_BYTES
 from reward_physics.io import to_uint8, write_video
 
 _HASHED_BYTES = 1 << 20
-LARGEST_CLIP_BYTES = 4 << 30
-"""Of pixels, unpacked: a file of kilobytes can claim far more."""
 
 
 @dataclass(frozen=True, kw_only=True)

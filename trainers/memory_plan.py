@@ -226,8 +226,7 @@ def rwr_step(model: Any, config: Any, peaks: Peaks) -> None:
         loss = _denoising(model, config, condition)
     if config.reference_weight > 0:
         with peaks("reference distance"):
-            latents = model.initial_latents(condition, None)
-            sigma_B = torch.full((len(latents),), 0.5)
+            latents, sigma_B = _half_noisy(model, condition)
             loss = loss + reference_distance(model, latents, sigma_B, condition)
     with peaks("backward"):
         loss.backward()
@@ -241,8 +240,7 @@ def psft_step(model: Any, config: Any, peaks: Peaks) -> None:
         loss = _denoising(model, config, condition)
     if config.physics_weight > 0:
         with peaks("prediction"):
-            latents = model.initial_latents(condition, None)
-            sigma_B = torch.full((len(latents),), 0.5)
+            latents, sigma_B = _half_noisy(model, condition)
             predicted = model.predicted_clean(latents, model.predict(latents, sigma_B, condition), sigma_B)
             predicted = model.pin(predicted, condition)
         frames = peaks.decode("decode", model, predicted, condition, checkpointing=False)
@@ -250,6 +248,11 @@ def psft_step(model: Any, config: Any, peaks: Peaks) -> None:
             loss = loss + (frames * torch.zeros_like(frames)).sum()
     with peaks("backward"):
         loss.backward()
+
+
+def _half_noisy(model: Any, condition: Condition) -> tuple[Tensor, Tensor]:
+    latents = model.initial_latents(condition, None)
+    return latents, torch.full((len(latents),), 0.5)
 
 
 def _denoising(model: Any, config: Any, condition: Condition) -> Tensor:

@@ -30,7 +30,7 @@ from trainers.clips import write_text
 from trainers.config import Positive, exit_with_one_line, option, parse_config, strict, suggestion
 from trainers.models import load_video_model, round_trip
 from trainers.redteam_scenes import TrueClip, true_clips
-from trainers.redteam_table import LEVELS, render
+from trainers.redteam_table import LEVELS, names_of, render
 
 RECIPES = "configs/recipes"
 NOT_TRAINED_ON = ("judge", "judge_scene", "real_clips")
@@ -100,11 +100,6 @@ def load_recipes(paths: Iterable[str]) -> dict[str, Any]:
         recipe.instruments = dataclasses.replace(recipe.instruments, **estimators)
         recipes[Path(path).stem] = recipe
     return recipes
-
-
-def names_of(recipe: Any) -> list[str]:
-    """The rewards and gates that decide its total, as `rewards.verdicts` names them."""
-    return [one.name.rpartition(":")[2] for one in (*recipe.config.rewards, *recipe.config.gates)]
 
 
 def red_team(config: RedTeamConfig, recipes: dict[str, Any]) -> list[dict[str, Any]]:

@@ -38,6 +38,11 @@ class Pair:
         return self.attacked - self.true
 
 
+def names_of(recipe: Any) -> list[str]:
+    """The rewards and gates that decide its total, as `rewards.verdicts` names them."""
+    return [one.name.rpartition(":")[2] for one in (*recipe.config.rewards, *recipe.config.gates)]
+
+
 def pairs_of(records: list[dict[str, Any]], recipes: dict[str, Any]) -> list[Pair]:
     """Every pair whose attack changed the clip. A batch holds all true clips of a recipe and their attacked ones."""
     pairs: list[Pair] = []
@@ -117,7 +122,7 @@ def render(records: list[dict[str, Any]], recipes: dict[str, Any]) -> str:
 
 
 def _recipe(stem: str, recipe: Any, pairs: list[Pair]) -> tuple[str, list[str]]:
-    rewards = [one.name.rpartition(":")[2] for one in (*recipe.config.rewards, *recipe.config.gates)]
+    rewards = names_of(recipe)
     lines = [f"## {stem}", "", "| attack | verdict | " + " | ".join(LEVELS) + " | mean gain |"]
     lines.append("|---|---|" + "---|" * (len(LEVELS) + 1))
     families: dict[str, Cell] = {}
