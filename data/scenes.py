@@ -71,6 +71,13 @@ SPLITS: dict[str, Ranges] = {
         g_m_s2=((1.0, 2.0, 14.0),),
         fps=(12.0, 16.0, 20.0, 24.0),
     ),
+    "practice": Ranges(
+        kinds={"drop": 0.85, "bounce": 0.15},
+        height_m=(0.55, 1.4),
+        distance_m=(2.8, 3.9),
+        fov_deg=(40.0, 62.0),
+        g_m_s2=SLOW_GRAVITY,
+    ),
     "heldout": Ranges(
         shapes=("capsule",),
         kinds={"drop": 0.8, "bounce": 0.05, "throw": 0.05, "slide": 0.05, "collide": 0.05},
@@ -80,9 +87,10 @@ SPLITS: dict[str, Ranges] = {
         g_m_s2=((0.5, GRAVITY_M_S2, GRAVITY_M_S2), (0.5, 2.0, 14.0)),
     ),
 }
-"""`train` and `validation` share ranges and differ in seeds; `varied` trains the estimators; `heldout` judges."""
+"""`train` and `validation` share ranges and differ in seeds; `varied` trains the estimators; `practice` gives ORO first
+frames by wider lenses than the video model knows, a metre down to 14 px; `heldout` judges."""
 
-SPLIT_SEEDS = {"train": 0, "validation": 10_000_000, "varied": 20_000_000, "heldout": 30_000_000}
+SPLIT_SEEDS = {"train": 0, "validation": 10_000_000, "varied": 20_000_000, "heldout": 30_000_000, "practice": 40_000_000}
 """First seed of each split, so that no two splits share a scene."""
 
 

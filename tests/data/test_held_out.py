@@ -18,7 +18,7 @@ from data.scenes import SPLIT_SEEDS, SPLITS, Scene, draw_scene
 from data.write import split_name
 
 HUE_MARGIN = 0.03
-LEARNED_FROM = ("train", "varied")
+LEARNED_FROM = ("train", "varied", "practice")
 DRAWN = 300
 
 
@@ -68,7 +68,7 @@ def test_scenes_keep_the_margin_one_by_one():
 
 def test_no_split_shares_a_seed_with_another_even_after_ten_million_clips():
     starts = sorted(SPLIT_SEEDS.values())
-    assert len(SPLIT_SEEDS) == len(SPLITS) == 4
+    assert len(SPLIT_SEEDS) == len(SPLITS) == 5
     assert all(later - earlier >= 10_000_000 for earlier, later in itertools.pairwise(starts))
 
 
@@ -95,4 +95,4 @@ def test_shipped_configs_learn_from_training_splits_only():
     configs = [path.read_text() for path in (Path(__file__).resolve().parents[2] / "configs").glob("*.yaml")]
     splits = [line.split()[1] for text in configs for line in text.splitlines() if line.startswith("split:")]
     assert splits
-    assert set(splits) <= {"train", "train-g9.81"}
+    assert set(splits) <= {"train", "train-g9.81", "practice"}
