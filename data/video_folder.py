@@ -11,16 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import torch
 from torch import Tensor
 
-from reward_physics.io import FRAME_SUFFIXES, VIDEO_SUFFIXES, read_video
-from reward_physics.readers import video_stream
+from reward_physics.io import VIDEO_SUFFIXES, read_video
+from reward_physics.readers import FRAME_SUFFIXES
 
 PROMPTS = "prompts.json"
-LARGEST_CLIP_BYTES = 4 << 30
-"""Of a clip's pixels, unpacked: a file of kilobytes can claim far more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,36 +66,14 @@ def read_folder(folder: str | Path, *, fps: float | None = None) -> Iterator[Fol
     file = Path(folder) / PROMPTS
     prompts = json.loads(file.read_text()) if file.exists() else {}
     for path in video_paths(folder):
-        check_header(path, Path(folder))
+        if not path.resolve().is_relative_to(Path(folder).resolve()):
+            raise ValueError(f"{path} is a link that leads out of its folder: copy the video into it")
         video = read_video(path, fps=fps)
         yield FolderClip(
             name=path.stem,
             frames_TCHW=video.frames_BTCHW[0],
             fps=float(video.fps_B[0]),
             prompt=str(prompts.get(path.stem, "")),
-        )
-
-
-def check_header(path: Path, folder: Path) -> None:
-    """Raise ValueError where a video claims more pixels than are unpacked here, or is a link out of its folder.
-
-    Only the header is read: some kilobytes of video can hold gigabytes of equal frames.
-    """
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{path} is a link that leads out of its folder: copy the video into it")
-    if path.is_dir():
-        return
-    try:
-        with av.open(str(path)) as container:
-            stream = video_stream(container, path)
-            width, height = stream.codec_context.width, stream.codec_context.height
-            seconds = float((container.duration or 0) / av.time_base)
-            frames = stream.frames or round(seconds * float(stream.average_rate or 0)) or 1
-    except av.FFmpegError as error:
-        raise ValueError(f"cannot read {path} as a video: {' '.join(str(error).split())}") from error
-    if frames * width * height * 3 > LARGEST_CLIP_BYTES:
-        raise ValueError(
-            f"{path}: {frames} frames of {width} x {height} px are more than {LARGEST_CLIP_BYTES / 1e9:.0f} GB: cut it"
         )
 
 

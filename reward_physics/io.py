@@ -19,11 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reward_physics.readers import video_stream
+from reward_physics.readers import container_rate, read_whole
 from reward_physics.video import Video
 
 VIDEO_SUFFIXES = (".mp4", ".gif")
-FRAME_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def to_uint8(frames: Tensor) -> Tensor:
@@ -93,22 +92,25 @@ def read_video(path: str | Path, *, fps: float | None = None) -> Video:
     """Read one clip (B = 1).
 
     Args:
-        path: a video file that FFmpeg reads, or a folder of .png/.jpg frames in the order of their names.
+        path: a video file that FFmpeg reads, or a folder of frames in the order of their names.
         fps: frames a second. A folder needs it; a file states its own, and a number given here overrides that.
     Raises:
-        ValueError: missing, unreadable, empty; frames of unequal spacing or size; no fps.
+        ValueError: missing, unreadable, empty; frames of unequal spacing or size; no fps; more pixels than
+            `readers.LARGEST_CLIP_BYTES`.
     """
     path = Path(path)
     if fps is not None and not fps > 0:
         raise ValueError(f"fps must be > 0, got {fps}: say at how many frames a second {path.name} plays")
     if not path.exists():
         raise ValueError(f"no clip at {path}: give a video file or a folder of frames")
-    if path.is_dir():
-        if fps is None:
+    rate = fps
+    if rate is None:
+        if path.is_dir():
             raise ValueError(f"the frames in {path} have no clock: give fps")
-        frames_THWC, rate = _read_frames(path), fps
-    else:
-        frames_THWC, rate = _read_file(path, fps)
+        rate = container_rate(path)
+        if rate is None:
+            raise ValueError(f"{path} does not state its frame rate: give fps")
+    frames_THWC = read_whole(path, even=fps is None)
     frames_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float() / 255
     return Video(frames_BTCHW=frames_TCHW[None], fps_B=torch.tensor([rate], dtype=torch.float32))
 
@@ -142,52 +144,3 @@ def _write_gif(path: Path, frames_THWC: np.ndarray, fps: float) -> None:
 
     first, *rest = [Image.fromarray(frame_HWC) for frame_HWC in frames_THWC]
     first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
-
-
-def _read_frames(folder: Path) -> np.ndarray:
-    from PIL import Image
-
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in FRAME_SUFFIXES)
-    if not files:
-        raise ValueError(f"no frames in {folder}: expected files ending in {', '.join(FRAME_SUFFIXES)}")
-    frames = []
-    for file in files:
-        try:
-            frames.append(np.asarray(Image.open(file).convert("RGB")))
-        except OSError as error:
-            raise ValueError(f"cannot read the frame {file}: {error}") from error
-        if frames[-1].shape != frames[0].shape:
-            raise ValueError(
-                f"all frames of a clip must have one size: {file.name} differs from {files[0].name} in {folder}"
-            )
-    return np.stack(frames)
-
-
-def _read_file(path: Path, fps: float | None) -> tuple[np.ndarray, float]:
-    try:
-        with av.open(str(path)) as container:
-            stream = video_stream(container, path)
-            declared = stream.average_rate or stream.guessed_rate
-            decoded = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]
-    except av.FFmpegError as error:
-        raise ValueError(f"cannot read {path} as a video: {error}") from error
-    if not decoded:
-        raise ValueError(f"no frames in {path}")
-    times_s, frames = zip(*decoded, strict=True)
-    if fps is None:
-        if not declared:
-            raise ValueError(f"{path} does not state its frame rate: give fps")
-        fps = float(declared)
-        _check_even_spacing(path, times_s)
-    return np.stack(frames), fps
-
-
-def _check_even_spacing(path: Path, times_s: tuple[float | None, ...]) -> None:
-    if len(times_s) < 3 or None in times_s:
-        return
-    steps = np.diff(np.asarray(times_s, dtype=float))
-    if steps.max() - steps.min() > 0.25 * np.median(steps):
-        raise ValueError(
-            f"the frames of {path} are {steps.min():.4f} to {steps.max():.4f} s apart: "
-            "convert it to a constant frame rate, or give fps to say what one frame stands for"
-        )

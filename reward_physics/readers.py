@@ -19,7 +19,10 @@ from torch import Tensor
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 LARGEST_SIDE_PX = 4096
 LARGEST_CLIP = 600_000_000
-"""Numbers (frames x 3 x rows x columns) that a clip may hold: 2.4 GB in memory."""
+"""Numbers (frames x 3 x rows x columns) that a clip to be scored may hold: 2.4 GB in memory."""
+
+LARGEST_CLIP_BYTES = 4 << 30
+"""Of any clip's pixels, unpacked to bytes: a file of kilobytes can claim far more."""
 
 _LEAST_FRAMES = 5
 _UNEVEN = 0.25
@@ -66,18 +69,18 @@ def read_clip(
     if path.is_dir():
         container_fps, images = None, _images_of(path, first, last)
     else:
-        if path.stat().st_size == 0:
-            raise ValueError(f"{path} is empty (0 bytes)")
-        container_fps = _container_fps(path)
+        container_fps = container_rate(path)
         images = _frames_of(path, first, last)
     if fps is None:
         said = "states no rate" if container_fps is None else f"says {container_fps:g}, often not the rate of capture"
         raise ValueError(f"fps is not given and never guessed: give --fps (the container {said}), or --fps container")
     if fps == "container" and container_fps is None:
         raise ValueError(f"{path} does not state its frame rate: give --fps as a number")
-    stack = _stacked(path, images)
+    stack = _stacked(path, images, most=LARGEST_CLIP)
     if len(stack) < _LEAST_FRAMES:
         raise ValueError(f"{path} has {len(stack)} frame(s) to measure: an acceleration needs at least {_LEAST_FRAMES}")
+    if min(stack[0].shape[:2]) < 16:
+        raise ValueError(f"{path}: frames of {stack[0].shape[1]} x {stack[0].shape[0]} px are too small to measure in")
     return Clip(
         frames_TCHW=torch.from_numpy(np.stack(stack)).permute(0, 3, 1, 2).float().div_(255),
         fps=float(container_fps if fps == "container" and container_fps is not None else fps),
@@ -86,7 +89,40 @@ def read_clip(
     )
 
 
-def _stacked(path: Path, images: Iterator[np.ndarray]) -> list[np.ndarray]:
+def read_whole(path: Path, *, even: bool) -> np.ndarray:
+    """All frames of a video file or of a folder of frames, (T, H, W, 3) in 256 levels.
+
+    Args:
+        even: refuse a file whose frames lie at uneven times.
+
+    Raises:
+        ValueError: unreadable; frames of two sizes; more than LARGEST_CLIP_BYTES, which a file's header is asked for
+            before anything is unpacked.
+    """
+    if path.is_dir():
+        return np.stack(_stacked(path, _images_of(path, 0, None), most=LARGEST_CLIP_BYTES))
+    _check_claim(path)
+    return np.stack(_stacked(path, _frames_of(path, 0, None, even=even), most=LARGEST_CLIP_BYTES))
+
+
+def _check_claim(path: Path) -> None:
+    """Raise ValueError where a file's header claims more pixels than are unpacked here; no frame is read."""
+    try:
+        with av.open(str(path)) as container:
+            stream = video_stream(container, path)
+            width, height = stream.codec_context.width, stream.codec_context.height
+            seconds = float((container.duration or 0) / av.time_base)
+            frames = stream.frames or round(seconds * float(stream.average_rate or 0)) or 1
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError(f"cannot read {path} as a video: {_said(error)}") from error
+    if frames * width * height * 3 > LARGEST_CLIP_BYTES:
+        raise ValueError(
+            f"{path}: {frames} frames of {width} x {height} px are more than {LARGEST_CLIP_BYTES / 1e9:.0f} GB: cut it"
+        )
+
+
+def _stacked(path: Path, images: Iterator[np.ndarray], *, most: int) -> list[np.ndarray]:
+    """The images, which must have one size and hold at most so many numbers."""
     stack: list[np.ndarray] = []
     for image in images:
         height, width = image.shape[:2]
@@ -95,15 +131,14 @@ def _stacked(path: Path, images: Iterator[np.ndarray]) -> list[np.ndarray]:
                 f"{path}: all frames must have one size, got {stack[0].shape[1]} x {stack[0].shape[0]} px and then "
                 f"{width} x {height} px"
             )
-        if (len(stack) + 1) * image.size > LARGEST_CLIP:
+        if (len(stack) + 1) * image.size > most:
             raise ValueError(
-                f"{path}: more than {len(stack)} frames of {width} x {height} px do not fit: choose some with --frames"
+                f"{path}: more than {len(stack)} frames of {width} x {height} px do not fit: cut it, or choose some "
+                "with --frames"
             )
         stack.append(image)
     if not stack:
         raise ValueError(f"no frames in {path}: check the file, or --frames")
-    if min(stack[0].shape[:2]) < 16:
-        raise ValueError(f"{path}: frames of {stack[0].shape[1]} x {stack[0].shape[0]} px are too small to measure in")
     return stack
 
 
@@ -129,7 +164,10 @@ def _check_size(name: object, width: int, height: int) -> None:
         )
 
 
-def _container_fps(path: Path) -> float | None:
+def container_rate(path: Path) -> float | None:
+    """Frames a second by a video file's own word, or None. Raises ValueError where it is no video."""
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes)")
     try:
         with av.open(str(path)) as container:
             stream = video_stream(container, path)
@@ -139,7 +177,7 @@ def _container_fps(path: Path) -> float | None:
         raise ValueError(f"cannot read {path} as a video: {_said(error)}") from error
 
 
-def _frames_of(path: Path, first: int, last: int | None) -> Iterator[np.ndarray]:
+def _frames_of(path: Path, first: int, last: int | None, *, even: bool = True) -> Iterator[np.ndarray]:
     times: list[float] = []
     try:
         with av.open(str(path)) as container:
@@ -155,7 +193,7 @@ def _frames_of(path: Path, first: int, last: int | None) -> Iterator[np.ndarray]
     except (av.FFmpegError, OSError, MemoryError) as error:
         raise ValueError(f"cannot read {path} after {len(times)} frames: {_said(error)}") from error
     steps = np.diff(times)
-    if len(steps) > 1 and steps.max() - steps.min() > max(_UNEVEN * np.median(steps), _GIF_CLOCK_S):
+    if even and len(steps) > 1 and steps.max() - steps.min() > max(_UNEVEN * np.median(steps), _GIF_CLOCK_S):
         raise ValueError(
             f"the frames of {path} are {steps.min():.4f} to {steps.max():.4f} s apart: convert it to a constant frame "
             "rate, or choose an even part with --frames"

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from reward_physics import readers
 from reward_physics.io import enlarge, read_video, upscale_factor, write_frames, write_video
 
 
@@ -103,3 +104,22 @@ def test_uneven_frames_are_refused_unless_the_rate_is_stated(tmp_path):
     with pytest.raises(ValueError, match="constant frame rate"):
         read_video(tmp_path / "uneven.gif")
     assert read_video(tmp_path / "uneven.gif", fps=20).num_frames == 4
+
+
+def test_what_a_file_claims_is_bounded_before_a_frame_is_unpacked(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", clip(), fps=16, min_side_px=0)
+    frames = write_frames(tmp_path / "frames", clip())
+    monkeypatch.setattr(readers, "LARGEST_CLIP_BYTES", 5 * 32 * 48 * 3 - 1)
+    with pytest.raises(ValueError, match="more than 4 frames of 48 x 32 px do not fit"):
+        read_video(frames, fps=16)
+    monkeypatch.setattr(readers, "_frames_of", None)
+    with pytest.raises(ValueError, match=r"a\.mp4: 5 frames of 48 x 32 px are more than"):
+        read_video(path)
+
+
+def test_frames_beyond_what_the_header_says_are_not_kept(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", clip(), fps=16, min_side_px=0)
+    monkeypatch.setattr(readers, "_check_claim", lambda path: None)
+    monkeypatch.setattr(readers, "LARGEST_CLIP_BYTES", 5 * 32 * 48 * 3 - 1)
+    with pytest.raises(ValueError, match="more than 4 frames"):
+        read_video(path)

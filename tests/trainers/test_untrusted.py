@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from data import video_folder
+from reward_physics import readers
 from reward_physics.io import write_video
 from trainers import clips, oro
 from trainers.batches import Scenes
@@ -185,13 +186,13 @@ def test_a_video_s_header_is_read_before_its_frames(tmp_path, monkeypatch):
 
     write_video(tmp_path / "wide.mp4", torch.zeros(2, 3, 16, 8192), fps=8.0, min_side_px=0)
     write_video(tmp_path / "small.mp4", torch.zeros(9, 3, 32, 32), fps=8.0, min_side_px=0)
-    monkeypatch.setattr(video_folder, "read_video", never)
+    monkeypatch.setattr(readers, "_frames_of", never)
     (tmp_path / "small.mp4").rename(tmp_path / "small.kept")
     with pytest.raises(ValueError, match=r"wide.mp4: 8192 x 16 px is larger than 4096 px a side"):
         list(video_folder.read_folder(tmp_path))
     (tmp_path / "wide.mp4").unlink()
     (tmp_path / "small.kept").rename(tmp_path / "small.mp4")
-    monkeypatch.setattr(video_folder, "LARGEST_CLIP_BYTES", 9 * 32 * 32 * 3 - 1)
+    monkeypatch.setattr(readers, "LARGEST_CLIP_BYTES", 9 * 32 * 32 * 3 - 1)
     with pytest.raises(ValueError, match=r"small.mp4: 9 frames of 32 x 32 px are more than"):
         list(video_folder.read_folder(tmp_path))
 
