@@ -32,6 +32,10 @@ _LEAST_SHARE = 0.3
 """A flight moves vertically by this share of the whole track at least: less is a roll with its last hops. What bounces
 long enough to be measured after too short a fall keeps more than half of its speed, and so a quarter of the height."""
 
+_LATE = 0.2
+"""A frame that lies later than an impact by more than this share of a frame belongs to what follows for certain: impact
+times are found to a tenth of a frame where both sides are parabolas."""
+
 _ONE_FLIGHT = 67.0
 """Two neighbouring flights are one where one parabola costs less than this in RSS / sigma^2 more than two: the 99.9 %
 quantile of a chi-squared with 6 degrees of freedom (22.5), times (1 + rho) / (1 - rho) = 3, by which errors alike from
@@ -131,8 +135,12 @@ def find_arc(
             impacts[clip] = _meeting_time(time[clip], position[clip, :, -1], seen[clip], (first, last), after)
             # The frame at the cut belongs to the contact when the impact came before it.
             late = (time[clip] >= impacts[clip] - 1e-3) & (weights[clip] > 0)
-            if late.any() and weights[clip].sum() - late.sum() >= min_frames:
+            left = int(weights[clip].sum() - late.sum())
+            if left >= min_frames:
                 weights[clip, late] = 0
+            elif (late & (time[clip] > impacts[clip] + _LATE * (time[clip, 1] - time[clip, 0]))).any():
+                weights[clip], impacts[clip] = 0, torch.nan
+                why[clip] = f"too few frames in free flight: {left}, needs {min_frames}"
     return Arc(weights_BT=weights, impact_time_B=impacts, sigma_B=sigma_B.to(position_BTD.dtype), reasons=why)
 
 

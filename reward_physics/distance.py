@@ -6,6 +6,7 @@ Axes: B clips, T frames, H rows, W columns.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import torch
@@ -86,13 +87,15 @@ def distance_line(observation: Observation, weight_BT: Tensor) -> Line:
     if instruments.floor_height_m is not None:
         rough = camera.unproject(image.centroid_BT2.detach(), image.centre_depth_BT.detach())
         weight_BT = weight_BT * trust_near_floor(rough[..., 2] - instruments.floor_height_m)
-    return fit_distance(
+    line = fit_distance(
         distance,
         video.times_BT,
         weight_BT,
         speed_sd_m_s=instruments.line_of_sight_speed_m_s,
         bias_sd=instruments.depth_bias,
     )
+    size_sd_B = _sd_by_size(observation, camera).to(line.relative_sd_B)
+    return dataclasses.replace(line, relative_sd_B=(line.relative_sd_B.square() + size_sd_B.square()).sqrt())
 
 
 @torch.no_grad()
@@ -109,3 +112,20 @@ def _distance_in_first_frame(observation: Observation, camera: Camera) -> Tensor
     )
     assert first.centre_depth_BT is not None
     return horizontal_distance(camera, first.centroid_BT2, first.centre_depth_BT)[:, 0].double()
+
+
+@torch.no_grad()
+def _sd_by_size(observation: Observation, camera: Camera) -> Tensor:
+    """Relative standard error (B,) of the depth estimator's distance for the object's size; 0 where it says none."""
+    image, estimator = observation.image_track, observation.instruments.depth
+    assert image.centre_depth_BT is not None
+    seen = image.weight_BT > 0.1
+    radius_px, depth_m = (
+        torch.where(seen, x.detach(), torch.nan).nanmedian(1).values.nan_to_num(1.0)
+        for x in (image.radius_px_BT, image.centre_depth_BT)
+    )
+    by_size = getattr(estimator, "size_sd", None)
+    if by_size is None:
+        return torch.zeros_like(radius_px)
+    radius_m = radius_px * depth_m / camera.focal_px_B.to(depth_m)
+    return by_size(radius_m, radius_px, min(observation.video.height_px, observation.video.width_px))

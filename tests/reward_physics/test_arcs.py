@@ -18,7 +18,7 @@ def heights(kind: str, g: float = 9.81, frames: int = 17, fps: float = 16.0) -> 
     return torch.where(time < impact, 1.2 - 0.5 * g * time.square(), up)
 
 
-def arc(height_BT: torch.Tensor, noise: float = 0.003, fps: float = 16.0, weight=None, at_rest=False):
+def arc(height_BT: torch.Tensor, noise: float = 0.003, fps: float = 16.0, weight=None, at_rest=False, floor=0.004):
     time = (torch.arange(height_BT.shape[1], dtype=torch.float64) / fps).expand_as(height_BT)
     position = torch.stack((torch.zeros_like(height_BT), height_BT), dim=-1)
     position = position + noise * torch.randn(position.shape, generator=torch.Generator().manual_seed(0)).double()
@@ -27,7 +27,7 @@ def arc(height_BT: torch.Tensor, noise: float = 0.003, fps: float = 16.0, weight
         time_BT=time,
         position_BTD=position,
         weight_BT=weight,
-        sigma_floor_B=torch.full_like(time[:, 0], 0.004),
+        sigma_floor_B=torch.full_like(time[:, 0], floor),
         at_rest_B=torch.full((len(time),), at_rest),
     )
 
@@ -130,3 +130,12 @@ def test_flights_that_the_frames_hardly_resolve_are_cut_at_their_impacts():
     found = arc(height[None].repeat(50, 1), fps=fps)
     assert found.reasons == [None] * 50
     assert (found.weights_BT[:, :5] == 1).all() and (found.weights_BT[:, 5:] == 0).all()
+
+
+def test_a_rebound_of_four_frames_and_one_after_its_impact_is_too_short():
+    """Heights that were read off a ball that strikes the floor after 3.2, 8.0 and 11.5 frames: it rose and fell from
+    frame 4 to 7, the parabola through frames 4 to 8 meets the next one long before frame 8."""
+    height = [1.427, 1.299, 0.925, 0.303, 0.535, 0.804, 0.82, 0.6, 0.153, 0.462, 0.522, 0.321, 0.28, 0.342, 0.169, 0.26]
+    found = arc(torch.tensor(height, dtype=torch.float64)[None], fps=8.0, noise=0.0, floor=0.0167)
+    assert (found.weights_BT == 0).all() and found.impact_time_B.isnan().all()
+    assert found.reasons == ["too few frames in free flight: 4, needs 5"]

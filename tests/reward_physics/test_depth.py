@@ -194,6 +194,17 @@ def test_bad_weights_and_names_are_refused_in_one_line(folder):
         load_depth(str(folder))
 
 
+def test_few_pixels_and_an_unknown_size_make_a_distance_less_certain(estimator):
+    known, side = torch.full((3,), 0.3), estimator.side_px
+    few, more, twice = estimator.size_sd(known, torch.tensor([3.0, 6.0, 12.0]), side).tolist()
+    assert few > more > twice > 0
+    # The same object in a picture twice as large is seen no better by a network that works at its own size.
+    assert estimator.size_sd(known[:1], torch.tensor([12.0]), 2 * side).item() == pytest.approx(more)
+    radius_m = torch.tensor([0.08, 0.3, 0.6])
+    small, usual, large = estimator.size_sd(radius_m, torch.full((3,), 6.0), side).tolist()
+    assert small > 2 * usual and large > 2 * usual
+
+
 def test_bad_frames_are_refused(estimator):
     with pytest.raises(ValueError, match="must be"):
         estimator(torch.rand(2, 3, 64, 64))
