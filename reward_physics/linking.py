@@ -22,6 +22,9 @@ _SEED_STEPS = (1, 2, 4)
 _MOST_SEEDS = 3000
 _MOST_MISSED = 3
 _POINTS_FOR_PREDICTION = 6
+_LEAST_MERIT = 0.25
+_MERGED = 1.4
+"""Two blobs become one of more than this many times the larger's usual area, unless the other is much smaller."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,10 @@ class Path:
 
     def __len__(self) -> int:
         return len(self.frames_P)
+
+    def at(self, points: np.ndarray) -> Path:
+        """Some of its points."""
+        return Path(**{field.name: getattr(self, field.name)[points] for field in dataclasses.fields(self)})
 
     @property
     def diameter_px(self) -> float:
@@ -107,6 +114,40 @@ def choose_path(paths: Sequence[Path]) -> Path | None:
     return max(moving, key=_merit, default=None)
 
 
+def choose_paths(paths: Sequence[Path]) -> list[Path]:
+    """The paths of all that looks like a thing in flight, the plainest first: that of `choose_path`, and those that
+    look at least a quarter as much like one and are seen at the same time. What is never seen together with another is
+    a later piece of its path.
+    """
+    first = choose_path(paths)
+    if first is None:
+        return []
+    things = [path for path in paths if not any(_is_shadow_of(path, other) for other in paths if other is not path)]
+    chosen, least = [first], _LEAST_MERIT * _merit(first)
+    for path in sorted(things, key=_merit, reverse=True):
+        if path is first or _merit(path) < least or flight(path)[0] <= SHORTEST_PATH:
+            continue
+        if path.extent_px > max(2.0, 0.3 * path.diameter_px) and all(_seen_together(path, one) for one in chosen):
+            chosen.append(path)
+    return chosen
+
+
+def without_merged(paths: Sequence[Path]) -> list[Path]:
+    """The same paths without the frames in which two objects are one blob: larger than usual while another object that
+    was seen before and after is not found."""
+    apart = []
+    for path in paths:
+        usual = float(np.median(path.area_P))
+        missing = np.zeros(len(path), dtype=bool)
+        for other in paths:
+            if other is not path:
+                within = (path.frames_P > other.frames_P[0]) & (path.frames_P < other.frames_P[-1])
+                missing |= within & ~np.isin(path.frames_P, other.frames_P)
+        kept = ~(missing & (path.area_P > _MERGED * usual))
+        apart.append(path.at(kept) if kept.sum() >= SHORTEST_PATH else path)
+    return apart
+
+
 def path_at(paths: Sequence[Path], centre_2: np.ndarray, radius_px: float) -> Path | None:
     """The path that passes nearest to a place in its first frames; None when none comes within a diameter."""
     near = []
@@ -144,6 +185,11 @@ def _merit(path: Path) -> float:
     compact = float(np.median(path.area_P / (4 * np.pi * path.axes_P2.prod(axis=1))).clip(0, 1))
     inside = 1 - 0.9 * float(path.border_P.mean())
     return points * far * constant * compact**2 * inside
+
+
+def _seen_together(path: Path, other: Path) -> bool:
+    """Whether two paths share enough frames to be two things."""
+    return len(np.intersect1d(path.frames_P, other.frames_P)) >= SHORTEST_PATH
 
 
 def _is_shadow_of(path: Path, other: Path) -> bool:

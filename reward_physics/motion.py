@@ -10,13 +10,14 @@ Axes: B clips, T frames, C colours, H rows, W columns, P points of a path.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from reward_physics.blobs import background_plate, change_from, find_blobs, threshold
-from reward_physics.linking import Path, choose_path, find_paths, path_at
+from reward_physics.blobs import Blobs, background_plate, change_from, find_blobs, threshold
+from reward_physics.linking import Path, choose_path, choose_paths, find_paths, path_at, without_merged
 
 _PASSES = 2
 _EDGE_PX = 1.5
@@ -43,6 +44,22 @@ class Moving:
     reasons: list[str | None]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneMoving:
+    """One moving object of one clip: the fields of Moving without their first axis, T frames."""
+
+    mask_THW: Tensor
+    window_THW: Tensor
+    centre_T2: Tensor
+    radius: Tensor
+    present_T: Tensor
+    reason: str | None
+
+
+_Choose = Callable[[list[Path], Tensor | None], list[Path | None]]
+"""Paths and, where they are known, the objects' masks in the first frame (N, H, W) -> the path of each object."""
+
+
 def find_moving(frames_BTCHW: Tensor, first_mask_BHW: Tensor | None = None) -> Moving:
     """Find the moving object of every clip.
 
@@ -50,56 +67,154 @@ def find_moving(frames_BTCHW: Tensor, first_mask_BHW: Tensor | None = None) -> M
         frames_BTCHW: colours in [0, 1], from a camera that stands still (or stabilised).
         first_mask_BHW: the object in the first frame, where that is known: the path that starts there is taken.
     """
+
+    def one(paths: list[Path], masks_NHW: Tensor | None) -> list[Path | None]:
+        return [choose_path(paths) if masks_NHW is None else _path_from_mask(paths, masks_NHW[0])]
+
+    masks_BNHW = None if first_mask_BHW is None else first_mask_BHW[:, None]
+    return _found(frames_BTCHW, masks_BNHW, one)[0]
+
+
+def find_all_moving(frames_BTCHW: Tensor, first_masks_BNHW: Tensor | None = None) -> list[Moving]:
+    """Find every moving object of every clip, each followed on a path of its own.
+
+    Args:
+        frames_BTCHW: as for `find_moving`.
+        first_masks_BNHW: the objects in the first frame, where they are known: one is looked for each.
+
+    Returns:
+        The objects, the plainest first or in the order of the masks; as many as the clip with the most has, and at
+        least one. A clip that has fewer says so in their reasons.
+    """
+
+    def all_of(paths: list[Path], masks_NHW: Tensor | None) -> list[Path | None]:
+        if masks_NHW is None:
+            return list(without_merged(choose_paths(paths)))
+        chosen = [_path_from_mask(paths, mask) for mask in masks_NHW]
+        twice = [path is not None and any(path is other for other in chosen[:n]) for n, path in enumerate(chosen)]
+        kept = [None if again else path for path, again in zip(chosen, twice, strict=True)]
+        apart = iter(without_merged([path for path in kept if path is not None]))
+        return [None if path is None else next(apart) for path in kept]
+
+    return _found(frames_BTCHW, first_masks_BNHW, all_of)
+
+
+def _found(frames_BTCHW: Tensor, masks_BNHW: Tensor | None, choose: _Choose) -> list[Moving]:
+    """One Moving an object, from what is chosen among the paths of every clip."""
     clips = [
-        _find(frames, None if first_mask_BHW is None else first_mask_BHW[clip] > 0.5)
+        _find(frames, None if masks_BNHW is None else masks_BNHW[clip] > 0.5, choose)
         for clip, frames in enumerate(frames_BTCHW)
     ]
-    masks, windows, centres, radii, present, reasons = zip(*clips, strict=True)
-    return Moving(
-        mask_BTHW=torch.stack(masks),
-        window_BTHW=torch.stack(windows),
-        centre_BT2=torch.stack(centres),
-        radius_B=torch.stack(radii),
-        present_BT=torch.stack(present),
-        reasons=list(reasons),
+    return stack_objects(clips, frames_BTCHW)
+
+
+def stack_objects(clips: Sequence[Sequence[OneMoving]], frames_BTCHW: Tensor) -> list[Moving]:
+    """The n-th objects of all clips as one Moving, for every n; where a clip has fewer, nothing with the reason."""
+    count = max(1, *(len(clip) for clip in clips))
+    padded = [
+        [*clip, *(_nothing(frames) for _ in range(count - len(clip)))]
+        for clip, frames in zip(clips, frames_BTCHW, strict=True)
+    ]
+    return [
+        Moving(
+            mask_BTHW=torch.stack([one.mask_THW for one in nth]),
+            window_BTHW=torch.stack([one.window_THW for one in nth]),
+            centre_BT2=torch.stack([one.centre_T2 for one in nth]),
+            radius_B=torch.stack([one.radius for one in nth]),
+            present_BT=torch.stack([one.present_T for one in nth]),
+            reasons=[one.reason for one in nth],
+        )
+        for nth in zip(*padded, strict=True)
+    ]
+
+
+def follow_path(soft_THW: Tensor, path: Path, others: Sequence[Path] = ()) -> OneMoving:
+    """An object of one clip from its path: its soft mask, its windows, its place in every frame.
+
+    Args:
+        soft_THW: soft mask of all that moves.
+        others: paths of other objects: a pixel that the windows of two hold belongs to the nearer, in radii.
+    """
+    frames, height, width = soft_THW.shape
+    present = torch.zeros(frames, dtype=torch.bool, device=soft_THW.device)
+    present[path.frames_P] = True
+    window = _windows(path, frames, height, width).to(soft_THW) * present[:, None, None]
+    for other in others:
+        window = window * (_in_radii(path, soft_THW) <= _in_radii(other, soft_THW))
+    return OneMoving(
+        mask_THW=soft_THW * (window > 0),
+        window_THW=window,
+        centre_T2=torch.from_numpy(_interpolated(path, frames)).to(soft_THW),
+        radius=soft_THW.new_tensor(float(np.median(_radius_px(path)))),
+        present_T=present,
+        reason=None,
     )
 
 
-def _find(
-    frames_TCHW: Tensor, first_mask_HW: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, str | None]:
-    """The fields of Moving for one clip."""
+def _find(frames_TCHW: Tensor, masks_NHW: Tensor | None, choose: _Choose) -> list[OneMoving]:
+    """The chosen objects of one clip."""
     still, height, width = frames_TCHW.detach(), *frames_TCHW.shape[-2:]
-    hidden = None if first_mask_HW is None else _not_yet_moved(still, first_mask_HW)
-    path, contrast, least, plate = None, 1.0, still[0, 0], still[0]
+    hidden = None if masks_NHW is None else _not_yet_moved(still, masks_NHW.any(0))
+    chosen: list[Path | None] = []
+    contrasts: list[float] = []
+    least, plate = still[0, 0], still[0]
     for _ in range(_PASSES):
         plate = background_plate(still, hidden_THW=hidden)
         change = change_from(still, plate)
         least = threshold(change)
         blobs = [find_blobs(frame, differs, least) for frame, differs in zip(still, change, strict=True)]
-        paths = find_paths(blobs)
-        found = choose_path(paths) if first_mask_HW is None else _path_from_mask(paths, first_mask_HW)
-        if found is None:
+        found = choose(find_paths(blobs), masks_NHW)
+        if all(path is None for path in found):
             break
-        path = found
-        strengths = [
-            blobs[t].change_N[n] / blobs[t].area_N[n] for t, n in zip(path.frames_P, path.blobs_P, strict=True)
-        ]
-        contrast = float(np.median(strengths))
-        hidden = _windows(path, len(still), height, width, widened=1.3).to(still.device) > 0
-    if path is None:
-        nothing = torch.zeros_like(still[:, 0])
-        middle = still.new_tensor([width / 2, height / 2]).repeat(len(still), 1)
-        gone = torch.zeros(len(still), dtype=torch.bool, device=still.device)
-        why = "no motion: nothing in the picture moves like an object"
-        return nothing + 0 * frames_TCHW[:, 0], nothing, middle, still.new_tensor(1.0), gone, why
+        chosen, contrasts = found, [_contrast(blobs, path) for path in found]
+        windows = [_windows(path, len(still), height, width, widened=1.3) for path in chosen if path is not None]
+        hidden = torch.stack(windows).amax(0).to(still.device) > 0
+    if not chosen:
+        return [_nothing(frames_TCHW) for _ in range(1 if masks_NHW is None else len(masks_NHW))]
     noise: Tensor = least / 2
-    soft = ((change_from(frames_TCHW, plate) - noise) / (-noise + contrast).clamp(min=0.02)).clamp(0, 1)
-    present = torch.zeros(len(still), dtype=torch.bool, device=still.device)
-    present[path.frames_P] = True
-    window = _windows(path, len(still), height, width).to(still) * present[:, None, None]
-    centre = torch.from_numpy(_interpolated(path, len(still))).to(still)
-    return soft * (window > 0), window, centre, still.new_tensor(float(np.median(_radius_px(path)))), present, None
+    away = change_from(frames_TCHW, plate) - noise
+    objects = []
+    for n, (path, contrast) in enumerate(zip(chosen, contrasts, strict=True)):
+        if path is None:
+            objects.append(_nothing(frames_TCHW))
+            continue
+        others = [other for k, other in enumerate(chosen) if k != n and other is not None]
+        soft = (away / (-noise + contrast).clamp(min=0.02)).clamp(0, 1)
+        objects.append(follow_path(soft, path, others))
+    return objects
+
+
+def _contrast(blobs: Sequence[Blobs], path: Path | None) -> float:
+    """Usual change of colour over an object."""
+    if path is None:
+        return 1.0
+    strengths = [blobs[t].change_N[n] / blobs[t].area_N[n] for t, n in zip(path.frames_P, path.blobs_P, strict=True)]
+    return float(np.median(strengths))
+
+
+def _nothing(frames_TCHW: Tensor) -> OneMoving:
+    """No object in a clip; its empty mask still hangs on the frames."""
+    still, height, width = frames_TCHW[:, 0].detach(), *frames_TCHW.shape[-2:]
+    return OneMoving(
+        mask_THW=torch.zeros_like(still) + 0 * frames_TCHW[:, 0],
+        window_THW=torch.zeros_like(still),
+        centre_T2=still.new_tensor([width / 2, height / 2]).repeat(len(still), 1),
+        radius=still.new_tensor(1.0),
+        present_T=torch.zeros(len(still), dtype=torch.bool, device=still.device),
+        reason="no motion: nothing in the picture moves like an object",
+    )
+
+
+def _in_radii(path: Path, like_THW: Tensor) -> Tensor:
+    """Distance of every pixel (T, H, W) from an object's centre over its radius; infinite before and after its path."""
+    frames, height, width = like_THW.shape
+    centre = torch.from_numpy(_interpolated(path, frames)).to(like_THW)
+    v = torch.arange(height, device=like_THW.device) + 0.5
+    u = torch.arange(width, device=like_THW.device) + 0.5
+    away = torch.hypot(u - centre[:, 0, None, None], v[:, None] - centre[:, 1, None, None])
+    outside = torch.arange(frames, device=like_THW.device)
+    outside = (outside < int(path.frames_P[0])) | (outside > int(path.frames_P[-1]))
+    return torch.where(outside[:, None, None], torch.inf, away / float(np.median(_radius_px(path))))
 
 
 def _path_from_mask(paths: list[Path], mask_HW: Tensor) -> Path | None:

@@ -23,6 +23,7 @@ from reward_physics.homography import CameraMotion, camera_motion, stabilised
 from reward_physics.instruments import Instruments
 from reward_physics.kinematics import ArcFit, fit_arc
 from reward_physics.motion import Moving, find_moving
+from reward_physics.objects import find_objects
 from reward_physics.once import once
 from reward_physics.tracks import ImageTrack, track_in_image
 from reward_physics.trajectories import tracks_of_objects, trajectory_of
@@ -70,6 +71,7 @@ class Observation:
         self.video = video if grad else video.detached()
         self.instruments = instruments
         self.grad = grad
+        self._object: Moving | None = None
 
     @property
     def batch_size(self) -> int:
@@ -90,6 +92,8 @@ class Observation:
     @once
     def mask_BTHW(self) -> Tensor:
         """Soft object mask in [0, 1], by the method that the instruments name."""
+        if self._object is not None:
+            return self._object.mask_BTHW
         if self.instruments.mask == "segmenter":
             if self.depth.mask_logits_BTHW is None:
                 raise ValueError("mask segmenter: the depth estimator gives no mask: choose appearance or propagated")
@@ -116,6 +120,8 @@ class Observation:
     @once
     def moving(self) -> Moving:
         """The moving object of every clip."""
+        if self._object is not None:
+            return self._object
         return find_moving(self.steady_frames_BTCHW, self.video.first_mask_BHW)
 
     @once
@@ -134,7 +140,7 @@ class Observation:
             stride=self.instruments.flow_stride,
             depth_BTHW=depth,
             camera=self.video.camera,
-            window_BTHW=self.moving.window_BTHW if following else None,
+            window_BTHW=self.moving.window_BTHW if following or self._object is not None else None,
         )
         if not following or self.instruments.flow is None:
             return track
@@ -243,6 +249,31 @@ class Observation:
         """One track in pixels for each object whose first mask the clips have; empty where they have none."""
         return tracks_of_objects(self)
 
+    @once
+    def objects(self) -> list[Observation]:
+        """One Observation an object, with everything that this one has, identities kept over the frames.
+
+        Where the first frame's masks are known (`Video.object_masks_BNHW`) they are in that order; otherwise the object
+        that this Observation follows comes first. Clips that have fewer objects than others say so in their reasons.
+        The estimators are not asked again. A list of this Observation alone where nothing tells several apart.
+        """
+        found = find_objects(self)
+        if len(found) < 2:
+            return [self]
+        return [self._of(one, n) for n, one in enumerate(found)]
+
+    def _of(self, found: Moving, number: int) -> Observation:
+        """The same clips with one of their objects for the object."""
+        known = self.video.object_masks_BNHW
+        first = self.video.first_mask_BHW if known is None else known[:, number]
+        video = dataclasses.replace(self.video, first_mask_BHW=first, object_masks_BNHW=None)
+        one = Observation(video, self.instruments, grad=self.grad)
+        one._object = found
+        ways = {"motion": ["camera_motions", "steady_frames_BTCHW"]}
+        shared = ["depth", *ways.get(self.instruments.mask, ["flow_BSHW2"])]
+        one.__dict__.update({name: getattr(self, name) for name in shared})
+        return one
+
     @property
     def track_reasons(self) -> list[str | None]:
         """Why the object of each clip cannot be followed, None where it can."""
@@ -254,7 +285,7 @@ class Observation:
         for clip in range(self.batch_size):
             if self.instruments.mask == "motion" and self.camera_motions[clip].overlap < 0.5:
                 reasons.append("camera moves too much: some frames show less than half of the middle one")
-            elif self.instruments.mask == "motion" and self.moving.reasons[clip] is not None:
+            elif (self.instruments.mask == "motion" or self._object) and self.moving.reasons[clip] is not None:
                 reasons.append(self.moving.reasons[clip])
             elif not axis_is_level[clip]:
                 reasons.append("camera looks along the fall: steeper than 64 degrees")

@@ -78,7 +78,7 @@ def track_in_image(
         window = follow(mask_BTHW.detach(), first_mask_BHW, None if flow_BSHW2 is None else flow_BSHW2.detach(), stride)
     inside = mask_BTHW * window
     area = inside.sum((2, 3))
-    centre = (window[..., None] * uv_HW2).sum((2, 3)) / window.sum((2, 3)).clamp(min=1e-6)[..., None]
+    centre = centre_of(window)
     # An empty mask leaves the window's own centre: no division by zero, no gradient.
     centroid = ((inside[..., None] * uv_HW2).sum((2, 3)) + 1e-4 * centre) / (area + 1e-4)[..., None]
     if window_BTHW is None:
@@ -169,6 +169,12 @@ def surface_to_centre(surface_m: Tensor, radius_px: Tensor, kept: Tensor, focal_
     tangent = radius_px / focal_px
     share = tangent / (1 + tangent.square()).sqrt()
     return surface_m / (1 - (nearer * share + 0.5 * e2 * share.square()).clamp(max=0.5))
+
+
+def centre_of(window_BTHW: Tensor) -> Tensor:
+    """Centroid (u, v) of every window, (B, T, 2), px; zero where it is empty."""
+    total = window_BTHW.sum((2, 3)).clamp(min=1e-6)[..., None]
+    return (window_BTHW[..., None] * _pixel_centres(window_BTHW)).sum((2, 3)) / total
 
 
 def _pixel_centres(image_BTHW: Tensor) -> Tensor:

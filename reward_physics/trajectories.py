@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from reward_physics import masks
 from reward_physics.collisions import Pair
 from reward_physics.flights import Trajectory
+from reward_physics.objects import masks_of_objects
 from reward_physics.tracks import ImageTrack, track_in_image
 from reward_physics.world_tracks import place_at_distance
 
@@ -77,27 +77,12 @@ def path_in_pixels(image: ImageTrack, time_BT: Tensor, noise_px: float, at_rest_
 
 
 def tracks_of_objects(observation: Observation) -> list[ImageTrack]:
-    """One track in the image for each object of `Video.object_masks_BNHW`; empty where the clips have none.
-
-    The foreground is the instruments' own; a pixel belongs to the object whose colours in the first frame are nearer,
-        share_n = d_other^2 / (d_n^2 + d_other^2).
-    """
+    """One track in the image for each object of `Video.object_masks_BNHW`; empty where the clips have none."""
     first_BNHW = observation.video.object_masks_BNHW
     if first_BNHW is None:
         return []
-    frames = observation.video.frames_BTCHW
-    if observation.instruments.mask == "segmenter":
-        foreground = observation.mask_BTHW
-    else:
-        foreground = masks.by_appearance(frames, first_BNHW.amax(1))
-    palettes = [masks.object_colours(frames[:, 0].detach(), mask) for mask in first_BNHW.unbind(1)]
-    away = torch.stack([_distance2_to_palette(frames, palette) for palette in palettes])
-    tracks = []
-    for n, first in enumerate(first_BNHW.unbind(1)):
-        others = torch.cat((away[:n], away[n + 1 :])).amin(0) if len(palettes) > 1 else torch.ones_like(away[n])
-        share = others / (away[n] + others + 1e-6)
-        tracks.append(track_in_image(foreground * share, first_mask_BHW=first))
-    return tracks
+    shared = zip(masks_of_objects(observation), first_BNHW.unbind(1), strict=True)
+    return [track_in_image(mask, first_mask_BHW=first) for mask, first in shared]
 
 
 def pair_in_pixels(observation: Observation) -> tuple[Pair | None, Tensor]:
@@ -141,12 +126,6 @@ def _half_extent_px(mask_B2HW: Tensor, centre_B22: Tensor) -> Tensor:
     mean = (mask_B2HW * along_HW).sum((2, 3), keepdim=True) / area
     variance = (mask_B2HW * (along_HW - mean).square()).sum((2, 3), keepdim=True) / area
     return 1.87 * (variance[..., 0, 0] + 1 / 12).sqrt()
-
-
-def _distance2_to_palette(frames_BTCHW: Tensor, palette_BKC: Tensor) -> Tensor:
-    """Squared distance of every colour to the nearest of the palette, (B, T, H, W)."""
-    away = [(frames_BTCHW - colour[:, None, :, None, None]).square().sum(2) for colour in palette_BKC.unbind(1)]
-    return torch.stack(away).amin(0)
 
 
 def _radius_px(image: ImageTrack) -> Tensor:

@@ -1,0 +1,144 @@
+"""Several objects in one clip: told apart, each followed with its identity kept.
+
+Three ways, by what is known. Where `mask: motion` finds objects, each is a path of blobs. Where the first frame's masks
+are given, the foreground is shared out by the colours they hold, and by the nearer object between those of one colour.
+Where only a segmenter's mask is known, its blobs are linked from frame to frame.
+
+Axes: B clips, T frames, N objects, C colours, H rows, W columns, K colours of an object.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reward_physics import masks
+from reward_physics.blobs import find_blobs
+from reward_physics.linking import Path, choose_paths, find_paths, without_merged
+from reward_physics.motion import Moving, find_all_moving, follow_path, stack_objects
+from reward_physics.tracks import centre_of, follow
+
+if TYPE_CHECKING:
+    from reward_physics.observation import Observation
+
+_ALIKE = 0.15
+"""Objects whose colours are nearer to each other's than this cannot be told apart by colour."""
+
+
+def find_objects(observation: Observation) -> list[Moving]:
+    """Every object of the clips, that of `Observation.image_track` first or in the order of `Video.object_masks_BNHW`;
+    one or none where nothing tells several apart."""
+    video = observation.video
+    if observation.instruments.mask == "motion":
+        if video.object_masks_BNHW is None and video.first_mask_BHW is not None:
+            return []
+        return find_all_moving(observation.steady_frames_BTCHW, video.object_masks_BNHW)
+    if video.object_masks_BNHW is not None:
+        return _by_first_masks(observation, video.object_masks_BNHW)
+    if observation.instruments.mask == "segmenter" and video.first_mask_BHW is None:
+        return _by_blobs(observation)
+    return []
+
+
+def masks_of_objects(observation: Observation) -> list[Tensor]:
+    """One soft mask (B, T, H, W) for each object of `Video.object_masks_BNHW`; empty where the clips have none.
+
+    The foreground is the instruments' own; a pixel belongs to the object whose colours in the first frame are nearer,
+        share_n = d_other^2 / (d_n^2 + d_other^2),
+    over the others that have other colours; of objects of one colour a pixel belongs to the nearer, in radii.
+    """
+    first_BNHW = observation.video.object_masks_BNHW
+    if first_BNHW is None:
+        return []
+    frames = observation.video.frames_BTCHW
+    if observation.instruments.mask == "segmenter":
+        foreground = observation.mask_BTHW
+    else:
+        foreground = masks.by_appearance(frames, first_BNHW.amax(1))
+    firsts = first_BNHW.unbind(1)
+    palettes = [masks.object_colours(frames[:, 0].detach(), mask) for mask in firsts]
+    pairs = [(n, k) for n in range(len(firsts)) for k in range(len(firsts)) if n != k]
+    alike = {(n, k): _alike(palettes[n], palettes[k])[:, None, None, None] for n, k in pairs}
+    away = [_distance2_to_palette(frames, palette) for palette in palettes]
+    found = []
+    for n in range(len(firsts)):
+        others = torch.full_like(away[n], torch.inf)
+        for k in range(len(firsts)):
+            if k != n:
+                others = torch.where(alike[n, k], others, torch.minimum(others, away[k]))
+        alone = others.isinf()
+        others = torch.where(alone, torch.ones_like(others), others)
+        share = others / (away[n] + others + 1e-6)
+        # By itself an object has all of the foreground, but for what is far from its colours.
+        found.append(foreground * torch.where(alone & (len(firsts) > 1), torch.ones_like(share), share))
+    if not any(bool(same.any()) for same in alike.values()):
+        return found
+    windows = [follow(mask.detach(), first, None, 1) for mask, first in zip(found, firsts, strict=True)]
+    reach = [_in_radii(window, first) for window, first in zip(windows, firsts, strict=True)]
+    for n, k in pairs:
+        found[n] = torch.where(alike[n, k] & (reach[k] < reach[n]), torch.zeros_like(found[n]), found[n])
+    return found
+
+
+def _by_first_masks(observation: Observation, first_BNHW: Tensor) -> list[Moving]:
+    objects = []
+    for mask, first in zip(masks_of_objects(observation), first_BNHW.unbind(1), strict=True):
+        window = follow(mask.detach(), first, None, 1)
+        area_B = first.sum((1, 2))
+        present = (mask.detach() * window).sum((2, 3)) > 0.4 * area_B[:, None]
+        reasons = [None if area > 0 else "this clip has fewer objects" for area in area_B.tolist()]
+        objects.append(
+            Moving(
+                mask_BTHW=mask,
+                window_BTHW=window,
+                centre_BT2=centre_of(window),
+                radius_B=(area_B / torch.pi).sqrt().clamp(min=1.0).to(mask),
+                present_BT=present,
+                reasons=reasons,
+            )
+        )
+    return objects
+
+
+def _by_blobs(observation: Observation) -> list[Moving]:
+    """The moving blobs of the segmenter's mask; less than two of them are left to the track of one object."""
+    frames, mask = observation.video.frames_BTCHW, observation.mask_BTHW
+    clips = []
+    for clip, soft in enumerate(mask.detach()):
+        half = torch.full_like(soft[0], 0.5)
+        blobs = [find_blobs(frame, inside, half) for frame, inside in zip(frames[clip].detach(), soft, strict=True)]
+        paths = without_merged(choose_paths(find_paths(blobs)))
+        tracked = observation.image_track.centroid_BT2[clip].detach().double().cpu().numpy()
+        paths.sort(key=lambda path, tracked=tracked: _apart(path, tracked))
+        clips.append([follow_path(mask[clip], path, [other for other in paths if other is not path]) for path in paths])
+    return stack_objects(clips, frames) if any(len(clip) > 1 for clip in clips) else []
+
+
+def _apart(path: Path, centre_T2: np.ndarray) -> float:
+    """Usual distance of a path from a track, px."""
+    return float(np.median(np.linalg.norm(path.centre_P2 - centre_T2[path.frames_P], axis=1)))
+
+
+def _in_radii(window_BTHW: Tensor, first_BHW: Tensor) -> Tensor:
+    """Distance of every pixel (B, T, H, W) from the middle of a window over the object's radius."""
+    height, width = window_BTHW.shape[-2:]
+    v = torch.arange(height, device=window_BTHW.device).to(window_BTHW) + 0.5
+    u = torch.arange(width, device=window_BTHW.device).to(window_BTHW) + 0.5
+    centre = centre_of(window_BTHW)[..., None, None, :]
+    away = torch.hypot(u - centre[..., 0], v[:, None] - centre[..., 1])
+    return away / (first_BHW.to(away).sum((1, 2)) / torch.pi).sqrt().clamp(min=1.0)[:, None, None, None]
+
+
+def _alike(palette_BKC: Tensor, other_BKC: Tensor) -> Tensor:
+    """Whether two objects' colours are the same, (B,)."""
+    apart = torch.cdist(palette_BKC, other_BKC)
+    return (apart.amin(1).mean(1) < _ALIKE) & (apart.amin(2).mean(1) < _ALIKE)
+
+
+def _distance2_to_palette(frames_BTCHW: Tensor, palette_BKC: Tensor) -> Tensor:
+    """Squared distance of every colour to the nearest of the palette, (B, T, H, W)."""
+    away = [(frames_BTCHW - colour[:, None, :, None, None]).square().sum(2) for colour in palette_BKC.unbind(1)]
+    return torch.stack(away).amin(0)
