@@ -3,7 +3,7 @@
     python benchmarks/memory_decode.py --output docs/results/memory_decode.md
 
 The published autoencoders without weights, on tensors without data, in bfloat16: `trainers.memory_meter` counts what is
-alive at the most, the latents given and the pixels' gradient among it. `whole` keeps the graph of the whole clip.
+alive at the most, the pixels and their gradient among it. `whole` keeps the graph of the whole clip.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import diffusers
 import torch
 
 from trainers.memory_attention import fused_attention
-from trainers.memory_decode import decode_cost
+from trainers.memory_decode import decode_peak
 from trainers.memory_plan import GIB, PlanConfig, blank_condition, build
 from trainers.models.sizes import SIZES
 
@@ -31,18 +31,14 @@ FRAMES = (17, 65)
 
 
 def peak_gib(name: str, num_frames: int, side_px: int, *, checkpointing: bool) -> float:
-    """The larger of decode and backward, with the pixels and their gradient."""
+    """Of decode and backward, with the pixels and their gradient."""
     whole = SIZES[name]
     size = dataclasses.replace(whole, transformer=(whole.transformer[0], whole.transformer[1] | {"num_layers": 1}))
     model = build(size, torch.bfloat16)
     condition = blank_condition(model, PlanConfig(num_frames=num_frames, height=side_px, width=side_px))
-    latents = model.initial_latents(condition, None)
+    latents = model.initial_latents(condition, None).requires_grad_()
     with fused_attention():
-        cost = decode_cost(
-            model, condition, latents, chunk_size=0, checkpointing=checkpointing, workspace=lambda *operator: 0
-        )
-    pixels = 4 * 3 * num_frames * side_px**2
-    return max(cost.forward, cost.kept + cost.backward + 2 * pixels) / GIB
+        return decode_peak(model, latents, condition, checkpointing=checkpointing, workspace=lambda *operator: 0) / GIB
 
 
 def main() -> None:

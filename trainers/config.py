@@ -80,6 +80,7 @@ class ModelConfig:
     offload_transformer: bool = option(
         False, "keep the blocks' frozen weights on the CPU while the block does not run; needs block_checkpointing"
     )
+    torch_compile: bool = option(False, "compile the network's blocks: faster after the first steps, which are slower")
     decode_tile_px: Count = option(0, "decode overlapping squares of this side: less memory, not exact; 0 is the whole")
     num_inference_steps: Positive = option(8, "denoising steps of a rollout, in training as in evaluation")
     guidance_scale: Annotated[float, Field(ge=1)] = option(1.0, "classifier-free guidance; 1 is none, at half the cost")
@@ -183,8 +184,13 @@ class OROConfig(ModelConfig, DataConfig, RunConfig):
     gradient_checkpointing: bool = option(
         True, "evaluate each rollout step again in backward: less memory, a third slower"
     )
-    decode_checkpointing: bool = option(False, "decode again in backward")
-    decode_chunk_size: Count = option(0, "clips decoded at a time; 0 is all")
+    reward_num_frames: Positive | None = option(
+        None, "first frames that the reward is shown: Wan and CogVideoX then decode no more; by default all"
+    )
+    decode_checkpointing: bool = option(False, "decode again in backward, in pieces")
+    decode_chunk_size: Count = option(
+        0, "clips decoded, measured and carried back to the latents at a time; 0 is all: faster, more memory"
+    )
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "OROConfig":

@@ -1,42 +1,138 @@
-"""From latents to pixels under gradient, with bounded memory.
+"""From latents to pixels to rewards and back, some clips at a time: this bounds what a step needs beside its rollout.
 
-Axes: B clips, T frames, C colours, H rows, W columns.
+    x = decode(z),   g = dR/dx,   dR/dz = (dx/dz)^T g
+
+The pixels are clamped for the reward, and g is carried on as if they were not: a saturated one can be pulled back.
+Axes: B clips, T frames, C colours, H rows, W columns; latents z as the model's family keeps them.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from reward_physics.video import Video
 from trainers.models.base import Condition, VideoModel
+from trainers.phases import Phases
+from trainers.scoring import (
+    Judge,
+    Scored,
+    joined,
+    limit,
+    needs_its_batch,
+    no_gradient,
+    score,
+    score_with_gradient,
+    some_columns,
+)
 
 
-def straight_through_clamp(frames: Tensor) -> Tensor:
-    """Clamp to [0, 1] forward; backward is the identity, so that a saturated pixel can still be pulled back."""
-    return frames + (frames.clamp(0, 1) - frames).detach()
-
-
-def saturated_fraction(frames: Tensor) -> float:
-    """Share of the values outside [0, 1]."""
-    with torch.no_grad():
-        return ((frames < 0) | (frames > 1)).float().mean().item()
-
-
-def decode_clips(
-    model: VideoModel, latents: Tensor, condition: Condition, *, chunk_size: int = 0, checkpointing: bool = False
-) -> Tensor:
-    """Decode a batch: frames_BTCHW around [0, 1], not clamped.
+def score_latents(
+    model: VideoModel,
+    latents: Tensor,
+    condition: Condition,
+    recipe: Judge,
+    video: Video,
+    columns: dict[str, Any],
+    *,
+    num_frames: int | None = None,
+    chunk_size: int = 0,
+    checkpointing: bool = False,
+    max_ratio: float = float("inf"),
+    skip_first: bool = False,
+    each_reward: bool = False,
+    everywhere: Callable[[Tensor], Tensor] = lambda value_B: value_B,
+    phase: Phases,
+) -> Scored:
+    """Rewards of sampled clips and their gradient at the latents, where these have a graph; no other graph is left.
 
     Args:
-        chunk_size: clips decoded at a time; 0 is all of them.
-        checkpointing: keep few activations and evaluate the decoder again in backward, by the family's own pieces.
+        video: what is known of the clips beside their frames.
+        columns: of the data set, for the rewards that take them.
+        num_frames: how many first frames of a clip the reward is shown; by default all. A causal decoder makes no more.
+        chunk_size: clips that are decoded and measured at a time; 0 is all. Rewards and gradients are those of all
+            clips at once: where a recipe's gradients hang on the batch, it is measured without gradient first.
+        checkpointing: keep few of the decoder's activations and evaluate it again, by the family's own pieces.
+        max_ratio: a clip whose gradient at the pixels is longer than this many times the median of the measurable clips
+            of all processes is scaled down to it.
+        skip_first, each_reward: as in `score_with_gradient`.
+        everywhere: gathers one value a clip from all processes, which all get here. What a recipe takes from its batch
+            (the price `worst` of a clip that cannot be measured, the spreads of `normalised_sum`) stays that of one
+            process's clips.
+
+    Raises:
+        ValueError: a reward that is not finite or has no gradient.
     """
     size = chunk_size or len(latents)
-    chunks = []
-    for start in range(0, len(latents), size):
-        some, what = latents[start : start + size], condition[start : start + size]
-        if checkpointing and torch.is_grad_enabled():
-            chunks.append(model.decode(some, what, checkpointing=True))
-        else:
-            chunks.append(model.decode(some, what))
-    return torch.cat(chunks)
+    places = [slice(start, start + size) for start in range(0, len(latents), size)]
+
+    def shown(frames_BTCHW: Tensor, clips: slice) -> Video:
+        return video[clips].to(frames_BTCHW.device).with_frames(frames_BTCHW.detach().clamp(0, 1))
+
+    judge: Any = recipe
+    in_parts, whole = len(places) > 1, None
+    if in_parts and needs_its_batch(judge):
+        first = []
+        for clips in places:
+            with phase("decode"), torch.no_grad():
+                frames = decode_first(model, latents[clips], condition[clips], num_frames)
+            with phase("reward"):
+                first.append(score(recipe, shown(frames, clips), some_columns(columns, clips))[0])
+        whole = joined(first)
+
+    parts: list[Scored] = []
+    found = False
+    for clips in places:
+        with phase("decode"), torch.set_grad_enabled(latents.requires_grad):
+            leaf = latents[clips].detach().requires_grad_(latents.requires_grad)
+            frames = decode_first(model, leaf, condition[clips], num_frames, checkpointing=checkpointing)
+        with phase("reward"):
+            scored = score_with_gradient(
+                recipe,
+                shown(frames, clips),
+                some_columns(columns, clips),
+                skip_first=skip_first,
+                each_reward=each_reward,
+                clips=clips if in_parts else None,
+                whole=whole,
+            )
+        found = found or scored.pixel_grad_BTCHW is not None
+        with phase("decode"):
+            carried = carry_back(frames, leaf, scored.pixel_grad_BTCHW)
+            beyond_B = ((frames < 0) | (frames > 1)).flatten(1).float().mean(1)
+        parts.append(dataclasses.replace(scored, pixel_grad_BTCHW=None, latent_grad=carried, saturated_B=beyond_B))
+        del frames, leaf
+    scored = joined(parts)
+    if not found:
+        raise no_gradient(scored)
+    if in_parts:
+        reward_B, _ = judge.total(scored.terms, scored.visibility_B)
+        scored = dataclasses.replace(scored, reward_B=reward_B.float())
+    assert scored.pixel_grad_norm_B is not None and scored.latent_grad is not None
+    norm_B = scored.pixel_grad_norm_B
+    with phase("wait"):
+        norm_M, measurable_M = everywhere(norm_B), everywhere(scored.measurable_B.to(norm_B.device)) > 0
+    factor_B = limit(norm_B, norm_M, measurable_M, max_ratio)
+    limited = scored.latent_grad * factor_B.to(latents).view(-1, *[1] * (latents.ndim - 1))
+    return dataclasses.replace(scored, latent_grad=limited)
+
+
+def decode_first(
+    model: VideoModel, latents: Tensor, condition: Condition, num_frames: int | None, *, checkpointing: bool = False
+) -> Tensor:
+    """The first `num_frames` frames_BTCHW of clips, around [0, 1], not clamped; None is all."""
+    if num_frames is None or num_frames >= condition.num_frames:
+        return model.decode(latents, condition, checkpointing=checkpointing)
+    latents, condition = model.first_latents(latents, condition, num_frames)
+    return model.decode(latents, condition, checkpointing=checkpointing)[:, :num_frames]
+
+
+def carry_back(frames_BTCHW: Tensor, leaf: Tensor, pixel_grad_BTCHW: Tensor | None) -> Tensor:
+    """The gradient at the latents `leaf` that the frames were decoded from; 0 where there is none at the pixels."""
+    if pixel_grad_BTCHW is None or not leaf.requires_grad:
+        return torch.zeros_like(leaf)
+    return torch.autograd.grad(frames_BTCHW, leaf, pixel_grad_BTCHW)[0]

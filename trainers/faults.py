@@ -92,6 +92,10 @@ class Watched:
     def __init__(self, judge: Any, seconds: float, process: int) -> None:
         self.inner, self.seconds, self.process = judge, seconds, process
 
+    def __getattr__(self, name: str) -> Any:
+        """All else that the judge has."""
+        return getattr(self.inner, name)
+
     def judge(self, video: Video, columns: dict[str, Any], grad: bool) -> Any:
         try:
             with watchdog(self.seconds, "the reward", process=self.process):

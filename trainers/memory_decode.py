@@ -1,71 +1,28 @@
-"""What decoding under gradient needs in memory, found once on tensors without data and then counted as one operator."""
+"""What decoding and going back to the latents needs in memory, found on tensors without data."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainers.decode import decode_clips
+from trainers.decode import carry_back
 from trainers.memory_meter import MemoryMeter, Workspace
 from trainers.models.base import Condition
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecodeCost:
-    """Bytes beside the latents: at the most in each direction, and between the two; and the frames' shape and type."""
-
-    forward: int
-    kept: int
-    backward: int
-    shape: tuple[int, ...]
-    dtype: torch.dtype
+def there_and_back(model: Any, latents: Tensor, condition: Condition, *, checkpointing: bool) -> None:
+    """Decode as `trainers.decode` does, and go back with no gradient in particular where the latents have a graph."""
+    with torch.set_grad_enabled(latents.requires_grad):
+        leaf = latents.detach().requires_grad_(latents.requires_grad)
+        frames = model.decode(leaf, condition, checkpointing=checkpointing)
+    pixel_grad = torch.zeros_like(frames.detach().clamp(0, 1))
+    carry_back(frames, leaf, pixel_grad)
 
 
-def decode_cost(
-    model: Any,
-    condition: Condition,
-    latents: Tensor,
-    *,
-    chunk_size: int,
-    checkpointing: bool,
-    workspace: Workspace,
-) -> DecodeCost:
-    """Decode and go back, all of the clips."""
-    given = torch.empty_like(latents, requires_grad=True)
+def decode_peak(model: Any, latents: Tensor, condition: Condition, *, checkpointing: bool, workspace: Workspace) -> int:
+    """Bytes beside the latents at the most."""
     with MemoryMeter(workspace) as meter:
-        frames = decode_clips(model, given, condition, chunk_size=chunk_size, checkpointing=checkpointing)
-        forward, kept = meter.take_peak(), meter.bytes
-        backward = 0
-        if frames.requires_grad:
-            gradient = torch.empty_like(frames)
-            before = meter.bytes
-            meter.take_peak()
-            frames.backward(gradient)
-            backward = meter.take_peak() - before
-    size = frames.numel() * frames.element_size()
-    return DecodeCost(
-        forward=forward, kept=kept - size, backward=backward, shape=tuple(frames.shape), dtype=frames.dtype
-    )
-
-
-class _Decoded(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, meter: MemoryMeter, cost: DecodeCost, latents: Tensor) -> Tensor:
-        meter.spike(cost.forward)
-        ctx.meter, ctx.cost, ctx.like = meter, cost, latents
-        ctx.kept = torch.empty(cost.kept, dtype=torch.uint8, device="meta")
-        return torch.empty(cost.shape, dtype=cost.dtype, device=latents.device)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.meter.spike(ctx.cost.backward)
-        ctx.kept = None
-        return None, None, torch.empty_like(ctx.like)
-
-
-def decoded(meter: MemoryMeter, cost: DecodeCost, latents: Tensor) -> Tensor:
-    """Frames of no content, for what `decode_cost` found."""
-    return _Decoded.apply(meter, cost, latents)  # pyright: ignore[reportReturnType]
+        there_and_back(model, latents, condition, checkpointing=checkpointing)
+    return meter.peak_bytes

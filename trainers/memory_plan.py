@@ -22,10 +22,9 @@ import torch
 from torch import Tensor
 
 from trainers.config import OROConfig, exit_with_one_line, option, parse_config, strict
-from trainers.decode import decode_clips
 from trainers.losses import masked_mean, reference_distance
 from trainers.memory_attention import fused_attention
-from trainers.memory_decode import DecodeCost, decode_cost, decoded
+from trainers.memory_decode import decode_peak, there_and_back
 from trainers.memory_meter import MemoryMeter, Workspace
 from trainers.models import FAMILIES, family_of, lora_parameters
 from trainers.models.base import Condition
@@ -128,38 +127,40 @@ class Peaks:
         decodes: what decoding costs, found once for each clip and setting.
     """
 
-    def __init__(self, meter: MemoryMeter | None, decodes: dict[Any, DecodeCost] | None = None) -> None:
+    def __init__(self, meter: MemoryMeter | None, decodes: dict[Any, int] | None = None) -> None:
         self.meter = meter
         self.phases: dict[str, int] = {}
         self._decodes = {} if decodes is None else decodes
 
     def decode(
-        self, name: str, model: Any, latents: Tensor, condition: Condition, *, checkpointing: bool, chunk_size: int = 0
-    ) -> Tensor:
-        """The frames, in a phase of their own."""
+        self,
+        model: Any,
+        latents: Tensor,
+        condition: Condition,
+        *,
+        num_frames: int | None = None,
+        chunk_size: int = 0,
+        checkpointing: bool = False,
+    ) -> None:
+        """The way to the pixels and, where the latents have a graph, back: a phase of its own."""
+        size = chunk_size or len(latents)
+        if num_frames is not None and num_frames < condition.num_frames:
+            latents, condition = model.first_latents(latents, condition, num_frames)
         if self.meter is None:
-            return decode_clips(model, latents, condition, chunk_size=chunk_size, checkpointing=checkpointing)
-        size = (*latents.shape, condition.num_frames, condition.height_px, condition.width_px)
-        key = (
-            *size,
-            model.decode_tile_px,
-            latents.dtype,
-            model.vae.dtype,
-            checkpointing,
-            chunk_size,
-            torch.is_grad_enabled(),
-        )
+            for start in range(0, len(latents), size):
+                clips = slice(start, start + size)
+                there_and_back(model, latents[clips], condition[clips], checkpointing=checkpointing)
+            return
+        some = latents[:size]
+        clip = (*some.shape, condition.num_frames, condition.height_px, condition.width_px)
+        key = (*clip, model.decode_tile_px, some.dtype, model.vae.dtype, checkpointing, some.requires_grad)
         if key not in self._decodes:
-            self._decodes[key] = decode_cost(
-                model, condition, latents, chunk_size=chunk_size, checkpointing=checkpointing, workspace=self.workspace
+            workspace = self.meter.workspace
+            self._decodes[key] = decode_peak(
+                model, some, condition[:size], checkpointing=checkpointing, workspace=workspace
             )
-        with self(name):
-            return decoded(self.meter, self._decodes[key], latents)
-
-    @property
-    def workspace(self) -> Workspace:
-        assert self.meter is not None
-        return self.meter.workspace
+        with self("decode"):
+            self.meter.spike(self._decodes[key])
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -169,7 +170,7 @@ class Peaks:
 
 
 def oro_step(model: Any, config: Any, peaks: Peaks) -> None:
-    """One micro-batch of ORO as the trainer makes it, with a gradient of nothing in particular at the pixels."""
+    """One micro-batch of ORO as the trainer makes it, with no gradient in particular at the pixels."""
     with peaks("encode"):
         condition = blank_condition(model, config)
     schedule = model.schedule(config.num_inference_steps, condition)
@@ -187,26 +188,25 @@ def oro_step(model: Any, config: Any, peaks: Peaks) -> None:
             one_step=config.grad_steps == "one_step",
             checkpointing=config.gradient_checkpointing,
         )
-    frames = peaks.decode(
-        "decode",
+    peaks.decode(
         model,
         done.latents,
         condition,
+        num_frames=config.reward_num_frames,
         chunk_size=config.decode_chunk_size,
         checkpointing=config.decode_checkpointing,
     )
-    with peaks("reward's gradient"):
-        loss = (frames * torch.zeros_like(frames)).sum()
+    loss = _of_reward(done.latents)
     near = [i for i in range(len(done.visited)) if in_range(done.sigmas_S[i], config.reference_sigma_range)]
     if config.reference_weight > 0:
         with peaks("reference distance"):
             for i in near[: config.reference_steps]:
-                sigma_B = done.sigmas_S[i].expand(len(frames))
+                sigma_B = done.sigmas_S[i].expand(len(done.latents))
                 loss = loss + reference_distance(model, done.visited[i], sigma_B, condition)
     if config.denoising_weight > 0:
         with peaks("denoising"):
             loss = loss + _denoising(model, config, condition)
-    del frames, done
+    del done
     with peaks("backward"):
         loss.backward()
 
@@ -218,7 +218,7 @@ def rwr_step(model: Any, config: Any, peaks: Peaks) -> None:
         schedule = model.schedule(config.num_inference_steps, condition)
         done = rollout(model, condition, schedule, model.initial_latents(condition, None))
     with torch.no_grad():
-        peaks.decode("decode", model, done.latents, condition, checkpointing=False)
+        peaks.decode(model, done.latents, condition)
     del done, condition
     with peaks("encode"):
         condition = blank_condition(model, config, guided=False)
@@ -243,11 +243,14 @@ def psft_step(model: Any, config: Any, peaks: Peaks) -> None:
             latents, sigma_B = _half_noisy(model, condition)
             predicted = model.predicted_clean(latents, model.predict(latents, sigma_B, condition), sigma_B)
             predicted = model.pin(predicted, condition)
-        frames = peaks.decode("decode", model, predicted, condition, checkpointing=False)
-        with peaks("reward's gradient"):
-            loss = loss + (frames * torch.zeros_like(frames)).sum()
+        peaks.decode(model, predicted, condition)
+        loss = loss + _of_reward(predicted)
     with peaks("backward"):
         loss.backward()
+
+
+def _of_reward(latents: Tensor) -> Tensor:
+    return (latents * torch.zeros_like(latents)).sum()
 
 
 def _half_noisy(model: Any, condition: Condition) -> tuple[Tensor, Tensor]:
@@ -271,9 +274,7 @@ def step_of(config: Any) -> Callable[[Any, Any, Peaks], None]:
     return psft_step if isinstance(config, PSFTConfig) else oro_step
 
 
-def plan(
-    size: Size, config: Any, *, workspace: Workspace | None = None, decodes: dict[Any, DecodeCost] | None = None
-) -> Plan:
+def plan(size: Size, config: Any, *, workspace: Workspace | None = None, decodes: dict[Any, int] | None = None) -> Plan:
     """The plan of one step; also for sizes of your own.
 
     Args:
@@ -390,7 +391,7 @@ def report(size: Size, config: Any, memory_gib: float, *, workspace: Workspace |
     Raises:
         ValueError: frames or sizes that the autoencoder does not take, a mode that the model has not.
     """
-    decodes: dict[Any, DecodeCost] = {}
+    decodes: dict[Any, int] = {}
     found = plan(size, config, workspace=workspace, decodes=decodes)
     lines = [
         f"{name:29} {value / GIB:8.2f} GiB" + (f", {found.weights[name]:,} weights" if found.weights.get(name) else "")

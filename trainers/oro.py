@@ -2,13 +2,13 @@
 
     accelerate launch trainers/oro.py --config configs/oro_drops.yaml
 
-One step, for clips x_0 = decode(rollout(noise, condition; LoRA)) and a reward R on their pixels:
+One step, for clips x_0 = decode(z_0), z_0 = rollout(noise, condition; LoRA), and a reward R on their pixels:
 
-    g = dR/dx_0                                  the estimators' graph is freed here
-    loss = -w <g, x_0> / B + beta |v_on - v_off|^2 + lambda |v_on - target|^2
-    one backward through decode and rollout, clip, AdamW step
+    g = dR/dz_0 = (dx_0/dz_0)^T dR/dx_0          at the latents z_0; the graphs of reward and decoder are freed here
+    loss = -w <g, z_0> / B + beta |v_on - v_off|^2 + lambda |v_on - target|^2
+    one backward through the rollout, clip, AdamW step
 
-Axes: B clips, T frames, C colours, H rows, W columns.
+Axes: B clips.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from rewards.recipe import load_recipe
 from trainers import checkpoint as ckpt
 from trainers.batches import Batch, Scenes, clip_generators, condition_on
 from trainers.config import OROConfig, exit_with_one_line, parse_config
-from trainers.decode import decode_clips, saturated_fraction, straight_through_clamp
+from trainers.decode import score_latents
 from trainers.faults import warn_not_finite
 from trainers.finish import print_plan, print_sigmas
 from trainers.losses import denoising_loss, reference_distance
 from trainers.models import VideoModel
 from trainers.phases import Phases
 from trainers.rollout import choose_grad_steps, in_range, rollout
-from trainers.scoring import Judge, check_recipe, gather, reward_metrics, score_with_gradient
+from trainers.scoring import Judge, check_recipe, gather, reward_metrics
 from trainers.session import CHOICES, DATA_NOISE, NOISE, held_out_judges, make_session, mean_of, start, watched
 
 
@@ -104,43 +104,35 @@ def oro_loss(
             one_step=config.grad_steps == "one_step",
             checkpointing=config.gradient_checkpointing,
         )
-    with phase("decode"), torch.set_grad_enabled(config.reward_weight > 0):
-        frames = decode_clips(
-            model,
-            done.latents,
-            condition,
-            chunk_size=config.decode_chunk_size,
-            checkpointing=config.decode_checkpointing,
-        )
-    video = batch.video.to(frames.device).with_frames(straight_through_clamp(frames).detach())
-
-    def everywhere(value_B: Tensor) -> Tensor:
-        with phase("wait"):
-            return gather(accelerator, value_B)
-
-    with phase("reward"):
-        scored = score_with_gradient(
-            recipe,
-            video,
-            batch.columns,
-            max_ratio=config.max_pixel_grad_ratio,
-            skip_first=config.image_conditioning,
-            each_reward=config.log_reward_gradients,
-            everywhere=everywhere,
-        )
+    scored = score_latents(
+        model,
+        done.latents,
+        condition,
+        recipe,
+        batch.video,
+        batch.columns,
+        num_frames=config.reward_num_frames,
+        chunk_size=config.decode_chunk_size,
+        checkpointing=config.decode_checkpointing,
+        max_ratio=config.max_pixel_grad_ratio,
+        skip_first=config.image_conditioning,
+        each_reward=config.log_reward_gradients,
+        everywhere=lambda value_B: gather(accelerator, value_B),
+        phase=phase,
+    )
     with phase("wait"):
-        metrics = reward_metrics(accelerator, scored) | {"saturated": saturated_fraction(frames)}
-    assert scored.dropped_B is not None and scored.pixel_grad_BTCHW is not None
+        metrics = reward_metrics(accelerator, scored)
+    assert scored.dropped_B is not None and scored.latent_grad is not None
     warn_not_finite("pixel gradient", scored.dropped_B, batch.ids, accelerator.process_index)
-    loss = torch.zeros((), device=frames.device)
+    loss = torch.zeros((), device=done.latents.device)
     if config.reward_weight > 0:
-        # Backward of this sum is d reward / d pixels carried on through decode and rollout.
-        loss = loss - config.reward_weight * (frames * scored.pixel_grad_BTCHW).sum() / len(frames)
+        # Backward of this sum is d reward / d latents carried on through the rollout.
+        loss = loss - config.reward_weight * (done.latents * scored.latent_grad).sum() / len(done.latents)
 
     near = [i for i in range(len(done.visited)) if in_range(done.sigmas_S[i], config.reference_sigma_range)]
     if config.reference_weight > 0 and near:
         drawn = [near[i] for i in torch.randperm(len(near), generator=choices)[: config.reference_steps].tolist()]
-        sigmas = [done.sigmas_S[i].expand(len(frames)) for i in drawn]
+        sigmas = [done.sigmas_S[i].expand(len(done.latents)) for i in drawn]
         with phase("regularisers"):
             distances = [
                 reference_distance(model, done.visited[i], s, condition) for i, s in zip(drawn, sigmas, strict=True)
@@ -149,7 +141,7 @@ def oro_loss(
         loss = loss + config.reference_weight * distance
         metrics["reference_distance"] = distance.item()
     if config.denoising_weight > 0:
-        data = batch.video.frames_BTCHW[:, : condition.num_frames].to(frames.device)
+        data = batch.video.frames_BTCHW[:, : condition.num_frames].to(done.latents.device)
         fresh, levels = clip_generators(config.seed, batch.numbers, DATA_NOISE), config.denoising_sigma_range
         with phase("regularisers"):
             clean = model.pin(model.encode_clip(data), condition)
@@ -169,8 +161,9 @@ def check_first_batch(config: OROConfig, recipe: Judge, model: VideoModel, scene
             f"num_frames {condition.num_frames} is more than the {batch.video.num_frames} frames of the data's clips: "
             "lower num_frames, or set denoising_weight to 0"
         )
-    video = batch.video.with_frames(batch.video.frames_BTCHW[:, : condition.num_frames]).to(model.device)
-    check_recipe(recipe, video, batch.columns, num_frames=condition.num_frames)
+    num_frames = min(condition.num_frames, config.reward_num_frames or condition.num_frames)
+    video = batch.video.with_frames(batch.video.frames_BTCHW[:, :num_frames]).to(model.device)
+    check_recipe(recipe, video, batch.columns, num_frames=num_frames)
 
 
 def main(config: Any = None) -> None:

@@ -25,14 +25,14 @@ from rewards.recipe import load_recipe
 from trainers import checkpoint as ckpt
 from trainers.batches import Batch, Scenes, clip_generators, condition_on
 from trainers.config import exit_with_one_line, parse_config
-from trainers.decode import decode_clips, straight_through_clamp
+from trainers.decode import score_latents
 from trainers.faults import warn_not_finite
 from trainers.finish import print_plan
 from trainers.losses import denoising_loss, noised
 from trainers.models import VideoModel
 from trainers.phases import Phases
 from trainers.regression_config import PSFTConfig
-from trainers.scoring import Judge, check_recipe, gather, reward_metrics, score_with_gradient
+from trainers.scoring import Judge, check_recipe, gather, reward_metrics
 from trainers.session import DATA_NOISE, NOISE, held_out_judges, make_session, mean_of, start, watched
 
 PHYSICS_NOISE = 4  # a stream of random numbers
@@ -97,29 +97,25 @@ def psft_loss(
         assert recipe is not None
         drawn = clip_generators(config.seed, batch.numbers, PHYSICS_NOISE)
         noisy, _, sigma_B = noised(model, clean, condition, sigma_range=config.physics_sigma_range, generators=drawn)
-        with phase("decode"):
+        with phase("predict"):
             prediction = model.predict(noisy, sigma_B, condition)
             predicted = model.pin(model.predicted_clean(noisy, prediction, sigma_B), condition)
-            frames = decode_clips(model, predicted, condition)
-        video = batch.video.to(frames.device).with_frames(straight_through_clamp(frames).detach())
-
-        def everywhere(value_B: Tensor) -> Tensor:
-            with phase("wait"):
-                return gather(accelerator, value_B)
-
-        with phase("reward"):
-            scored = score_with_gradient(
-                recipe,
-                video,
-                batch.columns,
-                max_ratio=config.max_pixel_grad_ratio,
-                skip_first=config.image_conditioning,
-                everywhere=everywhere,
-            )
-        assert scored.pixel_grad_BTCHW is not None and scored.dropped_B is not None
+        scored = score_latents(
+            model,
+            predicted,
+            condition,
+            recipe,
+            batch.video,
+            batch.columns,
+            max_ratio=config.max_pixel_grad_ratio,
+            skip_first=config.image_conditioning,
+            everywhere=lambda value_B: gather(accelerator, value_B),
+            phase=phase,
+        )
+        assert scored.latent_grad is not None and scored.dropped_B is not None
         warn_not_finite("pixel gradient", scored.dropped_B, batch.ids, accelerator.process_index)
-        # Backward of this sum is d reward / d pixels carried on through the decoder and the network.
-        loss = loss - config.physics_weight * (frames * scored.pixel_grad_BTCHW).sum() / len(frames)
+        # Backward of this sum is d reward / d latents carried on through the network.
+        loss = loss - config.physics_weight * (predicted * scored.latent_grad).sum() / len(predicted)
         with phase("wait"):
             metrics |= reward_metrics(accelerator, scored)
     warn_not_finite("loss", ~loss.detach().isfinite(), batch.ids, accelerator.process_index)

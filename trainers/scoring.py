@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +18,7 @@ from reward_physics.video import Video
 
 
 class Judge(Protocol):
-    """What a recipe does: `rewards.recipe.Recipe`."""
+    """What `rewards.recipe.Recipe` does. A batch judged in parts needs its `gates`, `config` and `total` as well."""
 
     def judge(self, video: Video, columns: dict[str, Any], grad: bool) -> Any:
         """total_B, terms (NaN where not measurable), measurable_B, reasons and the observation."""
@@ -34,9 +34,12 @@ class Scored:
         terms: each reward by name, NaN where it could not be measured.
         measurable_B: 1 where every trained reward was measured.
         reasons: why not, a clip.
-        pixel_grad_BTCHW: d reward_b / d frames_b, or None where none was asked for.
-        pixel_grad_norm_B: its norm, before it was limited.
+        visibility_B: how much of the object is seen, where a clip's price hangs on it, otherwise 1.
+        pixel_grad_BTCHW: d reward_b / d frames_b, or None where none was asked for or there is none.
+        pixel_grad_norm_B: its norm.
         dropped_B: 1 where the gradient was not finite and is left out.
+        latent_grad: the gradient carried on to the latents, where they were decoded for it.
+        saturated_B: share of a clip's colours outside [0, 1], where they were decoded for it.
         gradient_figures: norms and cosines of the rewards' own gradients, a clip, where they were asked for.
     """
 
@@ -44,18 +47,23 @@ class Scored:
     terms: dict[str, Tensor]
     measurable_B: Tensor
     reasons: list[str | None]
+    visibility_B: Tensor | None = None
     pixel_grad_BTCHW: Tensor | None = None
     pixel_grad_norm_B: Tensor | None = None
     dropped_B: Tensor | None = None
+    latent_grad: Tensor | None = None
+    saturated_B: Tensor | None = None
     gradient_figures: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
-def _detach(result: Any) -> dict[str, Any]:
+def _detach(recipe: Judge, result: Any) -> dict[str, Any]:
+    seen_B = _visibility(recipe, result)
     return {
         "reward_B": result.total_B.detach().float(),
         "terms": {name: value.detach().float() for name, value in result.terms.items()},
         "measurable_B": result.measurable_B.detach().float(),
         "reasons": list(result.reasons),
+        "visibility_B": None if seen_B is None else seen_B.detach(),
     }
 
 
@@ -63,17 +71,58 @@ def score(recipe: Judge, video: Video, columns: dict[str, Any]) -> tuple[Scored,
     """Rewards without gradient, and the observation they were read from."""
     with torch.no_grad():
         result = recipe.judge(video.detached(), columns, False)
-    return Scored(**_detach(result)), result.observation
+        return Scored(**_detach(recipe, result)), result.observation
 
 
-def joined(parts: list[Scored]) -> Scored:
+def joined(parts: Sequence[Scored]) -> Scored:
     """Scores of several batches as one."""
-    return Scored(
-        reward_B=torch.cat([part.reward_B for part in parts]),
-        terms={name: torch.cat([part.terms[name] for part in parts]) for name in parts[0].terms},
-        measurable_B=torch.cat([part.measurable_B for part in parts]),
-        reasons=[reason for part in parts for reason in part.reasons],
-    )
+
+    def together(values: list[Any]) -> Any:
+        first = values[0]
+        if isinstance(first, Tensor):
+            return torch.cat(values)
+        if isinstance(first, dict):
+            return {name: together([value[name] for value in values]) for name in first}
+        return None if first is None else [one for value in values for one in value]
+
+    fields = [field.name for field in dataclasses.fields(Scored)]
+    return Scored(**{name: together([getattr(part, name) for part in parts]) for name in fields})
+
+
+def needs_its_batch(recipe: Any) -> bool:
+    """Whether a clip's gradient depends on the batch: by a spread, or by gates against the price `worst`."""
+    config = recipe.config
+    spreads = config.aggregation == "normalised_sum" and any(term.scale is None for term in recipe.terms)
+    return spreads or (bool(recipe.gates) and config.unmeasurable == "worst")
+
+
+def totals_among(whole: Scored, recipe: Any, result: Any, columns: dict[str, Any], clips: slice) -> Tensor:
+    """Totals of the clips that were judged as `result`, with its gradient, priced among all those of their batch."""
+    assert whole.visibility_B is not None
+    start, stop, _ = clips.indices(len(whole.reward_B))
+    gates = {f"gates/{gate.name}": gate(result.observation, columns) for gate in recipe.gates}
+    live = {
+        name: whole.terms[name].slice_scatter(value_B.float(), start=start, end=stop)
+        for name, value_B in (result.live_terms | gates).items()
+    }
+    seen_B = whole.visibility_B.slice_scatter(_visibility(recipe, result), start=start, end=stop)
+    return recipe.total(whole.terms | live, seen_B)[0][clips]
+
+
+def _visibility(recipe: Any, result: Any) -> Any:
+    """How much of the object is seen where a clip's price hangs on it, otherwise 1, (B,); None of a judge without."""
+    config = getattr(recipe, "config", None)
+    if config is None:
+        return None
+    ones_B = torch.ones_like(result.total_B.detach().float())
+    if config.visibility_weight == 0 or result.measurable_B.all():
+        return ones_B
+    return torch.where(result.measurable_B, ones_B, result.observation.visibility_B.float())
+
+
+def some_columns(columns: dict[str, Any], clips: slice) -> dict[str, Any]:
+    """The data's columns of some clips of a batch."""
+    return {name: value[clips] for name, value in columns.items()}
 
 
 def score_with_gradient(
@@ -81,22 +130,19 @@ def score_with_gradient(
     video: Video,
     columns: dict[str, Any],
     *,
-    max_ratio: float = float("inf"),
     skip_first: bool = False,
     each_reward: bool = False,
-    everywhere: Callable[[Tensor], Tensor] = lambda value_B: value_B,
+    clips: slice | None = None,
+    whole: Scored | None = None,
 ) -> Scored:
     """Rewards and their gradient at the pixels; the estimators' graph is freed before this returns.
 
     Args:
-        max_ratio: a clip whose gradient is longer than this many times the median of the measurable clips of all
-            processes is scaled down to it.
         skip_first: the first frame is given, not generated: its pixels get no gradient.
         each_reward: compare the gradients of several rewards too: a further backward through the estimators for each.
             A single reward costs nothing more.
-        everywhere: gathers one value a clip from all processes, which all get here. What a recipe takes from its
-            batch (the price `worst` of a clip that cannot be measured, the spreads of `normalised_sum`) stays that of
-            one process's clips.
+        clips: where these clips are but a part of a batch, their places in it; there, none need have a gradient.
+        whole: scores of that batch, where the recipe `needs_its_batch`.
 
     Raises:
         ValueError: a reward that is not finite or has no gradient.
@@ -104,34 +150,41 @@ def score_with_gradient(
     leaf = video.frames_BTCHW.detach().requires_grad_()
     with torch.enable_grad():
         result = recipe.judge(video.with_frames(leaf), columns, True)
-    total_B = result.total_B
-    check_finite(result)
-    if not total_B.requires_grad:
-        blind = [name for name, value_B in result.terms.items() if value_B.isnan().all()]
-        if blind:
-            raise ValueError(
-                f"reward {blind[0]} could not be measured on any of {len(total_B)} clips: {result.reasons[0]}"
-            )
-        raise ValueError(
-            "the recipe's reward has no gradient at the pixels: use differentiable rewards, or visibility_weight > 0"
-        )
+        check_finite(result)
+        total_B = result.total_B
+        if whole is not None and clips is not None:
+            total_B = totals_among(whole, recipe, result, columns, clips)
+    scored = dataclasses.replace(Scored(**_detach(recipe, result)), reward_B=total_B.detach().float())
+    if not total_B.requires_grad and clips is None:
+        raise no_gradient(scored)
     figures = gradient_figures(getattr(result, "live_terms", {}), leaf, skip_first=skip_first) if each_reward else {}
+    if not total_B.requires_grad:
+        zeros_B = torch.zeros_like(scored.reward_B)
+        return dataclasses.replace(scored, pixel_grad_norm_B=zeros_B, dropped_B=zeros_B, gradient_figures=figures)
     (gradient,) = torch.autograd.grad(total_B.sum(), leaf, allow_unused=True)
     gradient = torch.zeros_like(leaf) if gradient is None else gradient
     if skip_first:
         gradient[:, 0] = 0
     finite_B = gradient.isfinite().flatten(1).all(1)
     gradient = torch.where(finite_B.view(-1, 1, 1, 1, 1), gradient, 0)
-    norm_B = gradient.flatten(1).norm(dim=1)
-    measurable_B = result.measurable_B.to(norm_B.device).float()
-    factor_B = limit(norm_B, everywhere(norm_B), everywhere(measurable_B) > 0, max_ratio)
-    limited = gradient * factor_B.view(-1, 1, 1, 1, 1)
-    return Scored(
-        **_detach(result),
-        pixel_grad_BTCHW=limited,
-        pixel_grad_norm_B=norm_B,
+    return dataclasses.replace(
+        scored,
+        pixel_grad_BTCHW=gradient,
+        pixel_grad_norm_B=gradient.flatten(1).norm(dim=1),
         dropped_B=(~finite_B).float(),
         gradient_figures=figures,
+    )
+
+
+def no_gradient(scored: Scored) -> ValueError:
+    """Why a batch's reward has no gradient at the pixels."""
+    blind = [name for name, value_B in scored.terms.items() if value_B.isnan().all()]
+    if blind:
+        return ValueError(
+            f"reward {blind[0]} could not be measured on any of {len(scored.reward_B)} clips: {scored.reasons[0]}"
+        )
+    return ValueError(
+        "the recipe's reward has no gradient at the pixels: use differentiable rewards, or visibility_weight > 0"
     )
 
 
@@ -250,6 +303,8 @@ def reward_metrics(accelerator: Accelerator, scored: Scored) -> dict[str, float]
         norm_B = gathered(scored.pixel_grad_norm_B)
         metrics |= {"pixel_grad_norm": norm_B.median().item(), "pixel_grad_norm_max": norm_B.max().item()}
         metrics["dropped_gradients"] = gathered(scored.dropped_B).sum().item()
+    if scored.saturated_B is not None:
+        metrics["saturated"] = gathered(scored.saturated_B).mean().item()
     for name, value_B in scored.gradient_figures.items():
         value_B = gathered(value_B)
         value_B = value_B[value_B.isfinite()]

@@ -329,6 +329,8 @@ def make_session(
     model.decode_in_tiles(config.decode_tile_px)
     if config.block_checkpointing:
         model.checkpoint_blocks()
+    if config.torch_compile:
+        model.compile_blocks()
     if full:
         model.transformer.requires_grad_(True)
     elif config.lora_path:

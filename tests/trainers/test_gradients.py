@@ -6,7 +6,7 @@ import pytest
 import torch
 from families import keep_float64
 
-from trainers.decode import decode_clips, saturated_fraction, straight_through_clamp
+from trainers.decode import carry_back
 from trainers.losses import denoising_loss, reference_distance
 from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
@@ -51,7 +51,7 @@ def smooth_reward(frames_BTCHW):
 
 def play(model, condition, **options):
     done = rollout(model, condition, model.schedule(STEPS, condition), start(model, condition), **options)
-    return smooth_reward(decode_clips(model, done.latents, condition))
+    return smooth_reward(model.decode(done.latents, condition))
 
 
 def lora_gradient(model, value):
@@ -104,7 +104,7 @@ def test_last_steps_equal_a_rollout_with_its_prefix_frozen(model, condition):
 
     def tail(**options):
         done = rollout(model, condition, rest, frozen, **options)
-        return smooth_reward(decode_clips(model, done.latents, condition))
+        return smooth_reward(model.decode(done.latents, condition))
 
     torch.testing.assert_close(truncated, lora_gradient(model, tail(grad_steps=(0, 1))))
     direction = truncated / truncated.norm()
@@ -187,20 +187,14 @@ def test_checkpointing_changes_nothing(model, condition, options):
     torch.testing.assert_close(again, kept, rtol=0, atol=0)
 
 
-def test_decode_in_checkpointed_chunks_changes_nothing(model, condition):
-    latents = torch.randn(2, 20, 8, dtype=torch.float64, requires_grad=True)
-    whole = torch.autograd.grad(smooth_reward(decode_clips(model, latents, condition)), latents)[0]
-    chunks = decode_clips(model, latents, condition, chunk_size=1, checkpointing=True)
-    torch.testing.assert_close(torch.autograd.grad(smooth_reward(chunks), latents)[0], whole)
-
-
-def test_cutting_at_the_pixels_equals_the_uncut_graph(model, condition):
+def test_cutting_at_the_latents_equals_the_uncut_graph(model, condition):
     uncut = lora_gradient(model, play(model, condition, grad_steps=FULL))
     done = rollout(model, condition, model.schedule(STEPS, condition), start(model, condition), grad_steps=FULL)
-    frames = decode_clips(model, done.latents, condition)
-    leaf = frames.detach().requires_grad_()
-    pixel_gradient = torch.autograd.grad(smooth_reward(leaf), leaf)[0]
-    cut = lora_gradient(model, (frames * pixel_gradient).sum())
+    leaf = done.latents.detach().requires_grad_()
+    frames = model.decode(leaf, condition)
+    shown = frames.detach().requires_grad_()
+    (pixel_gradient,) = torch.autograd.grad(smooth_reward(shown), shown)
+    cut = lora_gradient(model, (done.latents * carry_back(frames, leaf, pixel_gradient)).sum())
     torch.testing.assert_close(cut, uncut, rtol=1e-7, atol=1e-12)
 
 
@@ -250,15 +244,6 @@ def test_denoising_loss_of_a_perfect_prediction_is_zero(model, condition, monkey
     draw = [torch.Generator().manual_seed(i) for i in range(2)]
     loss = denoising_loss(model, clean, condition, sigma_range=(0.2, 0.9), generators=draw)
     torch.testing.assert_close(loss, torch.zeros((), dtype=torch.float64), atol=1e-10, rtol=0)
-
-
-def test_straight_through_clamp_keeps_the_gradient_of_saturated_pixels():
-    frames = torch.tensor([-0.5, 0.25, 1.5], requires_grad=True)
-    clamped = straight_through_clamp(frames)
-    clamped.sum().backward()
-    assert clamped.tolist() == [0.0, 0.25, 1.0]
-    assert frames.grad.tolist() == [1.0, 1.0, 1.0]
-    assert saturated_fraction(frames) == pytest.approx(2 / 3)
 
 
 def test_grad_steps_are_counted():

@@ -97,6 +97,10 @@ class VideoModel(Protocol):
         """From now on evaluate each block of the network again in backward."""
         ...
 
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """From now on run each block of the network by torch.compile."""
+        ...
+
     @property
     def device(self) -> torch.device: ...
 
@@ -161,6 +165,10 @@ class VideoModel(Protocol):
 
         With checkpointing the decoder's activations are evaluated again in backward, piece by piece and exactly.
         """
+        ...
+
+    def first_latents(self, latents: Tensor, condition: Condition, num_frames: int) -> tuple[Tensor, Condition]:
+        """What decodes to the first `num_frames` frames or more; all of it where the decoder is not causal."""
         ...
 
     def add_lora(self, *, r: int, alpha: float, dropout: float = 0.0, targets: Sequence[str] | None = None) -> None: ...

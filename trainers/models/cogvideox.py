@@ -148,13 +148,28 @@ class CogVideoXModel(StockModel):
         frames, rows, columns = self._latent_size(condition)
         return torch.ones(1, frames, 1, rows, columns, device=self.device, dtype=torch.float32)
 
-    def decode(self, latents: Tensor, condition: Condition, *, checkpointing: bool = False) -> Tensor:
-        """The stock decoder's batches of latent frames, their convolution caches passed along."""
+    def first_latents(self, latents: Tensor, condition: Condition, num_frames: int) -> tuple[Tensor, Condition]:
+        """Whole pieces: the decoder's norms see all frames of one."""
+        time, frames = self.pipeline.vae_scale_factor_temporal, 0
+        for piece in self._pieces(condition):
+            frames += piece
+            if 1 + (frames - 1) * time >= num_frames:
+                break
+        latents = latents[:, -sum(self._pieces(condition)) :][:, :frames]
+        return latents, dataclasses.replace(condition, num_frames=1 + (frames - 1) * time)
+
+    def _pieces(self, condition: Condition) -> list[int]:
+        """Latent frames that the stock decodes at a time."""
         kept = (condition.num_frames - 1) // self.pipeline.vae_scale_factor_temporal + 1
-        whole = (latents[:, -kept:].movedim(1, 2) / self.scale).to(self.vae.dtype)
         size = self.vae.num_latent_frames_batch_size
         first = size + kept % size if kept >= size else kept
-        pieces = whole.split([first, *[size] * ((kept - first) // size)], dim=2)
+        return [first, *[size] * ((kept - first) // size)]
+
+    def decode(self, latents: Tensor, condition: Condition, *, checkpointing: bool = False) -> Tensor:
+        """The stock decoder's batches of latent frames, their convolution caches passed along."""
+        lengths = self._pieces(condition)
+        whole = (latents[:, -sum(lengths) :].movedim(1, 2) / self.scale).to(self.vae.dtype)
+        pieces = whole.split(lengths, dim=2)
 
         def decode_chunk(piece: Tensor, cache: Any) -> tuple[Tensor, Any]:
             piece = piece if self.vae.post_quant_conv is None else self.vae.post_quant_conv(piece)

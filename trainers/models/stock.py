@@ -18,11 +18,12 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.training_utils import _collate_lora_metadata
 from peft import LoraConfig, get_peft_model_state_dict
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainers.models.base import Condition, Generators, Schedule, lora_parameters, lora_scaled
-from trainers.models.offload import Offloaded
+from trainers.models.offload import Offloaded, blocks_of
 
 Text = tuple[Tensor, ...]
 ENCODERS: tuple[str, ...] = ("text_encoder", "image_encoder")
@@ -116,6 +117,12 @@ class StockModel:
 
         for network in self.networks.values():
             network.enable_gradient_checkpointing(func)
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Compile each block of the network when it first runs; blocks of one shape are compiled once."""
+        for network in self.networks.values():
+            for block in blocks_of(network):
+                block.compile(backend=backend)
 
     @property
     def networks(self) -> dict[str, Any]:
@@ -287,6 +294,10 @@ class StockModel:
         """No latent is given where the first frame comes as channels or tokens of its own."""
         return latents
 
+    def first_latents(self, latents: Tensor, condition: Condition, num_frames: int) -> tuple[Tensor, Condition]:
+        """A decoder that is not causal needs all."""
+        return latents, condition
+
     def predicted_clean(self, latents: Tensor, prediction: Tensor, sigma_B: Tensor) -> Tensor:
         return latents - like(sigma_B, latents) * prediction
 
@@ -309,14 +320,14 @@ class StockModel:
         self._finish_lora(trainable=True)
 
     def load_lora(self, path: str | Path, *, trainable: bool = False) -> None:
-        """Load a LoRA in the stock format, from a file or a folder."""
+        """Load a LoRA in the stock format, from a safetensors file or a folder with one; nothing is unpickled."""
         for place, (name, network) in enumerate(self.networks.items()):
             file = Path(path) if Path(path).is_dir() else Path(path).parent
             where = str(path) if place == 0 else str(file / name)
             try:
-                state, metadata = self.pipeline.lora_state_dict(where, return_lora_metadata=True)
+                state, metadata = self.pipeline.lora_state_dict(where, return_lora_metadata=True, use_safetensors=True)
                 network.load_lora_adapter(state, metadata=metadata, adapter_name="default", prefix="transformer")
-            except (RuntimeError, ValueError, OSError) as error:
+            except (RuntimeError, ValueError, OSError, SafetensorError) as error:
                 raise ValueError(f"LoRA {where} does not fit this model or cannot be read: {error}") from error
         self._finish_lora(trainable=trainable)
 

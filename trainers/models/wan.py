@@ -12,6 +12,7 @@ Axes: B clips, C channels, F latent frames, T frames, H rows, W columns.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -178,6 +179,11 @@ class WanModel(StockModel):
         if condition.first_latents is not None and self.per_token:
             mask[:, :, 0] = 0
         return mask
+
+    def first_latents(self, latents: Tensor, condition: Condition, num_frames: int) -> tuple[Tensor, Condition]:
+        time = self.vae.config["scale_factor_temporal"]
+        frames = math.ceil((num_frames - 1) / time) + 1
+        return latents[:, :, :frames], dataclasses.replace(condition, num_frames=1 + (frames - 1) * time)
 
     def decode(self, latents: Tensor, condition: Condition, *, checkpointing: bool = False) -> Tensor:
         """The stock decoder's own loop over latent frames, its feature caches passed along instead of kept in it."""

@@ -1,6 +1,8 @@
 """What every adapter promises: the stock pipeline's samples, exact gradients, LoRAs for stock, clear refusals."""
 
 import dataclasses
+import pathlib
+import pickle
 import types
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from families import ALL, NUM_STEPS, ONE_EACH, SIZE, condition_of, keep_float64, seeds, stock_pipeline, stock_sample
 
-from trainers.decode import decode_clips
+from trainers.decode import decode_first
 from trainers.losses import denoising_loss
 from trainers.models import load_video_model, lora_parameters
 from trainers.models.tiny import tiny_ltx
@@ -63,7 +65,7 @@ def smooth_reward(frames_BTCHW):
 def play(model, condition, *, decode_checkpointing=False, **options):
     start = model.initial_latents(condition, seeds())
     done = rollout(model, condition, model.schedule(NUM_STEPS, condition), start, **options)
-    return smooth_reward(decode_clips(model, done.latents, condition, checkpointing=decode_checkpointing))
+    return smooth_reward(model.decode(done.latents, condition, checkpointing=decode_checkpointing))
 
 
 def lora_gradient(model, value):
@@ -153,12 +155,38 @@ def test_a_checkpointed_decode_is_exact(family):
             model.initial_latents(dataclasses.replace(condition, first_latents=None), seeds()).shape,
             generator=torch.Generator().manual_seed(0),
         ).requires_grad_()
-        whole, again = (decode_clips(model, latents, condition, checkpointing=one) for one in (False, True))
+        whole, again = (model.decode(latents, condition, checkpointing=one) for one in (False, True))
         assert whole.shape == (2, num_frames, 3, 32, 32)
         torch.testing.assert_close(again, whole, atol=1e-5, rtol=1e-5)
         expected, actual = (torch.autograd.grad(smooth_reward(one), latents)[0] for one in (whole, again))
         assert expected.abs().max() > 0
         torch.testing.assert_close(actual, expected, atol=1e-5 * expected.abs().max().item(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", EACH)
+def test_the_first_frames_of_a_clip_are_those_of_the_whole(family):
+    """The same pixels; a causal decoder evaluates as many pieces as it needs for them."""
+    model = family.adapter(family.make())
+    condition = dataclasses.replace(condition_of(family, model), num_frames=33)
+    noise = model.initial_latents(dataclasses.replace(condition, first_latents=None), seeds())
+    latents = noise.detach().requires_grad_()
+    whole = model.decode(latents, condition)
+    calls = []
+    model.vae.decoder.register_forward_pre_hook(lambda *args: calls.append(1))
+    pieces = {}
+    for num_frames in (33, 12, 5):
+        calls.clear()
+        first = decode_first(model, latents, condition, num_frames)
+        assert first.shape[1] == num_frames
+        torch.testing.assert_close(first, whole[:, :num_frames], atol=1e-5, rtol=1e-5)
+        pieces[num_frames] = len(calls)
+    causal = "wan" in family.name or "cogvideox" in family.name
+    assert (pieces[5] < pieces[12] < pieces[33]) if causal else len(set(pieces.values())) == 1
+    expected = torch.autograd.grad(smooth_reward(whole[:, :12]), latents)[0]
+    actual = torch.autograd.grad(
+        smooth_reward(decode_first(model, latents, condition, 12, checkpointing=True)), latents
+    )[0]
+    torch.testing.assert_close(actual, expected, atol=1e-5 * expected.abs().max().item(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +227,24 @@ def test_checkpointed_blocks_are_exact_also_where_the_adapter_is_off(family):
     model.checkpoint_blocks()
     actual = lora_gradient(model, play(model, condition, **options))
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    "family", [BRIEF[0], *[pytest.param(one, marks=pytest.mark.slow) for one in BRIEF[1:]]], ids=str
+)
+def test_compiled_blocks_change_nothing(family):
+    """Also where the adapter is off in some steps and blocks are evaluated again."""
+    options = {"grad_steps": FULL, "adapter_sigma_range": (0.93, 1.0)}
+    samples, gradients = [], []
+    for compiled in (False, True):
+        model = with_lora(family)
+        model.checkpoint_blocks()
+        if compiled:
+            model.compile_blocks(backend="eager")
+        samples.append(sampled(family, model))
+        gradients.append(lora_gradient(model, play(model, condition_of(family, model), **options)))
+    torch.testing.assert_close(samples[1], samples[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5 * gradients[0].abs().max().item())
 
 
 def test_encoders_wait_elsewhere(monkeypatch):
@@ -328,6 +374,24 @@ def test_refusals_say_what_to_do(family, tmp_path):
     stranger.save_lora(tmp_path)
     with pytest.raises(ValueError, match="LoRA"):
         model.load_lora(tmp_path)
+
+
+class Code:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self):
+        return (pathlib.Path.touch, (pathlib.Path("ran"),))
+
+
+@pytest.mark.parametrize("name", ["pytorch_lora_weights.bin", "pytorch_lora_weights.safetensors"])
+def test_a_lora_is_never_unpickled(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path(name).write_bytes(pickle.dumps(Code()))
+    model = BRIEF[0].adapter(BRIEF[0].make())
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(ValueError, match=r"LoRA .* cannot be read"):
+            model.load_lora(path)
+    assert not pathlib.Path("ran").exists()
 
 
 def test_a_negative_prompt_is_refused_where_no_branch_reads_it():
