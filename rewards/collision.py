@@ -13,11 +13,12 @@ from reward_physics.trajectories import pair_in_pixels
 def collision(observation: Observation, *, reach: float = 0.25) -> Tensor:
     """Minus the causal errors of two bodies' motion, unit-free:
 
-        r = -(relu(-e)^2 + relu(e - 1)^2 + (jump / speed)^2)
+        r = -(relu(-e - s)^2 + relu(e - 1 - s)^2 + (jump / speed)^2)
 
     e is the coefficient of restitution of their relative velocity at the contact, negative where they pass through each
-    other; jump is the largest sideways change of relative velocity away from any contact, where it exceeds the noise,
-    and speed the relative speed before and after it.
+    other, and s its uncertainty, twice the noise of a position over the way by which they come nearer in a frame; jump
+    is the largest sideways change of relative velocity away from any contact, where it exceeds the noise, and speed the
+    relative speed before and after it.
 
     Args:
         observation: clips with `Video.object_masks_BNHW`; in the picture: for bodies at one distance from the camera.
@@ -40,6 +41,8 @@ def collision(observation: Observation, *, reach: float = 0.25) -> Tensor:
     change = (apart.after_BD - apart.before_BD)[:, 0].square()
     speed = apart.after_BD.square().sum(-1) + apart.before_BD.square().sum(-1)
     strange = torch.where(jumps, change, torch.zeros_like(change)) / torch.where(jumps, speed, torch.ones_like(speed))
-    wrong = (-e).clamp(min=0).square() + (e - 1).clamp(min=0).square()
+    step_B = (pair.time_BT[:, 1:] - pair.time_BT[:, :-1]).median(1).values
+    unsure = 2 * pair.sigma_B / (contact.closing_B.detach() * step_B).clamp(min=1e-6)
+    wrong = (-e - unsure).clamp(min=0).square() + (e - 1 - unsure).clamp(min=0).square()
     score = -torch.where(known, wrong, torch.zeros_like(wrong)) - strange
     return torch.where(exists_B & (known | jumps), score, torch.nan).to(frames)

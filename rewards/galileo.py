@@ -7,6 +7,7 @@ from torch import Tensor
 
 from reward_physics.galileo import measure_galileo
 from reward_physics.observation import Observation
+from rewards.airborne import airborne
 
 
 def galileo(observation: Observation) -> Tensor:
@@ -16,12 +17,13 @@ def galileo(observation: Observation) -> Tensor:
 
     over each fall that is known to begin at rest (half of its time against all of it) and each pair of flights beside
     an impact. 0 by the law; -1 for a drift at constant speed. Neither scale, frame rate nor the size of g enters: slow
-    motion does not change it. Source: Galileo, Discorsi, third day, proposition II.
+    motion does not change it. Only flights in the air count (see `rewards.airborne`). Source: Galileo, Discorsi, third
+    day, proposition II.
 
     Returns:
         (B,), no unit, in (-inf, 0]. NaN where nothing falls from rest (a frozen clip) and nothing bounces.
     """
-    found = measure_galileo(observation.flights)
+    found = measure_galileo(airborne(observation.flights))
     fall = torch.where(found.fall_measured_BK, (found.fall_ratio_BK - 1).square(), torch.zeros_like(found.between_BK))
     pair = torch.where(found.between_measured_BK, (found.between_BK - 1).square(), torch.zeros_like(found.between_BK))
     count = found.fall_measured_BK.sum(1) + found.between_measured_BK.sum(1)

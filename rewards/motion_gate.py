@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from reward_physics.observation import Observation
+from reward_physics.tracks import ImageTrack
+from rewards.bodies import of_bodies
 
 
 def motion_gate(observation: Observation, *, least_diameters: float = 0.5, closed: float = 0.1) -> Tensor:
@@ -14,8 +16,9 @@ def motion_gate(observation: Observation, *, least_diameters: float = 0.5, close
         range = sqrt(12 Var_t(c)),    gate = closed + (1 - closed) min(1, range / (least_diameters * diameter))
 
     with c the centroid in the frames where the object is seen whole: for steady motion `range` is the length of the
-    way, and for trembling it stays as small as the trembling. Unit-free: neither frame rate nor camera is asked for.
-    Differentiable, but a clip without any motion knows no direction: `closed` lets the other rewards' gradient through.
+    way, and for trembling it stays as small as the trembling. Of two bodies the faster counts.
+    Unit-free: neither frame rate nor camera is asked for. Differentiable, but a clip without any motion knows no
+    direction: `closed` lets the other rewards' gradient through.
 
     Args:
         observation: needs a mask.
@@ -27,7 +30,10 @@ def motion_gate(observation: Observation, *, least_diameters: float = 0.5, close
     """
     if not least_diameters > 0 or not 0 <= closed < 1:
         raise ValueError(f"motion_gate: needs least_diameters > 0 and 0 <= closed < 1, got {least_diameters}, {closed}")
-    track = observation.image_track
+    return of_bodies(observation, lambda track: _of_one(track, least_diameters, closed), worst=False)
+
+
+def _of_one(track: ImageTrack, least_diameters: float, closed: float) -> Tensor:
     weight_BT = track.weight_BT
     total_B = weight_BT.sum(1).clamp(min=1e-6)
     mean_B2 = (track.centroid_BT2 * weight_BT[..., None]).sum(1) / total_B[:, None]

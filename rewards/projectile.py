@@ -7,12 +7,15 @@ from torch import Tensor
 
 from reward_physics.observation import Observation
 from reward_physics.projectile import measure_projectile
+from rewards.airborne import airborne
 
 
 def projectile(observation: Observation, *, g_m_s2: float | None = None) -> Tensor:
     """Minus the errors of a throw's acceleration, averaged over the flights:
 
         r = -(2 tilt + relu(|asymmetry| - 2 sd)^2 [+ (a / g - 1)^2])
+
+    Only flights in the air count (see `rewards.airborne`): what rolls on after a fall is no throw.
 
     tilt = 1 - cos of the angle between the acceleration and down; asymmetry its relative change over the flight (drag,
     or a push), as far as it exceeds twice its standard error; with g_m_s2 also its size, which is the error of the
@@ -32,7 +35,7 @@ def projectile(observation: Observation, *, g_m_s2: float | None = None) -> Tens
         if not 0 < g_m_s2 < float("inf"):
             raise ValueError(f"projectile: g_m_s2 must be > 0, got {g_m_s2}")
         observation.camera_for_metres()
-    found = measure_projectile(observation.flights)
+    found = measure_projectile(airborne(observation.flights))
     error = 2 * found.tilt_BK + (found.asymmetry_BK.abs() - 2 * found.asymmetry_sd_BK).clamp(min=0).square()
     if g_m_s2 is not None:
         error = error + (found.accel_BK / g_m_s2 - 1).square()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from reward_physics.bounces import measure_bounces
 from reward_physics.observation import Observation
+from rewards.airborne import airborne
 
 
 def restitution(observation: Observation, *, coefficient: float | None = None) -> Tensor:
@@ -15,7 +16,8 @@ def restitution(observation: Observation, *, coefficient: float | None = None) -
         r = -mean (relu(e - 1)^2 + relu(-e)^2 + spread^2 [+ (e - coefficient)^2])
 
     with e = v+ / v-, and spread the largest less the smallest of v+ / v-, sqrt(h2 / h1) and T2 / T1. 0 for every true
-    bounce, elastic or not. A body that goes on downwards through the floor has e < 0.
+    bounce, elastic or not; one that never rises above its radius is none (see `rewards.airborne`). A body that goes on
+    downwards through the floor has e < 0.
 
     Args:
         observation: any track, even in pixels.
@@ -26,7 +28,7 @@ def restitution(observation: Observation, *, coefficient: float | None = None) -
     """
     if coefficient is not None and not 0 <= coefficient <= 1:
         raise ValueError(f"restitution: coefficient must lie in [0, 1], got {coefficient}")
-    bounces = measure_bounces(observation.flights)
+    bounces = measure_bounces(airborne(observation.flights))
     e = bounces.by_speed_BK
     error = (e - 1).clamp(min=0).square() + (-e).clamp(min=0).square() + bounces.spread_BK.square()
     if coefficient is not None:

@@ -106,6 +106,13 @@ LOSE: dict[str, dict[str, str]] = {
         "background_drift": "the background moves",
         "overexpose": "the background brightens",
     },
+    "registration": {
+        "camera_shake": "the background moves",
+        "flicker": "the background flickers",
+        "background_drift": "the background moves",
+        "overexpose": "the background brightens",
+        "blur": "the background's edges soften",
+    },
     "continuity": {"teleport": "a step unlike its neighbours"},
     "first_frame": {"reverse_time": "another first frame"},
     "flow_match": {

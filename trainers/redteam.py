@@ -181,10 +181,22 @@ def _judged(
     columns = {"reference_BTCHW": reference, "caption": [clip.caption] * count}
     found = {}
     for stems in _alike(recipes):
-        observation = recipes[stems[0]].observe(video, False)
+        observation, said = recipes[stems[0]].observe(video, False), {}
         for stem in stems:
-            found[stem] = recipes[stem].judge_observation(observation, columns).terms, observation.visibility_B
+            found[stem] = _values(recipes[stem], observation, columns, said), observation.visibility_B
     return found
+
+
+def _values(recipe: Any, observation: Any, columns: dict[str, Any], said: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A recipe's rewards and gates, each asked once of an observation, whatever recipes name it."""
+    values = {}
+    for prefix, terms in (("", recipe.terms), ("gates/", recipe.gates)):
+        for term in terms:
+            key = f"{term.name} {json.dumps(dict(term.parameters), sort_keys=True)}"
+            if key not in said:
+                said[key] = term(observation, columns)
+            values[prefix + term.name] = said[key]
+    return values
 
 
 def _alike(recipes: dict[str, Any]) -> list[list[str]]:

@@ -150,6 +150,11 @@ def drifted(frames: Tensor, size: float) -> Tensor:
     return (frames + torch.linspace(0, size, frames.shape[1]).view(1, -1, 1, 1, 1)).clamp(0, 1)
 
 
+def shifted(frames: Tensor, px: float) -> Tensor:
+    low = int(px)
+    return (1 - px + low) * frames.roll(low, -1) + (px - low) * frames.roll(low + 1, -1)
+
+
 def still() -> tuple[list[float], list[float]]:
     """Steady motion that covers less and less of a diameter."""
     missing, scores = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], []
@@ -257,6 +262,7 @@ CASES: dict[str, tuple[str, Case]] = {
         with_frames("saturation", [1.0, 1.4, 1.8, 2.4, 3.0], lambda frames, by: (by * frames).clamp(0, 1)),
     ),
     "background": ("drift of brightness, 0 to 0.3", with_frames("background", [0.0, 0.05, 0.1, 0.2, 0.3], drifted)),
+    "registration": ("shift, 0 to 2 px", with_frames("registration", [0.0, 0.5, 1.0, 1.5, 2.0], shifted)),
     "flow_match": ("g from 9.81 to 2 m/s²", half(drawn("flow_match", reference=True), range(5))),
     "flow_match, too fast": ("g from 9.81 to 16 m/s²", half(drawn("flow_match", reference=True), range(4, 8))),
     "depth_match": ("g from 2 to 16 m/s²", drawn("depth_match", reference=True)),

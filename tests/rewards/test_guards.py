@@ -1,21 +1,24 @@
 """Gates and guards of the picture: open for a true fall, shut for what each of them is there to catch."""
 
+import dataclasses
+
 import pytest
 import torch
 from discs import free_fall, make_world
 
-from reward_physics.observation import Observation
+from reward_physics.observation import Instruments, Observation
 from rewards.background import background
 from rewards.continuity import continuity
 from rewards.first_frame import first_frame
 from rewards.motion_gate import motion_gate
 from rewards.observability_gate import observability_gate, perspective
+from rewards.registration import registration
 from rewards.saturation import saturation
 from rewards.sharpness import sharpness
 
 FALL = make_world(free_fall(frames=8))
 FRAMES = FALL.video.frames_BTCHW
-GUARDS = [motion_gate, continuity, observability_gate, sharpness, saturation, background]
+GUARDS = [motion_gate, continuity, observability_gate, sharpness, saturation, background, registration]
 
 
 def observe(frames, grad=False, world=FALL):
@@ -120,6 +123,60 @@ def test_background_loses_by_drift_by_flicker_and_by_a_shaking_camera(generator)
     assert score(background, shaken[None]) < 0.1
 
 
+def test_registration_loses_by_a_shift_a_gain_and_a_blur_and_lets_a_shadow_pass(generator):
+    v, u = torch.meshgrid(torch.arange(FRAMES.shape[-2]), torch.arange(FRAMES.shape[-1]), indexing="ij")
+    seen = make_world(free_fall(frames=8)).instruments()
+    floor = 0.5 + 0.1 * (((u // 5) + (v // 5)) % 2).float()
+    mask = Observation(FALL.video, seen, grad=False).mask_BTHW[:, :, None]
+    still = mask * FRAMES + (1 - mask) * floor
+
+    def changed(background, first=still[:, :1]):
+        return torch.cat((first, mask[:, 1:] * FRAMES[:, 1:] + (1 - mask[:, 1:]) * background), 1).clamp(0, 1)
+
+    def judged(frames):
+        return registration(FoundMask(frames, mask[:, :, 0])).item()
+
+    half = 0.5 * (floor + floor.roll(1, -1))
+    soft = torch.nn.functional.avg_pool2d(floor[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
+    shadow = torch.where((u - 12) ** 2 + (v - 50) ** 2 < 25, 0.4 * floor, floor)
+    assert judged(still) == pytest.approx(1.0) and judged(changed(shadow)) > 0.98
+    assert judged(changed(floor.roll(1, -1))) < judged(changed(half)) < 0.9
+    assert judged(changed(1.1 * floor)) < 0.1 and judged(changed(soft)) < 0.3
+    assert judged(changed(floor + 0.01 * torch.randn(floor.shape, generator=generator))) > 0.95
+
+
+@dataclasses.dataclass
+class FoundMask:
+    """As much of an observation as the guards of the background ask for."""
+
+    frames: torch.Tensor
+    mask_BTHW: torch.Tensor
+
+    @property
+    def video(self):
+        return FALL.video.with_frames(self.frames)
+
+
+def test_two_bodies_are_judged_by_themselves():
+    first, second = free_fall(frames=8, start_m=(-0.6, 4.0, 1.7)), free_fall(frames=8, start_m=(0.6, 4.0, 1.7))
+    jumps = second.clone()
+    jumps[:, 4:, 0] -= 0.8
+    for later, least in ((second, 0.9), (jumps, 0.0)):
+        masks = [make_world(one).video.first_mask_BHW for one in (first, second)]
+        frames = two_discs(make_world(first).video.frames_BTCHW, make_world(later).video.frames_BTCHW)
+        video = dataclasses.replace(FALL.video.with_frames(frames), first_mask_BHW=masks[0])
+        video = dataclasses.replace(video, object_masks_BNHW=torch.stack(masks, 1))
+        gate = continuity(Observation(video, Instruments(mask="appearance"), grad=False)).item()
+        assert (gate > 0.9) if least else (gate < 0.3)
+
+
+def two_discs(one, other):
+    """Both discs in one picture, the second's red and blue exchanged."""
+    empty = make_world(free_fall(frames=8, start_m=(9.0, 4.0, 1.7))).video.frames_BTCHW
+    away = (other - empty).abs().amax(2, keepdim=True) > 0.02
+    return torch.where(away, other.flip(2), one)
+
+
 def test_first_frame_fidelity():
     other = FRAMES + torch.tensor(0.05)
     assert score(first_frame, FRAMES, reference_BTCHW=FRAMES) == 1.0
@@ -141,6 +198,7 @@ def test_first_frame_fidelity():
         (continuity, {"tolerance": 0}),
         (saturation, {"tolerance": 0}),
         (background, {"margin_px": -1}),
+        (registration, {"shift_px": 0}),
         (first_frame, {"tolerance": 0, "reference_BTCHW": FRAMES}),
     ],
 )
