@@ -29,15 +29,16 @@ _PAGE = """<!doctype html>
 table{border-collapse:collapse;margin:.6rem 0}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}
 td.n{font-variant-numeric:tabular-nums}img{max-width:100%}.bad{color:#a33}</style>
 <h1>Scored clips</h1><p>{{ recipe }}</p>
-{% for clip in clips %}<section><h2>{{ clip.name }}</h2>
-{% if clip.error %}<p class="bad">{{ clip.error }}</p>{% else %}
-{% if clip.picture %}
+{% macro body(clip) %}{% if clip.picture %}
 <img alt="object, arc, residuals, height and energy" src="data:image/png;base64,{{ clip.picture }}">{% endif %}
 <table>{% for name, value in clip.rows %}<tr><td>{{ name }}</td><td class="n">{{ value }}</td></tr>{% endfor %}</table>
-{% if clip.missing %}<h3>Not measurable</h3>
+{% if clip.missing %}<p>Not measurable:</p>
 <table>{% for name, why in clip.missing.items() %}<tr><td>{{ name }}</td><td>{{ why }}</td></tr>
-{% endfor %}</table>{% endif %}
+{% endfor %}</table>{% endif %}{% endmacro %}
+{% for clip in clips %}<section><h2>{{ clip.name }}</h2>
+{% if clip.error %}<p class="bad">{{ clip.error }}</p>{% else %}{{ body(clip) }}
 {% for note in clip.notes %}<p>{{ note }}</p>{% endfor %}
+{% for one in clip.objects %}<h3>{{ one.name }}</h3>{{ body(one) }}{% endfor %}
 {% endif %}</section>{% endfor %}</html>
 """
 
@@ -46,7 +47,8 @@ def write_report(folder: str | Path, clips: Sequence[Mapping[str, Any]], *, reci
     """Write `index.html`, whole or not at all.
 
     Args:
-        clips: name, error or None, rows (name, value), missing (name -> why), notes, picture (base64 or None).
+        clips: name, error or None, rows (name, value), missing (name -> why), notes, picture (base64 or None) and
+            objects: the same of each, where there are several.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

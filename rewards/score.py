@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from reward_physics.observation import Observation
 from reward_physics.readers import read_clip
@@ -28,7 +27,8 @@ from reward_physics.summary import summarise
 from reward_physics.video import Video
 from rewards.recipe import Recipe
 from rewards.recipe_file import read_recipe
-from rewards.score_inputs import CameraFile, fps_of, frames_of, mask_from, positive
+from rewards.score_inputs import CameraFile, fps_of, frames_of, masks_from, positive
+from rewards.score_table import flat, shown, tables
 
 _SHARED = ("camera_motions", "steady_frames_BTCHW", "moving", "mask_BTHW", "image_track", "diameter_px_BT")
 
@@ -47,7 +47,11 @@ def parser() -> argparse.ArgumentParser:
         type=CameraFile.read,
         help="vertical field of view in degrees of a level camera, or a YAML or JSON file: see docs/scoring.md",
     )
-    parse.add_argument("--mask", help="the object in the first frame: an image file, or left,top,right,bottom in px")
+    parse.add_argument(
+        "--mask",
+        help="the object in the first frame: an image file, or left,top,right,bottom in px; several objects: an image "
+        "of labels, or boxes with ; between them",
+    )
     parse.add_argument("--frames", type=frames_of, metavar="FIRST:LAST", help="frames to read, both included")
     parse.add_argument("--stride", type=int, help="frames between the two images of a flow; default: the recipe's")
     parse.add_argument("--json", action="store_true", help="nothing but JSON on standard output")
@@ -85,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(results[0] if len(results) == 1 else results, indent=1, allow_nan=False))
     else:
         for result in results:
-            console.print(_table(result))
+            console.print(*tables(result), sep="\n")
     bad = sum("error" in result for result in results)
     if bad:
         Console(stderr=True).print(f"{bad} of {len(results)} clips could not be read", highlight=False)
@@ -124,11 +128,13 @@ def _measure(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[di
     clip = read_clip(path, fps=options.fps, frames=options.frames)
     height, width = clip.frames_TCHW.shape[-2:]
     one = torch.ones(1)
+    masks_NHW = None if options.mask is None else masks_from(options.mask, height, width)
     video = Video(
         frames_BTCHW=clip.frames_TCHW[None],
         fps_B=one * clip.fps,
         camera=None if options.camera is None else options.camera.build(height, width),
-        first_mask_BHW=None if options.mask is None else mask_from(options.mask, height, width)[None],
+        first_mask_BHW=None if masks_NHW is None else masks_NHW[:1],
+        object_masks_BNHW=None if masks_NHW is None or len(masks_NHW) < 2 else masks_NHW[None],
         px_per_m_B=None if options.px_per_m is None else one * options.px_per_m,
         object_diameter_m_B=None if options.object_diameter_m is None else one * options.object_diameter_m,
     )
@@ -136,16 +142,16 @@ def _measure(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[di
     no_metres = observation.no_metres
     if no_metres is not None:
         no_metres += ": give --px_per_m, --object_diameter_m, or a --camera and a recipe with metric depth"
-    shown = observation
+    seen = observation
     if no_metres is not None:
         # One pixel stands for one metre: ratios do not change, and nothing is reported in metres.
-        shown = recipe.observe(dataclasses.replace(video, camera=None, px_per_m_B=one), grad=False)
-    summary = summarise(shown, in_metres=no_metres is None, no_metres=no_metres)
-    if shown is not observation:
-        observation.__dict__.update({name: shown.__dict__[name] for name in _SHARED if name in shown.__dict__})
+        seen = recipe.observe(dataclasses.replace(video, camera=None, px_per_m_B=one), grad=False)
+    summary = summarise(seen, in_metres=no_metres is None, no_metres=no_metres)
+    if seen is not observation:
+        observation.__dict__.update({name: seen.__dict__[name] for name in _SHARED if name in seen.__dict__})
     scores, refused = _judge(recipe, observation)
-    notes = _notes(shown, options, clip.container_fps)
-    result = {
+    notes = _notes(seen, options, clip.container_fps)
+    result: dict[str, Any] = {
         **summary.numbers,
         "rewards": scores,
         "not_measurable": {**summary.missing, **refused},
@@ -154,8 +160,30 @@ def _measure(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[di
         "fps": clip.fps,
         "frames": [clip.first_frame, clip.first_frame + video.num_frames - 1],
     }
-    page = _page(path, result, shown, summary.unit) if options.report else {"name": path}
+    objects = seen.objects if len(seen.objects) > 1 else []
+    result |= {"objects": [_object(n, one, no_metres) for n, one in enumerate(objects, 1)]} if objects else {}
+    if not options.report:
+        return result, {"name": path}
+    page = _page(path, result, seen, summary.unit)
+    page["objects"] = [
+        _page(f"Object {n}", numbers, one, summary.unit)
+        for n, (numbers, one) in enumerate(zip(result.get("objects", []), objects, strict=True), 1)
+    ]
     return result, page
+
+
+def _object(number: int, observation: Observation, no_metres: str | None) -> dict[str, Any]:
+    """One of several objects as JSON."""
+    summary = summarise(observation, in_metres=no_metres is None, no_metres=no_metres)
+    seen = (observation.image_track.weight_BT[0] > 0.1).nonzero()[:, 0]
+    first = int(seen[0]) if len(seen) else None
+    return {
+        **summary.numbers,
+        "object": number,
+        "first_at_px": None if first is None else observation.image_track.centroid_BT2[0, first].tolist(),
+        "first_in_frame": first,
+        "not_measurable": summary.missing,
+    }
 
 
 def _judge(recipe: Recipe, observation: Observation) -> tuple[dict[str, float | None], dict[str, str]]:
@@ -189,58 +217,19 @@ def _notes(observation: Observation, options: argparse.Namespace, container_fps:
     return notes
 
 
-def _page(path: str, result: dict[str, Any], shown: Observation, unit: str) -> dict[str, Any]:
+def _page(name: str, result: dict[str, Any], seen: Observation, unit: str) -> dict[str, Any]:
     from reward_physics.clip_report import draw_clip
 
-    measured = bool(shown.fit.measurable_B[0])
+    measured = bool(seen.fit.measurable_B[0])
     return {
-        "name": path,
+        "name": name,
         "error": None,
-        "rows": [(name, _shown(value)) for name, value in _flat(result)],
+        "rows": [(key, shown(value)) for key, value in flat(result)],
         "missing": result["not_measurable"],
-        "notes": result["notes"],
-        "picture": draw_clip(shown, unit=unit, g=9.81 if unit == "m" else None) if measured else None,
+        "notes": result.get("notes", []),
+        "objects": [],
+        "picture": draw_clip(seen, unit=unit, g=9.81 if unit == "m" else None) if measured else None,
     }
-
-
-def _flat(result: dict[str, Any]) -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for name, value in result.items():
-        if name in ("not_measurable", "notes", "clip"):
-            continue
-        if isinstance(value, dict):
-            rows += [(f"{name}.{key}", item) for key, item in value.items()]
-        else:
-            rows.append((name, value))
-    return rows
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, list):
-        return ", ".join(_shown(item) for item in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _table(result: dict[str, Any]) -> Table:
-    table = Table(title=result["clip"], title_justify="left", show_header=False)
-    if "error" in result:
-        table.add_row("error", result["error"], style="red")
-        return table
-    g = result["g_m_s2"]
-    if g is not None:
-        table.add_row(
-            "g", f"{g:.2f} m/s²  (95 % {result['g_low_m_s2']:.2f} to {result['g_high_m_s2']:.2f})", style="bold"
-        )
-    for name, value in _flat(result):
-        if value is not None and not name.startswith("g_"):
-            table.add_row(name, _shown(value))
-    for name, why in result["not_measurable"].items():
-        table.add_row(f"{name}: not measurable", why, style="yellow")
-    for note in result["notes"]:
-        table.add_row("note", note)
-    return table
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from torch import Tensor
 from reward_physics.camera import Camera
 
 _LARGEST_FILE = 1 << 20
+_MOST_OBJECTS = 16
 
 
 def positive(text: str) -> float:
@@ -135,16 +136,15 @@ class CameraFile:
         return dataclasses.replace(camera, world_from_camera_B44=camera.world_from_camera_B44 @ roll)
 
 
-def mask_from(text: str, height_px: int, width_px: int) -> Tensor:
-    """The object in the first frame, (H, W), from an image file (bright is object) or `left,top,right,bottom`."""
-    parts = text.split(",")
-    if len(parts) == 4 and all(part.strip().isdecimal() for part in parts):
-        left, top, right, bottom = (int(part) for part in parts)
-        if not (left < right <= width_px and top < bottom <= height_px):
-            raise ValueError(f"mask box {text} must lie inside the {width_px} x {height_px} px frame")
-        mask = torch.zeros(height_px, width_px)
-        mask[top:bottom, left:right] = 1
-        return mask
+def masks_from(text: str, height_px: int, width_px: int) -> Tensor:
+    """The objects in the first frame, (N, H, W), each 1 on its object.
+
+    Args:
+        text: `left,top,right,bottom` in pixels, several with `;` between them; or an image file: of one object, bright;
+            or of labels, a grey level under 128 or a place in a palette for each, 0 for none.
+    """
+    if "," in text and all(part.strip().isdecimal() for box in text.split(";") for part in box.split(",")):
+        return torch.stack([_box(box, height_px, width_px) for box in text.split(";")])
     from PIL import Image
 
     path = Path(text)
@@ -156,9 +156,30 @@ def mask_from(text: str, height_px: int, width_px: int) -> Tensor:
                 raise ValueError(
                     f"mask {text} is {image.size[0]} x {image.size[1]} px but the clip is {width_px} x {height_px} px"
                 )
-            mask = torch.from_numpy(np.array(image.convert("L"))).float() / 255
+            indexed = image.mode == "P" and len(np.unique(np.array(image))) > 2
+            levels = torch.from_numpy(np.array(image if indexed else image.convert("L")))
+            labels = indexed or 0 < int(levels.max()) < 128
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read the mask {text}: {' '.join(str(error).split())[:120]}") from error
-    if not (mask > 0.5).any():
-        raise ValueError(f"mask {text} is empty: the object must be brighter than half")
-    return (mask > 0.5).float()
+    if not labels:
+        if not (levels >= 128).any():
+            raise ValueError(f"mask {text} is empty: the object must be brighter than half")
+        return (levels >= 128).float()[None]
+    present = [int(level) for level in levels.unique() if level > 0]
+    if not 0 < len(present) <= _MOST_OBJECTS:
+        raise ValueError(
+            f"mask {text} has {len(present)} labels: expected 1 to {_MOST_OBJECTS}, one an object and 0 elsewhere"
+        )
+    return torch.stack([(levels == level).float() for level in present])
+
+
+def _box(text: str, height_px: int, width_px: int) -> Tensor:
+    sides = [int(part) for part in text.split(",")]
+    if len(sides) != 4:
+        raise ValueError(f"mask box {text} must be left,top,right,bottom in pixels")
+    left, top, right, bottom = sides
+    if not (left < right <= width_px and top < bottom <= height_px):
+        raise ValueError(f"mask box {text} must lie inside the {width_px} x {height_px} px frame")
+    mask = torch.zeros(height_px, width_px)
+    mask[top:bottom, left:right] = 1
+    return mask

@@ -120,6 +120,53 @@ def test_table_on_the_terminal(clip, recipe, capsys):
     assert "m/s²" in capsys.readouterr().out
 
 
+@pytest.fixture
+def two(tmp_path):
+    """Two dark balls that are tossed towards each other and pass, of 10 and of 6 m/s^2 at 50 px a metre."""
+    v, u = torch.meshgrid(torch.arange(120) + 0.5, torch.arange(180) + 0.5, indexing="ij")
+    clip = 0.7 + 0.05 * torch.sin(u / 9) * torch.cos(v / 7).expand(20, 3, -1, -1)
+    time = (torch.arange(20) / FPS)[:, None, None]
+    for x, y, g in ((20 + 200 * time, 85 - 230 * time, 500.0), (160 - 190 * time, 60 - 120 * time, 300.0)):
+        ball = (5.5 - torch.hypot(u - x, v - y - 0.5 * g * time**2)).clamp(0, 1)[:, None]
+        clip = clip * (1 - ball) + 0.1 * ball
+    return str(write_video(tmp_path / "two.mp4", clip, fps=25, min_side_px=0))
+
+
+@pytest.mark.parametrize("mask", [None, "14,79,26,91;154,54,166,66"], ids=["no mask", "two boxes"])
+def test_several_objects_are_one_row_each(mask, two, recipe, tmp_path, capsys):
+    options = [two, "--recipe", recipe, "--fps", "30", "--px_per_m", "50", *([] if mask is None else ["--mask", mask])]
+    result = scored(capsys, *options, "--report", str(tmp_path / "report"))
+    first, second = result["objects"]
+    assert next(iter(first)) == "g_m_s2"
+    assert [first["object"], second["object"]] == [1, 2]
+    for one in (first, second):
+        assert one["g_m_s2"] == pytest.approx(10.0 if one["first_at_px"][0] < 90 else 6.0, rel=0.04)
+    assert sorted(one["first_at_px"][0] for one in (first, second)) == pytest.approx([20, 160], abs=1)
+    # The clip's own numbers are those of its first object.
+    assert result["g_m_s2"] == pytest.approx(first["g_m_s2"], rel=0.02)
+    if mask is not None:
+        assert first["first_at_px"][0] < 90
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "<h3>Object 2</h3>" in page
+    assert main(options) == 0
+    table = capsys.readouterr().out
+    assert "2 objects" in table
+    assert all(f"{one['g_m_s2']:.4g}" in table for one in (first, second))
+
+
+def test_several_objects_without_a_scale(two, recipe, capsys):
+    result = scored(capsys, two, "--recipe", recipe, "--fps", "30")
+    for one in result["objects"]:
+        assert one["g_m_s2"] is None and "g_m_s2" in one["not_measurable"]
+        expected = 500 if one["first_at_px"][0] < 90 else 300
+        assert one["acceleration_px_s2"] == pytest.approx(expected, rel=0.04)
+
+
+def test_a_single_object_has_no_list_of_objects(clip, recipe, capsys):
+    assert "objects" not in scored(capsys, clip, "--recipe", recipe, "--fps", "30", "--px_per_m", "50")
+
+
 def _file(tmp_path, name: str):
     path = tmp_path / name
     frames = tossed(8)

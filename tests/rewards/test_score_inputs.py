@@ -3,12 +3,14 @@
 import argparse
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from discs import free_fall, make_world
+from PIL import Image
 
 from reward_physics.observation import Instruments, Observation
-from rewards.score_inputs import CameraFile, frames_of, mask_from
+from rewards.score_inputs import CameraFile, frames_of, masks_from
 
 THROW = free_fall(frames=14, fps=24.0, start_m=(-0.9, 4.0, 0.0), velocity_m_s=(3.0, 0.0, 2.0))
 
@@ -69,9 +71,33 @@ def test_frames_are_both_included():
     assert frames_of("264:335") == (264, 336)
 
 
-def test_a_box_is_a_mask():
-    mask = mask_from("2,1,5,3", 6, 8)
+def test_boxes_are_masks():
+    (mask,) = masks_from("2,1,5,3", 6, 8)
     assert mask.sum() == 6
     assert mask[1:3, 2:5].all()
+    two = masks_from("2,1,5,3;0,4,8,6", 6, 8)
+    assert two.sum((1, 2)).tolist() == [6, 16]
     with pytest.raises(ValueError, match="inside the 8 x 6"):
-        mask_from("2,1,9,3", 6, 8)
+        masks_from("2,1,9,3", 6, 8)
+    with pytest.raises(ValueError, match="left,top,right,bottom"):
+        masks_from("2,1,5,3;4", 6, 8)
+
+
+def test_an_image_is_one_mask_or_labels(tmp_path):
+    levels = np.zeros((6, 8), dtype=np.uint8)
+    levels[:2], levels[3:, :4] = 2, 5
+    labels = tmp_path / "labels.png"
+    Image.fromarray(levels).save(labels)
+    first, second = masks_from(str(labels), 6, 8)
+    assert (first == torch.tensor(levels == 2)).all() and (second == torch.tensor(levels == 5)).all()
+    palette = Image.fromarray(levels).convert("P")
+    palette.putdata(levels.flatten().tolist())
+    palette.putpalette([0, 0, 0, 250, 250, 250, 200, 0, 0, 9, 9, 9, 0, 0, 0, 0, 0, 9])
+    palette.save(tmp_path / "palette.png")
+    assert (masks_from(str(tmp_path / "palette.png"), 6, 8) == torch.stack((first, second))).all()
+    Image.fromarray(np.where(levels == 2, 200, 60).astype(np.uint8)).save(labels)
+    (bright,) = masks_from(str(labels), 6, 8)
+    assert (bright == first).all()
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(labels)
+    with pytest.raises(ValueError, match="has 47 labels: expected 1 to 16"):
+        masks_from(str(labels), 6, 8)
