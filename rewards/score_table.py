@@ -58,25 +58,23 @@ def _table(result: dict[str, Any]) -> Table:
 
 
 def _objects(objects: list[dict[str, Any]]) -> Table:
-    """One row an object."""
+    """One row an object: where it was first seen, g, frames in flight, diameter in the picture, restitution."""
     table = Table(title=f"{len(objects)} objects", title_justify="left")
     in_metres = any("speed_at_mid_flight_m_s" in one for one in objects)
     value = "g_m_s2" if in_metres else "acceleration_px_s2"
-    for heading in ("object", "first at (px)", "g (m/s²)" if in_metres else "acceleration (px/s²)", "95 %", "frames"):
-        table.add_column(heading)
-    for heading in ("diameter (px)", "restitution", "Galileo's ratio", "not measurable"):
-        table.add_column(heading)
+    for heading in ("object", "from (px)", "g (m/s²)" if in_metres else "px/s²", "95 %", "frames", "size (px)", "e"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("not measurable")
     for one in objects:
         known = one["g_m_s2"] is not None
         table.add_row(
             str(one["object"]),
-            shown(one["first_at_px"]),
+            "–" if one["first_at_px"] is None else ", ".join(f"{px:.0f}" for px in one["first_at_px"]),
             shown(one[value]),
             _interval(one).removeprefix("95 % ") if known else "–",
             str(one["frames_in_flight"]),
             shown(one["object_diameter_px"]),
             shown(one["unit_free"]["restitution_by_speed"]),
-            shown(one["unit_free"]["galileo_ratio"]),
             one["not_measurable"].get(value, ""),
         )
     return table
