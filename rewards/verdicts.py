@@ -158,8 +158,16 @@ INVARIANT: dict[str, dict[str, str]] = {
         "pump_energy": "only the first flight counts",
     },
     "galileo": {"slow_motion": _UNIT_FREE, "fast_motion": _UNIT_FREE},
-    "arc_residual": {"slow_motion": _UNIT_FREE, "fast_motion": _UNIT_FREE},
-    "energy_rise": {"slow_motion": _UNIT_FREE, "fast_motion": _UNIT_FREE},
+    "arc_residual": {
+        "slow_motion": _UNIT_FREE,
+        "fast_motion": _UNIT_FREE,
+        "cut_bounce": "a lower rebound is a parabola from the same impact, and who lies still flies none",
+    },
+    "energy_rise": {
+        "slow_motion": _UNIT_FREE,
+        "fast_motion": _UNIT_FREE,
+        "cut_bounce": "what an impact takes never counts, however much",
+    },
     "restitution": {"slow_motion": _UNIT_FREE, "fast_motion": _UNIT_FREE},
     "collision": {"slow_motion": _UNIT_FREE, "fast_motion": _UNIT_FREE},
     "momentum": {"slow_motion": _UNIT_FREE, "fast_motion": _UNIT_FREE},

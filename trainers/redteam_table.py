@@ -111,14 +111,28 @@ def render(records: list[dict[str, Any]], recipes: dict[str, Any]) -> str:
     pairs = pairs_of(records, recipes)
     head = ["| recipe | clips | must lose, two stronger | 95 % interval | weakest family | largest mean gain |"]
     head.append("|---|---|---|---|---|---|")
+    apart = ["Pairs that must lose at the two stronger strengths, apart:", ""]
+    apart += ["| recipe | true clips | round trips |", "|---|---|---|"]
     body: list[str] = []
     for stem, recipe in recipes.items():
         own = [pair for pair in pairs if pair.recipe == stem]
         if own:
             line, table = _recipe(stem, recipe, own)
             head.append(line)
+            apart.append(f"| {stem} | {_stronger(recipe, own, False)} | {_stronger(recipe, own, True)} |")
             body += table
-    return "\n".join([*head, "", *body])
+    return "\n".join([*head, "", *apart, "", *body])
+
+
+def _stronger(recipe: Any, pairs: list[Pair], through: bool) -> str:
+    """The share ranked rightly among the clips themselves, or among their round trips."""
+    names = names_of(recipe)
+    one = cell(
+        pair
+        for pair in pairs
+        if pair.through == through and pair.strength != LEVELS[0] and recipe_verdict(names, pair.attack) == "lose"
+    )
+    return f"{one.right}/{one.count} = {one.share:.1%}" if one.count else "none"
 
 
 def _recipe(stem: str, recipe: Any, pairs: list[Pair]) -> tuple[str, list[str]]:
