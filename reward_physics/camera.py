@@ -60,12 +60,13 @@ class Camera:
         position_m: tuple[float, float, float] = (0.0, 0.0, 1.0),
         batch_size: int = 1,
     ) -> Camera:
-        """A camera that looks along world +y, tilted down by `pitch_down_deg`; square pixels, centred axis."""
+        """A camera along world +y, tilted down by `pitch_down_deg`; square pixels, centred axis; on the CPU."""
         focal_px = 0.5 * height_px / math.tan(math.radians(fov_y_deg) / 2)
         s, c = math.sin(math.radians(pitch_down_deg)), math.cos(math.radians(pitch_down_deg))
-        intrinsics = torch.tensor([[focal_px, 0, width_px / 2], [0, focal_px, height_px / 2], [0, 0, 1.0]])
+        axis = [[focal_px, 0, width_px / 2], [0, focal_px, height_px / 2], [0, 0, 1.0]]
+        intrinsics = torch.tensor(axis, device="cpu")
         x, y, z = position_m
-        pose = torch.tensor([[1, 0, 0, x], [0, -s, c, y], [0, -c, -s, z], [0, 0, 0, 1.0]])
+        pose = torch.tensor([[1, 0, 0, x], [0, -s, c, y], [0, -c, -s, z], [0, 0, 0, 1.0]], device="cpu")
         return cls(
             intrinsics_B33=intrinsics.repeat(batch_size, 1, 1),
             world_from_camera_B44=pose.repeat(batch_size, 1, 1),

@@ -206,7 +206,7 @@ def _best_split(pair: Pair, allowed_BT: Tensor, used_BT: Tensor) -> Tensor:
     """Last frame before the jump, (B,), -1 where no split is allowed: the two parabolas through the relative track's
     used frames on its sides leave the least residual. A split between two frames is allowed where one of them is."""
     batch, frames = allowed_BT.shape
-    best, cost = torch.full((batch,), -1, device=allowed_BT.device), torch.full((batch,), torch.inf).to(pair.time_BT)
+    best, cost = torch.full((batch,), -1, device=allowed_BT.device), pair.time_BT.new_full((batch,), torch.inf)
     apart = pair.position_B2TD[:, 1] - pair.position_B2TD[:, 0]
     for s in range(MIN_FRAMES - 1, frames - MIN_FRAMES):
         sides = [used_BT & side for side in _windows(torch.full_like(best, s), frames)]

@@ -63,18 +63,18 @@ def camera_motion(frames_TCHW: Tensor, *, reference: int | None = None) -> Camer
     probes = sorted({round(share * (frames - 1)) for share in (0, 0.25, 0.5, 0.75, 1)} - {middle})
     if not probes:
         probes = [middle]
-    kind, left = "static", _misfit(pyramid, middle, {t: torch.eye(3) for t in probes})
+    kind, left = "static", _misfit(pyramid, middle, {t: torch.eye(3, device=grey.device) for t in probes})
     for richer in ("shift", "similarity", "homography"):
         found = _register(pyramid, middle, richer, probes)
         misfit = _misfit(pyramid, middle, found)
         # A part that nothing is left of already votes against a richer motion.
         if ((misfit + _NOISE) / (left + _NOISE)).median() < 1 - _WORTH_IT:
             kind, left = richer, misfit
-    motion = torch.eye(3, dtype=torch.float64).repeat(frames, 1, 1)
+    motion = torch.eye(3, dtype=torch.float64, device=grey.device).repeat(frames, 1, 1)
     if kind != "static":
         found = _register(pyramid, middle, kind, range(frames))
         motion[list(found)] = torch.stack(list(found.values())).double()
-    to_working = torch.diag(torch.tensor([size[1] / width, size[0] / height, 1.0], dtype=torch.float64))
+    to_working = torch.diag(motion.new_tensor([size[1] / width, size[0] / height, 1.0]))
     motion = torch.linalg.inv(to_working) @ motion @ to_working
     return CameraMotion(
         frame_from_reference_T33=motion.to(frames_TCHW),
@@ -103,7 +103,7 @@ def stabilised(frames_TCHW: Tensor, motion: CameraMotion) -> Tensor:
 
 def _register(pyramid: list[Tensor], reference: int, kind: str, frames) -> dict[int, Tensor]:
     """Homography from the reference to each frame, every one started from its neighbour's."""
-    found = {reference: torch.eye(3)}
+    found = {reference: torch.eye(3, device=pyramid[0].device)}
     for t in sorted(frames, key=lambda t: abs(t - reference)):
         if t == reference:
             continue
@@ -124,7 +124,7 @@ def _refine(images_T1HW: Tensor, reference: int, t: int, h_33: Tensor, kind: str
     height, width = images_T1HW.shape[-2:]
     template, image = images_T1HW[reference], images_T1HW[t : t + 1]
     jacobian_MK = _steepest(template[0], kind)
-    unit = _normaliser(height, width)
+    unit = _normaliser(template)
     for _ in range(_STEPS):
         grid = _warped(h_33[None], height, width, height, width)
         inside = ((grid > 0.5) & (grid < grid.new_tensor([width - 0.5, height - 0.5]))).all(-1).flatten()
@@ -132,7 +132,7 @@ def _refine(images_T1HW: Tensor, reference: int, t: int, h_33: Tensor, kind: str
         weight_M = _tukey(residual_M, inside)
         weighted = jacobian_MK * weight_M[:, None]
         normal = weighted.mT @ jacobian_MK
-        normal = normal + 1e-4 * normal.diagonal().mean().clamp(min=1e-9) * torch.eye(len(normal))
+        normal = normal + 1e-4 * normal.diagonal().mean().clamp(min=1e-9) * torch.eye(len(normal), device=normal.device)
         delta = torch.linalg.solve(normal, weighted.mT @ residual_M)
         step = torch.linalg.inv(unit) @ torch.linalg.matrix_exp(_generator(delta, kind)) @ unit
         h_33 = h_33 @ torch.linalg.inv(step)
@@ -159,13 +159,13 @@ def _misfit(pyramid: list[Tensor], reference: int, found: dict[int, Tensor]) -> 
         differences.append((difference - difference.median()).abs())
     difference = torch.stack(differences)
     left = []
-    for rows in torch.arange(height).chunk(_PARTS):
-        for columns in torch.arange(width).chunk(_PARTS):
+    for rows in torch.arange(height, device=images.device).chunk(_PARTS):
+        for columns in torch.arange(width, device=images.device).chunk(_PARTS):
             part = slope[rows[:, None], columns]
             edges = part >= part.flatten().quantile(0.8).clamp(min=_LEAST_SLOPE)
             if edges.sum() >= 8:
                 left.append(difference[:, rows[:, None], columns][:, edges].median(dim=1).values.mean())
-    return torch.stack(left) if left else torch.zeros(1)
+    return torch.stack(left) if left else images.new_zeros(1)
 
 
 _PARAMETERS = {"shift": 2, "similarity": 4, "homography": 8}
@@ -183,16 +183,14 @@ def _generator(delta_K: Tensor, kind: str) -> Tensor:
 
 def _steepest(template_HW: Tensor, kind: str) -> Tensor:
     """Change of the template's brightness with each parameter, (M, K)."""
-    height, width = template_HW.shape
     slope_v, slope_u = torch.gradient(template_HW)
-    pixels = _grid(height, width)
-    unit = _normaliser(height, width)
+    pixels, unit = _grid(*template_HW.shape, like=template_HW), _normaliser(template_HW)
     x, y = (pixels @ unit[:2, :2].mT + unit[:2, 2]).unbind(-1)
     # One unit of the centred coordinates is this many pixels.
     size = 1 / unit[0, 0]
     columns = []
-    for k in range(_PARAMETERS[kind]):
-        g = _generator(F.one_hot(torch.tensor(k), _PARAMETERS[kind]).float(), kind)
+    for one_K in torch.eye(_PARAMETERS[kind], device=template_HW.device):
+        g = _generator(one_K, kind)
         down = g[2, 0] * x + g[2, 1] * y + g[2, 2]
         du = g[0, 0] * x + g[0, 1] * y + g[0, 2] - x * down
         dv = g[1, 0] * x + g[1, 1] * y + g[1, 2] - y * down
@@ -200,10 +198,11 @@ def _steepest(template_HW: Tensor, kind: str) -> Tensor:
     return torch.stack(columns, dim=-1)
 
 
-def _normaliser(height: int, width: int) -> Tensor:
+def _normaliser(image: Tensor) -> Tensor:
     """Maps pixels to coordinates centred on the picture, of about unit size."""
+    height, width = image.shape[-2:]
     size = (height + width) / 4
-    return torch.tensor([[1 / size, 0, -width / 2 / size], [0, 1 / size, -height / 2 / size], [0, 0, 1.0]])
+    return image.new_tensor([[1 / size, 0, -width / 2 / size], [0, 1 / size, -height / 2 / size], [0, 0, 1.0]])
 
 
 def _tukey(residual_M: Tensor, inside_M: Tensor) -> Tensor:
@@ -218,7 +217,7 @@ def _tukey(residual_M: Tensor, inside_M: Tensor) -> Tensor:
 
 def _pyramid(images_T1HW: Tensor) -> list[Tensor]:
     """Blurred images, each level half the size of the one before."""
-    kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    kernel = images_T1HW.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     kernel = (kernel[:, None] * kernel[None])[None, None]
 
     def blurred(x: Tensor) -> Tensor:
@@ -232,18 +231,20 @@ def _pyramid(images_T1HW: Tensor) -> list[Tensor]:
 
 def _at_level(h_33: Tensor, level: int) -> Tensor:
     """The same warp in pixels of a pyramid level (or back, with a negative one)."""
-    scale = torch.diag(torch.tensor([0.5**level, 0.5**level, 1.0]))
+    scale = torch.diag(h_33.new_tensor([0.5**level, 0.5**level, 1.0]))
     return scale @ h_33 @ torch.linalg.inv(scale)
 
 
-def _grid(height: int, width: int) -> Tensor:
-    v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+def _grid(height: int, width: int, *, like: Tensor) -> Tensor:
+    """Centres (u, v) of the pixels of a picture, (H, W, 2)."""
+    rows, columns = (torch.arange(size, device=like.device).to(like) + 0.5 for size in (height, width))
+    v, u = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack((u, v), dim=-1)
 
 
 def _warped(h_T33: Tensor, rows: int, columns: int, height: int, width: int) -> Tensor:
     """Where the pixels of a rows x columns grid over a height x width picture go, (T, rows, columns, 2)."""
-    pixels = _grid(rows, columns).to(h_T33) * h_T33.new_tensor([width / columns, height / rows])
+    pixels = _grid(rows, columns, like=h_T33) * h_T33.new_tensor([width / columns, height / rows])
     homogeneous = F.pad(pixels, (0, 1), value=1.0)
     moved = torch.einsum("tij,hwj->thwi", h_T33, homogeneous)
     return moved[..., :2] / moved[..., 2:].clamp(min=1e-6)

@@ -36,7 +36,7 @@ def student_t_quantile(probability: float, dof: Tensor | float) -> Tensor:
     if not 0.0 < probability < 1.0:
         raise ValueError(f"probability must lie in (0, 1), got {probability}")
     nu = torch.as_tensor(dof, dtype=torch.float64).detach()
-    quantile = torch.as_tensor(special.stdtrit(nu.cpu().numpy(), probability), dtype=torch.float64).to(nu.device)
+    quantile = torch.as_tensor(special.stdtrit(nu.cpu().numpy(), probability), dtype=torch.float64, device=nu.device)
     return torch.where(nu > 0, quantile, torch.nan)
 
 

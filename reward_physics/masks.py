@@ -109,12 +109,12 @@ def object_colours(frame_BCHW: Tensor, mask_BHW: Tensor) -> Tensor:
     weight = torch.where(enough, inner, mask_BHW.to(inner)).flatten(1)
     pixels = frame_BCHW.flatten(2).mT
     mean = (pixels * weight[..., None]).sum(1) / weight.sum(1).clamp(min=1e-6)[:, None]
-    centres = [mean]
+    centres, clips = [mean], torch.arange(batch, device=mean.device)
     for _ in range(_OBJECT_COLOURS - 1):
         distance = torch.stack([(pixels - c[:, None]).square().sum(-1) for c in centres]).amin(0)
         # Inside the mask only; a plain mask of zeros falls back to the mean.
         pick = torch.where(weight > 0.5, distance, -torch.ones_like(distance)).argmax(1)
-        centres.append(torch.where((weight.sum(1) > 0)[:, None], pixels[torch.arange(batch), pick], mean))
+        centres.append(torch.where((weight.sum(1) > 0)[:, None], pixels[clips, pick], mean))
     palette = torch.stack(centres, dim=1)
     for _ in range(3):
         distance = (pixels[:, :, None] - palette[:, None]).square().sum(-1)

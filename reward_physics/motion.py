@@ -252,9 +252,9 @@ def _windows(path: Path, frames: int, height: int, width: int, *, widened: float
     """Discs (T, H, W) around the object from its first frame to its last: one inside, falling to zero at the edge."""
     centre = torch.from_numpy(_interpolated(path, frames)).float()
     radius = np.interp(np.arange(frames), path.frames_P, _radius_px(path)) * widened
-    v = torch.arange(height) + 0.5
-    u = torch.arange(width) + 0.5
-    discs = torch.zeros(frames, height, width)
+    v = torch.arange(height, device=centre.device) + 0.5
+    u = torch.arange(width, device=centre.device) + 0.5
+    discs = torch.zeros(frames, height, width, device=centre.device)
     for t in range(path.frames_P[0], path.frames_P[-1] + 1):
         away = torch.hypot(u[None] - centre[t, 0], v[:, None] - centre[t, 1])
         discs[t] = ((float(radius[t]) + _EDGE_PX - away) / _EDGE_PX).clamp(0, 1)

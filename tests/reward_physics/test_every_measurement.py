@@ -1,5 +1,5 @@
 """Laws that every smooth measurement keeps: its gradient is that of finite differences, all is finite at singular
-points, clips do not know each other, and the type of the input is the type of the result."""
+points, clips do not know each other, and the type and device of the input are those of the result."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from devices import SaysWhere
 from paths import bounce, path, times
 from torch import Tensor
 
@@ -375,3 +376,11 @@ def test_single_precision_stays_single(case):
     value = case.measure(case.clips.float())
     assert value.dtype == (torch.float32 if case.keeps_dtype else torch.float64)
     torch.testing.assert_close(value.double(), case.measure(case.clips), atol=2e-2, rtol=2e-2)
+
+
+def test_double_precision_stays_double_and_nothing_is_made_on_another_device(case):
+    with SaysWhere() as trap:
+        value = case.measure(case.clips)
+    assert value.dtype == torch.float64
+    assert value.device == case.clips.device
+    assert sorted(trap.lines) == []
