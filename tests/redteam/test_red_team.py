@@ -79,6 +79,7 @@ def test_the_command_ranks_and_resumes(root, tmp_path, monkeypatch):
     assert all(pair.right and pair.gain < -0.1 for pair in pairs if pair.attack == "vanish")
     text = render(again, recipes)
     assert "## rigidity" in text and "| vanish | must lose | " in text
+    assert "apart:\n\n| recipe | true clips | round trips |" in text and "| rigidity | 12/12 = 100.0% | none |" in text
     with pytest.raises(ValueError, match="choose another output_dir"):
         red_team(RedTeamConfig(**settings | {"split": "train"}), recipes)
     with pytest.raises(ValueError, match="unknown attack freez: did you mean freeze"):

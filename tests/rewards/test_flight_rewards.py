@@ -7,6 +7,8 @@ import pytest
 import torch
 from paths import bounce, path, seen, spearman, times
 
+from reward_physics.flights import find_flights
+from rewards.airborne import airborne
 from rewards.arc_residual import arc_residual
 from rewards.energy_drift import energy_drift
 from rewards.energy_rise import energy_rise
@@ -76,6 +78,22 @@ def test_values_of_the_formulas():
     drift = torch.stack((0 * times(14), 2 - 2 * times(14)), dim=-1)
     assert score(galileo, drift) == pytest.approx(-1, abs=0.01)
     assert score(projectile, drift) == pytest.approx(-2, abs=0.02)
+
+
+def test_what_rolls_after_a_fall_is_no_flight_and_what_floats_above_it_is_one():
+    drop, t = fall(9.81, frames=13), times(10)[:, 1:]
+
+    def then(height):
+        after = torch.stack((1.2 * t, height(t)), dim=-1)
+        return torch.cat((drop, torch.cat((after[..., :1], drop[:, -1:, 1:] + after[..., 1:]), -1)), dim=1)
+
+    # Sinks by 11 cm, less than a radius: a roll that comes nearer. Or floats up by half a metre.
+    rolled, floated = then(lambda t: -0.3 * t - 0.005), then(lambda t: 1.2 * t + 0.3 * t**2)
+    alone = score(projectile, drop)
+    assert find_flights(path(rolled, at_rest=True)).flight_BK.sum() == 2
+    assert score(projectile, rolled) == pytest.approx(alone, abs=0.02)
+    assert score(projectile, floated) < alone - 0.5
+    assert airborne(find_flights(path(bounce(), at_rest=True))).flight_BK.sum() == 2, "bounces stay flights"
 
 
 def test_energy_gained_per_bounce_ranks():
