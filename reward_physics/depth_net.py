@@ -149,7 +149,7 @@ class DepthNet(nn.Module):
     ) -> Layers:
         """As `forward`, given the output of `geometry_channels`, and the frames' numbers where some are left out."""
         batch, frames = frames_BTCHW.shape[:2]
-        numbers_T = torch.arange(frames) if numbers_T is None else numbers_T
+        numbers_T = torch.arange(frames, device=frames_BTCHW.device) if numbers_T is None else numbers_T
         spread = geometry_BCHW[:, None].expand(-1, frames, -1, -1, -1)
         x = torch.cat((frames_BTCHW * 4 - 2, spread), dim=2).flatten(0, 1)
         half, quarter, eighth, sixteenth = self.backbone(x)
@@ -178,10 +178,9 @@ class DepthNet(nn.Module):
 def _places(numbers_T: Tensor, rows: int, columns: int) -> Tensor:
     """Sines and cosines of four octaves of frame number / 16, row and column (as parts of the image): (T h w, 24)."""
     t = numbers_T / 16
-    v = (torch.arange(rows) + 0.5) / rows
-    u = (torch.arange(columns) + 0.5) / columns
+    v, u = ((torch.arange(count, device=t.device) + 0.5) / count for count in (rows, columns))
     where = torch.stack(torch.meshgrid(t, v, u, indexing="ij"), dim=-1).view(-1, 3, 1)
-    angles = (torch.pi * 2.0 ** torch.arange(4) * where).flatten(1)
+    angles = (torch.pi * 2.0 ** torch.arange(4, device=t.device) * where).flatten(1)
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 

@@ -294,7 +294,8 @@ def forward_backward_consistency(forward_BSHW2: Tensor, backward_BSHW2: Tensor) 
         )
     batch, pairs, height, width, _ = forward_BSHW2.shape
     forward, backward = (flow.detach().flatten(0, 1) for flow in (forward_BSHW2, backward_BSHW2))
-    v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    rows, columns = (torch.arange(count, device=forward.device) + 0.5 for count in (height, width))
+    v, u = torch.meshgrid(rows, columns, indexing="ij")
     target = torch.stack((u, v), dim=-1).to(forward) + forward
     size = target.new_tensor([width, height])
     there = F.grid_sample(

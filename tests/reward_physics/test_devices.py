@@ -8,6 +8,8 @@ from devices import PACKAGE, SaysWhere
 from discs import free_fall, make_world
 from pairs import collide, look
 
+from reward_physics.depth import load_depth
+from reward_physics.flow import forward_backward_consistency, load_flow
 from reward_physics.observation import Instruments, Observation
 from reward_physics.summary import summarise
 from reward_physics.trajectories import pair_in_pixels
@@ -67,4 +69,14 @@ def test_pairs_make_tensors_where_their_frames_are():
     observation = look(collide())
     with SaysWhere() as trap:
         pair_in_pixels(observation)
+    assert sorted(trap.lines) == []
+
+
+def test_the_embedded_estimators_make_tensors_where_their_frames_are():
+    world = make_world(free_fall(frames=4))
+    flow, depth = load_flow("embedded", updates=1), load_depth("embedded")
+    with SaysWhere() as trap:
+        forward = flow(world.video.frames_BTCHW)
+        forward_backward_consistency(forward, -forward)
+        depth(world.video.frames_BTCHW, world.camera)
     assert sorted(trap.lines) == []
