@@ -17,7 +17,8 @@ import torch
 
 from trainers.memory_attention import fused_attention
 from trainers.memory_decode import decode_peak
-from trainers.memory_plan import GIB, PlanConfig, blank_condition, build
+from trainers.memory_plan import GIB, PlanConfig, build
+from trainers.memory_steps import blank_condition
 from trainers.models.sizes import SIZES
 
 AUTOENCODERS = {

@@ -37,13 +37,14 @@ FULL = {
     "decode_checkpointing": False,
     "decode_chunk_size": 0,
 }
-BLOCKS = {
-    "gradient_checkpointing": False,
-    "block_checkpointing": True,
-    "decode_checkpointing": True,
-    "decode_chunk_size": 1,
+STEPS = FULL | {"gradient_checkpointing": True, "decode_chunk_size": 2}
+BLOCKS = FULL | {"block_checkpointing": True, "decode_checkpointing": True, "decode_chunk_size": 1}
+WAYS = {
+    "full graph": FULL,
+    "steps, two clips at a time": STEPS,
+    "blocks, clip by clip": BLOCKS,
+    "steps and blocks, clip by clip": STEPS | BLOCKS | {"gradient_checkpointing": True},
 }
-WAYS = {"full graph": FULL, "blocks": BLOCKS, "steps and blocks": BLOCKS | {"gradient_checkpointing": True}}
 
 
 class Step:

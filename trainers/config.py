@@ -182,7 +182,7 @@ class OROConfig(ModelConfig, DataConfig, RunConfig):
     denoising_weight: Weight = option(0.0, "weight of the denoising loss on the data's clips")
     denoising_sigma_range: list[float] = option([0.0, 1.0], "noise levels of the denoising loss")
     gradient_checkpointing: bool = option(
-        True, "evaluate each rollout step again in backward: less memory, a third slower"
+        True, "evaluate the network again in backward, step by step: less memory, a third slower"
     )
     reward_num_frames: Positive | None = option(
         None, "first frames that the reward is shown: Wan and CogVideoX then decode no more; by default all"

@@ -135,7 +135,8 @@ def oro_loss(
         sigmas = [done.sigmas_S[i].expand(len(done.latents)) for i in drawn]
         with phase("regularisers"):
             distances = [
-                reference_distance(model, done.visited[i], s, condition) for i, s in zip(drawn, sigmas, strict=True)
+                reference_distance(model, done.visited[i], s, condition, checkpointing=config.gradient_checkpointing)
+                for i, s in zip(drawn, sigmas, strict=True)
             ]
         distance = torch.stack(distances).mean()
         loss = loss + config.reference_weight * distance
@@ -145,7 +146,14 @@ def oro_loss(
         fresh, levels = clip_generators(config.seed, batch.numbers, DATA_NOISE), config.denoising_sigma_range
         with phase("regularisers"):
             clean = model.pin(model.encode_clip(data), condition)
-            denoising = denoising_loss(model, clean, condition, sigma_range=levels, generators=fresh)
+            denoising = denoising_loss(
+                model,
+                clean,
+                condition,
+                sigma_range=levels,
+                generators=fresh,
+                checkpointing=config.gradient_checkpointing,
+            )
         loss = loss + config.denoising_weight * denoising
         metrics["denoising_loss"] = denoising.item()
     warn_not_finite("loss", ~loss.detach().isfinite(), batch.ids, accelerator.process_index)

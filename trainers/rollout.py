@@ -93,21 +93,18 @@ def rollout(
     visited: list[Tensor] = []
     num_clips = len(latents)
 
-    def predict(latents: Tensor, index: int) -> Tensor:
-        # The scale is set inside: a checkpointed step is evaluated again in backward and must see the same adapter.
+    def predict(latents: Tensor, index: int, checkpointing: bool = False) -> Tensor:
         sigma = schedule.sigmas[index]
         scale = 1.0 if in_range(sigma, adapter_sigma_range) else 0.0
-        return model.predict(latents, sigma.expand(num_clips), condition, adapter_scale=scale)
+        return predicted(
+            model, latents, sigma.expand(num_clips), condition, adapter_scale=scale, checkpointing=checkpointing
+        )
 
     for index in range(schedule.num_steps):
         visited.append(latents.detach())
         if index in grad_steps and torch.is_grad_enabled():
             source = latents.detach() if detach_input else latents
-            if checkpointing:
-                prediction = checkpoint(predict, source, index, use_reentrant=False, preserve_rng_state=False)
-            else:
-                prediction = predict(source, index)
-            assert isinstance(prediction, Tensor)
+            prediction = predict(source, index, checkpointing)
         else:
             with torch.no_grad():
                 prediction = predict(latents, index)
@@ -117,6 +114,27 @@ def rollout(
             return Rollout(latents=latents, visited=visited, sigmas_S=schedule.sigmas[: index + 1])
         latents = model.step(latents, prediction, schedule, index, condition)
     return Rollout(latents=latents, visited=visited, sigmas_S=schedule.sigmas[:-1])
+
+
+def predicted(
+    model: VideoModel,
+    latents: Tensor,
+    sigma_B: Tensor,
+    condition: Condition,
+    *,
+    adapter_scale: float = 1.0,
+    checkpointing: bool = False,
+) -> Tensor:
+    """The model's prediction; with checkpointing its inputs alone are kept and it is evaluated again in backward."""
+
+    def predict(latents: Tensor) -> Tensor:  # with the adapter's scale inside: the second evaluation must see the same
+        return model.predict(latents, sigma_B, condition, adapter_scale=adapter_scale)
+
+    if not (checkpointing and torch.is_grad_enabled()):
+        return predict(latents)
+    prediction = checkpoint(predict, latents, use_reentrant=False, preserve_rng_state=False)
+    assert isinstance(prediction, Tensor)
+    return prediction
 
 
 @torch.no_grad()

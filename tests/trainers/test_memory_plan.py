@@ -12,7 +12,8 @@ from trainers.config import OROConfig, parse_config
 from trainers.memory_attention import fused_attention
 from trainers.memory_decode import decode_peak
 from trainers.memory_meter import MemoryMeter, cpu_workspace
-from trainers.memory_plan import GIB, Peaks, PlanConfig, blank_condition, build, plan, report, step_of
+from trainers.memory_plan import GIB, PlanConfig, build, plan, report
+from trainers.memory_steps import Peaks, blank_condition, step_of
 from trainers.models.sizes import SIZES, find_size
 from trainers.regression_config import PSFTConfig, RWRConfig
 

@@ -1,0 +1,118 @@
+"""The plan's peak against the measured one, on networks as wide as the published ones.
+
+    python benchmarks/memory_plan.py --output docs/results/memory_plan.md
+
+Transformer and autoencoder have the published numbers but for the count of the transformer's blocks (`LAYOUTS`); the
+weights are random, in bfloat16. The plan is made on tensors without data. Then the same step of ORO runs with data, and
+PyTorch's profiler records what the CPU's allocator hands out and takes back: its peak is the measured one. The weights,
+the same bytes in both, are in neither. No reward is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from trainers.memory_meter import cpu_workspace
+from trainers.memory_plan import GIB, PlanConfig, build, plan
+from trainers.memory_steps import Peaks, oro_step
+from trainers.models.sizes import SIZES, Size
+
+LAYOUTS = {"wan2.1-1.3b": 6, "ltx-2b": 4, "cogvideox-2b": 4}
+BASE = PlanConfig(
+    num_frames=17,
+    height=64,
+    width=64,
+    num_inference_steps=2,
+    per_device_train_batch_size=2,
+    decode_chunk_size=1,
+    reference_sigma_range=[0.0, 1.0],
+)
+CHANGES: dict[str, dict[str, Any]] = {
+    "17 frames of 64 x 64 px, clip by clip": {},
+    "9 frames": {"num_frames": 9},
+    "33 frames": {"num_frames": 33},
+    "96 x 128 px": {"height": 96, "width": 128},
+    "the last step alone with graph": {"grad_steps": "last"},
+    "both clips at once": {"decode_chunk_size": 0},
+    "steps and blocks kept": {"gradient_checkpointing": False, "block_checkpointing": False},
+}
+
+
+def allocator_peak_bytes(function: Callable[[], Any]) -> int:
+    """Peak of what the CPU allocator handed out meanwhile, by the profiler's record."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    assert profile.profiler is not None
+    events = [one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda one: one.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+def with_data(size: Size, config: PlanConfig) -> Any:
+    """The adapter over random weights."""
+    model = build(size, torch.bfloat16)
+    generator = torch.Generator().manual_seed(config.seed)
+    for module in (model.pipeline.transformer, model.vae):
+        module.to_empty(device="cpu")
+        with torch.no_grad():
+            for tensor in [*module.parameters(), *module.buffers()]:
+                if tensor.is_floating_point():
+                    tensor.normal_(std=0.02, generator=generator)
+    model.add_lora(r=config.lora_r, alpha=config.lora_r)
+    if config.block_checkpointing:
+        model.checkpoint_blocks()
+    return model
+
+
+def measured_bytes(size: Size, config: PlanConfig) -> int:
+    """The peak of a real step, beside the weights."""
+    model = with_data(size, config)
+    return allocator_peak_bytes(lambda: oro_step(model, config, Peaks(None)))
+
+
+def rows_of(name: str) -> list[str]:
+    """Rows of the table for one layout."""
+    kind, numbers = SIZES[name].transformer
+    size = dataclasses.replace(SIZES[name], transformer=(kind, numbers | {"num_layers": LAYOUTS[name]}), text_weights=0)
+    rows = []
+    for title, changes in CHANGES.items():
+        config = dataclasses.replace(BASE, **changes)
+        found = plan(size, config, workspace=cpu_workspace)
+        planned = max(found.phases.values())
+        measured = measured_bytes(size, config)
+        gc.collect()
+        weights = (found.held["transformer"] + found.held["autoencoder"]) / GIB
+        cells = f"{weights:.2f} | {planned / GIB:.3f} | {measured / GIB:.3f} | {planned / measured - 1:+.0%}"
+        rows.append(f"| {name}, {LAYOUTS[name]} blocks | {title} | {cells} |")
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS), help="layouts to measure")
+    parser.add_argument("--output", type=Path, help="Markdown file for the table")
+    asked = parser.parse_args()
+    diffusers.utils.logging.set_verbosity_error()  # casting networks without data loses nothing
+    header = [
+        "| layout | step | weights (GiB) | planned beside them (GiB) | measured (GiB) | error |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = [row for name in asked.only for row in rows_of(name)]
+    if asked.output:
+        asked.output.write_text("\n".join([*header, *rows]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
