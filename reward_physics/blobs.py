@@ -24,6 +24,7 @@ _NOISE_FACTOR = 6.0
 _PLATE_FRAMES = 41
 _MOST_BLOBS = 24
 _LEAST_AREA_PX = 4
+_SHADES, _TINT = (0.25, 1.6), 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class Blobs:
         sharpness_N: 90th percentile of the gradient of the change, per px: shadows of wide lights are soft.
         border_N: whether it touches the picture's border.
         box_N4: first and past-last row, first and past-last column.
+        shades_N: whether it only dims or lights what lies behind it, as a shadow does, or the place where one was;
+            False where the plate is not given.
     """
 
     centre_N2: np.ndarray
@@ -49,6 +52,7 @@ class Blobs:
     sharpness_N: np.ndarray
     border_N: np.ndarray
     box_N4: np.ndarray
+    shades_N: np.ndarray
 
     def __len__(self) -> int:
         return len(self.area_N)
@@ -114,28 +118,31 @@ def threshold(change_THW: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def find_blobs(frame_CHW: Tensor, change_HW: Tensor, threshold_HW: Tensor) -> Blobs:
+def find_blobs(frame_CHW: Tensor, change_HW: Tensor, threshold_HW: Tensor, plate_CHW: Tensor | None = None) -> Blobs:
     """Connected regions where the change, averaged over 3 x 3 px, exceeds its threshold."""
     smooth = F.avg_pool2d(change_HW[None], 3, stride=1, padding=1, count_include_pad=False)[0]
     changed = smooth > threshold_HW
     labels = np.zeros(changed.shape, dtype=np.int32)
     count = int(np.asarray(ndimage.label(changed.cpu().numpy(), structure=np.ones((3, 3)), output=labels)))
     change, frame = change_HW.cpu().numpy(), frame_CHW.cpu().numpy()
+    plate = None if plate_CHW is None else plate_CHW.cpu().numpy()
     ids = np.arange(1, count + 1)
     total = ndimage.sum_labels(change, labels, ids) if count else np.zeros(0)
     area = ndimage.sum_labels(np.ones_like(change), labels, ids) if count else np.zeros(0)
     order = [n for n in np.argsort(-total) if area[n] >= _LEAST_AREA_PX][:_MOST_BLOBS]
     boxes = ndimage.find_objects(labels)
-    rows = [_describe(frame, change, labels, n + 1, boxes[n]) for n in order]
+    rows = [_describe(frame, change, labels, n + 1, boxes[n], plate) for n in order]
     columns = [np.array(column) for column in zip(*rows, strict=True)] if rows else _NOTHING
     names = [field.name for field in dataclasses.fields(Blobs)]
     return Blobs(**dict(zip(names, columns, strict=True)))
 
 
-_NOTHING = [np.zeros((0, *shape)) for shape in ((2,), (), (2,), (3,), (), (), (), (4,))]
+_NOTHING = [np.zeros((0, *shape)) for shape in ((2,), (), (2,), (3,), (), (), (), (4,), ())]
 
 
-def _describe(frame: np.ndarray, change: np.ndarray, labels: np.ndarray, label: int, box) -> tuple:
+def _describe(
+    frame: np.ndarray, change: np.ndarray, labels: np.ndarray, label: int, box, plate: np.ndarray | None
+) -> tuple:
     top, bottom, left, right = box[0].start, box[0].stop, box[1].start, box[1].stop
     inside = labels[box] == label
     weight = change[box] * inside
@@ -159,4 +166,18 @@ def _describe(frame: np.ndarray, change: np.ndarray, labels: np.ndarray, label: 
         float(np.quantile(gradient[inside], 0.9)),
         border,
         np.array([top, bottom, left, right]),
+        plate is not None
+        and _only_shades(frame[(slice(None), *box)][:, inside], plate[(slice(None), *box)][:, inside]),
     )
+
+
+def _only_shades(colour_CM: np.ndarray, behind_CM: np.ndarray) -> bool:
+    """Whether colours are those behind them in another light, pixel by pixel: I = s B.
+
+    On simulated clips what is left of the change, |I - s B| / |I - B|, is at most 0.01 for shadows and 0.3 to 0.9 for
+    objects; a shade of under a quarter, or of over 1.6, is none in a lit room.
+    """
+    shade_M = (colour_CM * behind_CM).sum(0) / np.square(behind_CM).sum(0).clip(min=1e-4)
+    left = np.sqrt(np.square(colour_CM - shade_M * behind_CM).mean(0)).mean()
+    whole = np.sqrt(np.square(colour_CM - behind_CM).mean(0)).mean()
+    return bool(_SHADES[0] < shade_M.mean() < _SHADES[1] and left < _TINT * whole)

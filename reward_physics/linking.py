@@ -39,6 +39,7 @@ class Path:
         axes_P2: standard deviations along the short and the long axis, px.
         sharpness_P: gradient of the change at its edges, per px.
         border_P: whether it touches the picture's border.
+        shades_P: whether it only dims or lights what lies behind it.
     """
 
     frames_P: np.ndarray
@@ -48,6 +49,7 @@ class Path:
     axes_P2: np.ndarray
     sharpness_P: np.ndarray
     border_P: np.ndarray
+    shades_P: np.ndarray
 
     @classmethod
     def of(cls, frames: Sequence[Blobs], members: dict[int, int]) -> Path:
@@ -61,6 +63,7 @@ class Path:
             axes_P2=np.stack([blobs.axes_N2[n] for blobs, n in pick]),
             sharpness_P=np.array([blobs.sharpness_N[n] for blobs, n in pick]),
             border_P=np.array([blobs.border_N[n] for blobs, n in pick]),
+            shades_P=np.array([blobs.shades_N[n] for blobs, n in pick]),
         )
 
     def __len__(self) -> int:
@@ -107,11 +110,10 @@ def find_paths(frames: Sequence[Blobs]) -> list[Path]:
 def choose_path(paths: Sequence[Path]) -> Path | None:
     """The path that most looks like a thing in flight: long, parabolic, compact, of constant size, clear of the border.
 
-    Of two paths that move alike the softer is a shadow or a reflection of the other, and is left out.
+    Shadows and reflections are left out: of two paths that move alike the softer, and what only shades the background
+    where something else looks at least a quarter as much like a thing in flight.
     """
-    things = [path for path in paths if not any(_is_shadow_of(path, other) for other in paths if other is not path)]
-    moving = [path for path in things if path.extent_px > max(2.0, 0.3 * path.diameter_px)]
-    return max(moving, key=_merit, default=None)
+    return max(_things(paths), key=_merit, default=None)
 
 
 def choose_paths(paths: Sequence[Path]) -> list[Path]:
@@ -119,17 +121,24 @@ def choose_paths(paths: Sequence[Path]) -> list[Path]:
     look at least a quarter as much like one and are seen at the same time. What is never seen together with another is
     a later piece of its path.
     """
-    first = choose_path(paths)
-    if first is None:
-        return []
-    things = [path for path in paths if not any(_is_shadow_of(path, other) for other in paths if other is not path)]
-    chosen, least = [first], _LEAST_MERIT * _merit(first)
-    for path in sorted(things, key=_merit, reverse=True):
-        if path is first or _merit(path) < least or flight(path)[0] <= SHORTEST_PATH:
+    chosen: list[Path] = []
+    for path in sorted(_things(paths), key=_merit, reverse=True):
+        if not chosen:
+            chosen = [path]
             continue
-        if path.extent_px > max(2.0, 0.3 * path.diameter_px) and all(_seen_together(path, one) for one in chosen):
+        alike = _merit(path) >= _LEAST_MERIT * _merit(chosen[0]) and flight(path)[0] > SHORTEST_PATH
+        if alike and all(_seen_together(path, one) for one in chosen):
             chosen.append(path)
     return chosen
+
+
+def _things(paths: Sequence[Path]) -> list[Path]:
+    """The paths that move and are no shadows."""
+    clear = [path for path in paths if not any(_is_shadow_of(path, other) for other in paths if other is not path)]
+    moving = [path for path in clear if path.extent_px > max(2.0, 0.3 * path.diameter_px)]
+    lit = [path for path in moving if path.shades_P.mean() <= 0.5]
+    least = _LEAST_MERIT * max((_merit(path) for path in moving), default=0.0)
+    return lit if any(_merit(path) >= least for path in lit) else moving
 
 
 def without_merged(paths: Sequence[Path]) -> list[Path]:

@@ -162,7 +162,7 @@ def _find(frames_TCHW: Tensor, masks_NHW: Tensor | None, choose: _Choose) -> lis
         plate = background_plate(still, hidden_THW=hidden)
         change = change_from(still, plate)
         least = threshold(change)
-        blobs = [find_blobs(frame, differs, least) for frame, differs in zip(still, change, strict=True)]
+        blobs = [find_blobs(frame, differs, least, plate) for frame, differs in zip(still, change, strict=True)]
         found = choose(find_paths(blobs), masks_NHW)
         if all(path is None for path in found):
             break

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reward_physics.motion import find_moving
+from reward_physics.motion import find_all_moving, find_moving
 from reward_physics.observation import Instruments, Observation
 from reward_physics.video import Video
 from reward_physics.zoom import follow_crops, object_flow
@@ -34,6 +34,22 @@ def test_the_ball_is_followed_and_not_its_shadow(radius):
     assert found.reasons == [None]
     assert found.present_BT.all()
     assert (found.centre_BT2[0] - centres).norm(dim=-1).max() < 0.6
+
+
+def test_a_hard_shadow_that_moves_by_itself_is_no_object():
+    """It is larger than the ball, as sharp, and flies a parabola of its own; only its colour is that of the wall."""
+    v, u = torch.meshgrid(torch.arange(96) + 0.5, torch.arange(128) + 0.5, indexing="ij")
+    wall = torch.stack((0.7 + 0.05 * torch.sin(u / 5), 0.55 + 0.05 * torch.cos(v / 6), torch.full_like(u, 0.4)))
+    clip, centres = [], []
+    for t in range(14):
+        x, y = 15 + 6.0 * t, 60 - 6.0 * t + 0.3 * t * t
+        shadow = (6.5 - torch.hypot(u - 110 + 4 * t, v - 85 + 0.1 * t * t)).clamp(0, 1)
+        ball = (4.5 - torch.hypot(u - x, v - y)).clamp(0, 1)
+        clip.append(wall * (1 - 0.4 * shadow) * (1 - ball) + ball * torch.tensor([0.1, 0.2, 0.7]).view(3, 1, 1))
+        centres.append([x, y])
+    objects = find_all_moving(torch.stack(clip)[None])
+    assert len(objects) == 1
+    assert (objects[0].centre_BT2[0] - torch.tensor(centres)).norm(dim=-1).max() < 0.6
 
 
 def test_noise_is_no_object():
