@@ -32,7 +32,7 @@ CARRIED_ON = {  # settings that may change on resume without another meaning of 
     *("save_total_limit", "eval_steps", "eval_scenes", "eval_recipe", "eval_split", "report_to", "run_name"),
     *("push_to_hub", "hub_model_id", "dry_run", "memory_gib", "disable_tqdm", "gradient_checkpointing"),
     *("max_skipped_steps", "reward_timeout_s"),
-    *("decode_checkpointing", "decode_chunk_size"),
+    *("decode_checkpointing", "decode_chunk_size", "torch_compile"),
 }
 
 
