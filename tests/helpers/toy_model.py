@@ -92,7 +92,7 @@ class ToyModel:
     def free_mask(self, condition):
         return torch.ones(1, 1)
 
-    def decode(self, latents, condition):
+    def decode(self, latents, condition, *, checkpointing=False):
         size = (condition.num_frames, 3, condition.height_px, condition.width_px)
         return latents[:, :, None, None, None].expand(-1, *size)
 
