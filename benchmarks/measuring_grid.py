@@ -2,6 +2,7 @@
 
     python benchmarks/measuring_grid.py                          # goes on where it was stopped
     python benchmarks/measuring_grid.py --fps 16 --sizes_px 12 --gravities 9.81 --draws 1 --output /tmp/grid.md
+    python benchmarks/measuring_grid.py --seed 1 --true depth --output /tmp/grid.md   # with exact depth
 
 The grid: 4 frame rates x 4 sizes x 4 gravities x 3 pitches x 3 kinds of motion; texture, colours, light, room, start,
 throw and restitution are drawn. Exact instruments see every one of the 576 cells. The estimators see a third of them:
@@ -51,6 +52,8 @@ PITCHES = (0.0, 15.0, 30.0)
 NOISE_PX = 0.1
 FIRST_SEED = 40_000_000
 BATCH = 4
+PARTS = {"depth": ("surface_depth_BT", "centre_depth_BT"), "positions": ("centroid_BT2",), "flow": ("flow_BS2",)}
+"""Parts of a track that `--true` replaces, to tell which of them a reading errs by."""
 
 
 def grid(fps: Iterable[float], sizes_px: Iterable[float], gravities: Iterable[float]) -> list[Cell]:
@@ -91,12 +94,23 @@ def exactly(drawn: list[Drawn]) -> Observation:
     return Observation(blank_video(drawn), instruments, grad=False)
 
 
-def by_recipe(path: str) -> Callable[[list[Drawn]], Observation]:
-    """The instruments of a recipe on the rendered clips."""
+def by_recipe(path: str, true_parts: Iterable[str] = ()) -> Callable[[list[Drawn]], Observation]:
+    """The instruments of a recipe on the rendered clips, with some parts of what they read replaced by the truth."""
     from rewards.recipe_file import read_recipe
 
     instruments = read_recipe(path).instruments.build()
-    return lambda drawn: Observation(rendered_video(drawn), instruments, grad=False)
+    names = [name for part in true_parts for name in PARTS[part]]
+
+    def observe(drawn: list[Drawn]) -> Observation:
+        observation = Observation(rendered_video(drawn), instruments, grad=False)
+        if names:
+            with torch.no_grad():
+                track, truth = observation.image_track, exactly(drawn).image_track
+            true = {name: getattr(truth, name).to(getattr(track, name)) for name in names}
+            observation.__dict__["image_track"] = dataclasses.replace(track, **true)
+        return observation
+
+    return observe
 
 
 def read(drawn: list[Drawn], observe: Callable[[list[Drawn]], Observation]) -> list[dict[str, Any]]:
@@ -243,6 +257,7 @@ def main() -> None:
     add = parser.add_argument
     add("--recipe", default=str(ROOT / "configs" / "recipes" / "gravity.yaml"), help="recipe with the estimators")
     add("--exact_only", action="store_true", help="leave the estimators out: nothing is rendered")
+    add("--true", nargs="+", choices=PARTS, default=[], help="parts of what is read to replace by the truth")
     add("--draws", type=int, default=1, help="draws a cell (default: %(default)s)")
     add("--fps", type=float, nargs="+", default=FPS, help="frame rates")
     add("--sizes_px", type=float, nargs="+", default=SIZES_PX, help="diameters of the ball, px")
@@ -257,13 +272,15 @@ def main() -> None:
     exact = run(cells, "exact", exactly, options)
     estimated: list[dict[str, Any]] = []
     if not options.exact_only:
-        recipe = Path(options.recipe).stem
-        estimated = run(latin_third(cells), recipe, by_recipe(options.recipe), options)
+        recipe = " ".join([Path(options.recipe).stem, *options.true])
+        estimated = run(latin_third(cells), recipe, by_recipe(options.recipe, options.true), options)
     command = f"python benchmarks/measuring_grid.py --draws {options.draws} --seed {options.seed}"
+    command += f" --true {' '.join(options.true)}" if options.true else ""
     parts = ["# g over a grid of simulated clips", __doc__.split("\n\n", 2)[2].strip() if __doc__ else ""]
     parts += ["## Exact flow, depth and masks", summary(exact)]
     if estimated:
-        parts += [f"## Estimators of `{Path(options.recipe).name}`", summary(estimated)]
+        replaced = f", with true {' and '.join(options.true)}" if options.true else ""
+        parts += [f"## Estimators of `{Path(options.recipe).name}`{replaced}", summary(estimated)]
     parts += ["## Cells", table(exact, estimated), provenance(command)]
     write_text(options.output, "\n\n".join(parts) + "\n")
     print("\n\n".join(parts[2:-2]))

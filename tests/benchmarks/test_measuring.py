@@ -68,3 +68,14 @@ def test_the_interval_score_by_hand(benchmark):
     low, high = (intervals.np.array(x) for x in ([9.0, 10.0, 8.0], [11.0, 11.0, 9.0]))
     assert intervals.score(low, high, 9.5).tolist() == pytest.approx([2.0, 1.0 + 20.0, 1.0 + 20.0])
     assert math.isclose(intervals.score(low, high, 9.5)[0], 2.0)
+
+
+def test_with_all_parts_true_the_estimators_read_as_exact_instruments(benchmark):
+    grid = benchmark("measuring_grid")
+    cell = grid.Cell(fps=16.0, g_m_s2=4.0, diameter_px=12.0, pitch_deg=15.0, kind="throw")
+    drawn = [grid.drawn_clip(cell, 0, 1)]
+    recipe = str(grid.ROOT / "configs" / "recipes" / "gravity.yaml")
+    (estimated,) = grid.read(drawn, grid.by_recipe(recipe))
+    (exact,) = grid.read(drawn, grid.by_recipe(recipe, grid.PARTS))
+    assert 0.005 < abs(estimated["error"]) < 0.2
+    assert abs(exact["error"]) < 0.003
