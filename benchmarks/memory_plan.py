@@ -13,19 +13,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 
-from trainers.memory_meter import cpu_workspace
+from trainers.memory_meter import allocator_peak_bytes, cpu_workspace
 from trainers.memory_plan import GIB, PlanConfig, build, plan
 from trainers.memory_steps import Peaks, oro_step
 from trainers.models.sizes import SIZES, Size
 
-LAYOUTS = {"wan2.1-1.3b": 6, "ltx-2b": 4, "cogvideox-2b": 4}
+LAYOUTS = {"wan2.1-1.3b": 4, "ltx-2b": 3, "cogvideox-2b": 3}
 BASE = PlanConfig(
     num_frames=17,
     height=64,
@@ -44,19 +43,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "both clips at once": {"decode_chunk_size": 0},
     "steps and blocks kept": {"gradient_checkpointing": False, "block_checkpointing": False},
 }
-
-
-def allocator_peak_bytes(function: Callable[[], Any]) -> int:
-    """Peak of what the CPU allocator handed out meanwhile, by the profiler's record."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        function()
-    assert profile.profiler is not None
-    events = [one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"]
-    alive = peak = 0
-    for event in sorted(events, key=lambda one: one.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
-    return peak
 
 
 def with_data(size: Size, config: PlanConfig) -> Any:

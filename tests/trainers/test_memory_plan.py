@@ -11,7 +11,7 @@ from trainers import oro, psft, rwr
 from trainers.config import OROConfig, parse_config
 from trainers.memory_attention import fused_attention
 from trainers.memory_decode import decode_peak
-from trainers.memory_meter import MemoryMeter, cpu_workspace
+from trainers.memory_meter import MemoryMeter, allocator_peak_bytes, cpu_workspace
 from trainers.memory_plan import GIB, PlanConfig, build, plan, report
 from trainers.memory_steps import Peaks, blank_condition, step_of
 from trainers.models.sizes import SIZES, find_size
@@ -56,18 +56,6 @@ def test_small_convolutions_are_unfolded_on_a_cpu():
         conv(inputs)
     assert meter.peak_bytes == 8 * 27 * 400 * 4 + 8 * 400 * 4
     assert measured == pytest.approx(meter.peak_bytes, rel=0.01)
-
-
-def allocator_peak_bytes(function):
-    """Peak of what the CPU allocator handed out, by the profiler's record."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        function()
-    events = [one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"]
-    alive = peak = 0
-    for event in sorted(events, key=lambda one: one.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
-    return peak
 
 
 def planned_and_measured(family, config):
