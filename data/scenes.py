@@ -90,7 +90,13 @@ SPLITS: dict[str, Ranges] = {
 """`train` and `validation` share ranges and differ in seeds; `varied` trains the estimators; `practice` gives ORO first
 frames by wider lenses than the video model knows, a metre down to 14 px; `heldout` judges."""
 
-SPLIT_SEEDS = {"train": 0, "validation": 10_000_000, "varied": 20_000_000, "heldout": 30_000_000, "practice": 40_000_000}
+SPLIT_SEEDS = {
+    "train": 0,
+    "validation": 10_000_000,
+    "varied": 20_000_000,
+    "heldout": 30_000_000,
+    "practice": 40_000_000,
+}
 """First seed of each split, so that no two splits share a scene."""
 
 

@@ -54,7 +54,7 @@ def test_the_ranges_keep_the_margin(learned_from):
 
 def test_scenes_keep_the_margin_one_by_one():
     """Drawn and shipped held-out scenes against drawn and shipped training ones."""
-    learned = [scene for split in LEARNED_FROM for scene in drawn(split)] + shipped("train")
+    learned = [scene for split in LEARNED_FROM for scene in drawn(split)] + shipped("train") + shipped("practice")
     known = {body.shape for scene in learned for body in scene.bodies}
     learned_hues = sorted(hue for scene in learned for hue in hues(scene))
     for scene in drawn("heldout") + shipped("heldout"):
@@ -78,7 +78,7 @@ def test_no_shipped_evaluation_scene_is_a_training_scene_under_another_gravity()
     def bare(scene: Scene) -> str:
         return json.dumps(json.loads(scene.with_gravity(1.0).to_json()) | {"seed": 0}, sort_keys=True)
 
-    learned = {bare(scene) for scene in shipped("train")}
+    learned = {bare(scene) for split in ("train", "practice") for scene in shipped(split)}
     assert bare(shipped("train")[0].with_gravity(9.81)) in learned
     judged = [bare(scene) for split in ("validation", "heldout") for scene in shipped(split)]
     assert len(judged) == len(set(judged))
