@@ -24,7 +24,7 @@ from reward_physics.tracks import centre_of, follow
 if TYPE_CHECKING:
     from reward_physics.observation import Observation
 
-_ALIKE = 0.15
+_ALIKE = 0.08
 """Objects whose colours are nearer to each other's than this cannot be told apart by colour."""
 
 
