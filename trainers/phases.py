@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 
 
@@ -44,6 +48,16 @@ def _now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def release_memory() -> None:
+    """Give back to the system what evaluations and checkpoints have freed: the allocators of C and Arrow would keep it."""
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+        if trim is not None:
+            trim(0)
 
 
 def memory_gb() -> float:

@@ -42,7 +42,7 @@ from trainers.parallel import (
     use_threads,
     wrap,
 )
-from trainers.phases import Phases, memory_gb, open_files, resident_gb
+from trainers.phases import Phases, memory_gb, open_files, release_memory, resident_gb
 from trainers.scoring import Judge
 from trainers.tracking import PROCESSES, MetricsFile, Trackers, check_trackers, open_trackers
 
@@ -249,6 +249,7 @@ class Session:
         if self.is_main:
             for line in parted(read_run(self.config.output_dir)):
                 print(f"alarm: {line}", file=sys.stderr)
+        release_memory()
         self.accelerator.wait_for_everyone()
         return figures if self.is_main else {}
 
@@ -278,6 +279,7 @@ class Session:
                 f"the checkpoint of step {self.state.step} cannot be written to {config.output_dir}: {error}: "
                 f"make room, then resume from {whole[-1].name if whole else 'the beginning'}"
             ) from error
+        release_memory()
 
     def close(self, metrics: dict[str, float], *, method: str) -> None:
         """Write what was learned, with its card and reward curve."""
