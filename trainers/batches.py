@@ -21,6 +21,7 @@ from trainers.models.base import Condition, VideoModel
 
 FRAME_RATES = 11  # a stream of random numbers
 
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
     """Some scenes: the data's own clips, their captions and the columns that rewards may ask for."""

@@ -107,7 +107,7 @@ class DataConfig:
     width: Positive | None = option(None, "columns of a clip in px; by default the data's")
     fps: Rate | None = option(None, "frames a second; by default the data's")
     fps_range: list[Rate] | None = option(
-        None, "low and high: each clip that is trained on draws its frames a second, so that falls last longer or shorter"
+        None, "low and high: frames a second that each trained clip draws, so that falls last longer or shorter"
     )
 
     @pydantic.model_validator(mode="after")

@@ -51,7 +51,7 @@ def _now() -> float:
 
 
 def release_memory() -> None:
-    """Give back to the system what evaluations and checkpoints have freed: the allocators of C and Arrow would keep it."""
+    """Give the system back what evaluations and checkpoints have freed, and the allocators of C and Arrow keep."""
     gc.collect()
     pa.default_memory_pool().release_unused()
     if sys.platform == "linux":
