@@ -24,7 +24,7 @@ WARM_UP_HOURS = 0.25
 WARM_UP_SHARE = 0.25
 """Of a run that is shorter, the share left out."""
 
-FIGURES = {"resident_gb": "GB of memory", "gpu_gb": "GB on the GPU", "open_files": "open files"}
+FIGURES = {"held_gb": "GB of memory", "gpu_gb": "GB on the GPU", "open_files": "open files"}
 RECENT = 20
 """Steps by whose median a process is called slow."""
 
@@ -83,7 +83,7 @@ def trends(lines: Sequence[dict[str, Any]], name: str) -> list[Trend]:
 
     Args:
         lines: of processes.jsonl.
-        name: resident_gb, gpu_gb or open_files.
+        name: held_gb, gpu_gb or open_files.
     """
     lines = [line for line in since_start(lines) if name in line and all(math.isfinite(one) for one in line[name])]
     count = min((len(line[name]) for line in lines), default=0)

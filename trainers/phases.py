@@ -61,17 +61,20 @@ def release_memory() -> None:
 
 
 def memory_gb() -> float:
-    """The GPU's peak so far, or without one the process's resident memory; NaN where the system does not say."""
-    return torch.cuda.max_memory_reserved() / 1e9 if torch.cuda.is_available() else resident_gb()
+    """The GPU's peak so far, or without one what the process holds; NaN where the system does not say."""
+    return torch.cuda.max_memory_reserved() / 1e9 if torch.cuda.is_available() else held_gb()
 
 
-def resident_gb() -> float:
-    """The process's resident memory, NaN where the system does not say."""
+def held_gb() -> float:
+    """The memory that the process holds and nobody can take from it, in RAM or swapped out; NaN where the system does
+    not say. Mapped files, such as libraries, are left out: their pages come and go as the system likes."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return float("nan")
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+    kilobytes = {name: value.split()[0] for name, _, value in (line.partition(":") for line in lines) if value.strip()}
+    own = [kilobytes[name] for name in ("RssAnon", "RssShmem", "VmSwap") if name in kilobytes]
+    return sum(map(int, own)) * 1024 / 1e9 if own else float("nan")
 
 
 def open_files() -> float:

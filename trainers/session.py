@@ -42,7 +42,7 @@ from trainers.parallel import (
     use_threads,
     wrap,
 )
-from trainers.phases import Phases, memory_gb, open_files, release_memory, resident_gb
+from trainers.phases import Phases, memory_gb, open_files, release_memory, held_gb
 from trainers.scoring import Judge
 from trainers.tracking import PROCESSES, MetricsFile, Trackers, check_trackers, open_trackers
 
@@ -224,7 +224,7 @@ class Session:
 
     def of_every_process(self, seconds: float) -> dict[str, list[float]]:
         """What each process holds, and the seconds that it worked and did not wait for others; a value a process."""
-        own = {"seconds": seconds, "resident_gb": resident_gb(), "open_files": open_files()}
+        own = {"seconds": seconds, "held_gb": held_gb(), "open_files": open_files()}
         own |= {"gpu_gb": memory_gb()} if torch.cuda.is_available() else {}
         mine = torch.tensor([list(own.values())], dtype=torch.float32, device=self.accelerator.device)
         everything: Any = self.accelerator.gather(mine)

@@ -107,7 +107,7 @@ def of_a_slow_process(world):
     assert alarm.startswith("process 1 is a straggler")
     assert run.lines[-1]["slowest_process"] == 1
     assert run.lines[-1]["seconds/wait"] > 0.3
-    assert [len(run.processes[-1][name]) for name in ("resident_gb", "open_files", "seconds")] == [2, 2, 2]
+    assert [len(run.processes[-1][name]) for name in ("held_gb", "open_files", "seconds")] == [2, 2, 2]
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ def test_a_process_that_grows_is_told_with_its_error_and_is_an_alarm(tmp_path):
         {
             "step": n,
             "elapsed_s": 60.0 * n,
-            "resident_gb": [3.0 + 0.01 * random.standard_normal(), 3.0 + 0.2 * n / 60],
+            "held_gb": [3.0 + 0.01 * random.standard_normal(), 3.0 + 0.2 * n / 60],
             "open_files": [42.0, 42.0 + n],
             "seconds": [50.0, 52.0],
         }
@@ -147,11 +147,11 @@ def test_a_process_that_grows_is_told_with_its_error_and_is_an_alarm(tmp_path):
 
 def test_a_run_that_was_resumed_is_judged_since_then(tmp_path):
     folder = write_run(tmp_path / "run", steps(40, reward=0.0, seconds=60.0))
-    grown = [{"elapsed_s": 300.0 * n, "resident_gb": [1.0 + n], "open_files": [9.0]} for n in range(1, 21)]
-    flat = [{"elapsed_s": 300.0 * n, "resident_gb": [2.0], "open_files": [9.0]} for n in range(1, 21)]
+    grown = [{"elapsed_s": 300.0 * n, "held_gb": [1.0 + n], "open_files": [9.0]} for n in range(1, 21)]
+    flat = [{"elapsed_s": 300.0 * n, "held_gb": [2.0], "open_files": [9.0]} for n in range(1, 21)]
     write_processes(folder, grown + flat)
     assert monitor.alarms(monitor.read_run(folder)) == []
-    assert resources.trends(grown + flat, "resident_gb")[0].mean == 2.0
+    assert resources.trends(grown + flat, "held_gb")[0].mean == 2.0
 
 
 def test_the_slope_s_error_covers_noise_that_wanders():
@@ -173,7 +173,7 @@ def test_the_slope_s_error_covers_noise_that_wanders():
 
 def test_the_process_that_the_others_wait_for_is_named(tmp_path):
     folder = write_run(tmp_path / "run", steps(10, reward=0.0, seconds=3.0))
-    line = {"resident_gb": [1.0] * 4, "open_files": [9.0] * 4}
+    line = {"held_gb": [1.0] * 4, "open_files": [9.0] * 4}
     write_processes(folder, [line | {"elapsed_s": 3.0 * n, "seconds": [1.0, 1.1, 2.9, 1.0]} for n in range(10)])
     (alarm,) = monitor.alarms(monitor.read_run(folder))
     assert alarm.startswith("process 2 is a straggler: 2.9 s of work a step, the median process 1 s")
