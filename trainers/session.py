@@ -42,7 +42,7 @@ from trainers.parallel import (
     use_threads,
     wrap,
 )
-from trainers.phases import Phases, memory_gb, open_files, release_memory, held_gb
+from trainers.phases import Phases, held_gb, memory_gb, open_files, release_memory
 from trainers.scoring import Judge
 from trainers.tracking import PROCESSES, MetricsFile, Trackers, check_trackers, open_trackers
 
