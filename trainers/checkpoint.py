@@ -280,21 +280,26 @@ def update_ema(ema: dict[str, Tensor], weights: dict[str, nn.Parameter], decay: 
 
 
 @contextlib.contextmanager
-def averaged(state: TrainState) -> Iterator[None]:
-    """Inside the block the LoRA holds its moving average, where there is one; all processes must enter."""
+def holding(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> Iterator[None]:
+    """Inside the block the LoRA holds these values, where there are any; all processes must enter."""
 
     def exchange(values: dict[str, Tensor]) -> dict[str, Tensor]:
-        with torch.no_grad(), gathered(state.weights.values() if values else [], write=True):
-            saved = {name: state.weights[name].detach().clone() for name in values}
+        with torch.no_grad(), gathered(weights.values() if values else [], write=True):
+            saved = {name: weights[name].detach().clone() for name in values}
             for name, value in values.items():
-                state.weights[name].copy_(value)
+                weights[name].copy_(value)
         return saved
 
-    saved = exchange(state.ema)
+    saved = exchange(values)
     try:
         yield
     finally:
         exchange(saved)
+
+
+def averaged(state: TrainState) -> contextlib.AbstractContextManager[None]:
+    """Inside the block the LoRA holds its moving average, where there is one; all processes must enter."""
+    return holding(state.weights, state.ema)
 
 
 def check_output_dir(output_dir: str | Path, *, overwrite: bool, resume: bool) -> None:

@@ -5,6 +5,8 @@ Axes: B clips; latents as the model's family keeps them.
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor
 
@@ -57,6 +59,45 @@ def denoising_loss(
     if weight_B is not None:
         error = error * weight_B.to(error).view(-1, *[1] * (error.ndim - 1))
     return masked_mean(error, model.free_mask(condition))
+
+
+def contrast_loss(
+    model: VideoModel,
+    clean: Tensor,
+    condition: Condition,
+    *,
+    sigma_range: tuple[float, float] | list[float],
+    generators: list[torch.Generator],
+    advantage_B: Tensor,
+    policy: contextlib.AbstractContextManager[None],
+    beta: float,
+) -> tuple[Tensor, Tensor]:
+    """Regression on good samples and away from bad ones, from both sides of the policy v_o that made them:
+
+        (1 + A)/2 |v_+ - target|^2 + (1 - A)/2 |v_- - target|^2,    v_+- = v_o +- beta (v - v_o)
+
+    Its gradient at v = v_o is 2 A beta (v_o - target) dv, and its minimum v = v_o + E[A (target - v_o)] / beta: a
+    sample of A = 0 teaches nothing, and no weight, however negative, drives v away without bound.
+
+    Args:
+        advantage_B: A of each clip, in [-1, 1].
+        policy: inside it the model is the one that made the clips.
+        beta: > 0; smaller goes further from v_o.
+
+    Returns:
+        The loss, and |v - v_o|^2 without graph.
+
+    Reference: Zheng et al., DiffusionNFT: Online Diffusion Reinforcement with Forward Process (2025), eq. 5.
+    """
+    noisy, noise, sigma_B = noised(model, clean, condition, sigma_range=sigma_range, generators=generators)
+    with policy, torch.no_grad():
+        old = model.predict(noisy, sigma_B, condition)
+    moved = beta * (model.predict(noisy, sigma_B, condition) - old)
+    rest = old - model.training_target(clean, noise)
+    good = (1 + advantage_B.to(rest).view(-1, *[1] * (rest.ndim - 1))) / 2
+    error = good * (rest + moved) ** 2 + (1 - good) * (rest - moved) ** 2
+    mask = model.free_mask(condition)
+    return masked_mean(error, mask), masked_mean((moved.detach() / beta) ** 2, mask)
 
 
 def noised(

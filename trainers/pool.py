@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.batches import Scenes, clip_generators, condition_on
+from trainers.batches import Batch, Scenes, clip_generators, condition_on
 from trainers.models import Condition, VideoModel
 from trainers.regression_config import RWRConfig
 from trainers.replay import Replay
 from trainers.reward_weights import reward_weights, weight_metrics
 from trainers.scored_clips import ScoredClips
 from trainers.session import NOISE, Session
+
+PROMPT = 5  # a stream of random numbers: of a prompt's first frame
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,34 +32,58 @@ class Pool:
         weight_M: of each clip.
         fetch: clean latents and conditions of some of them; a number each decides what is drawn.
         first_step: step at which the pool was made.
+        policy: the LoRA that made the clips, where it was kept.
     """
 
     names: list[str]
     weight_M: Tensor
     fetch: Callable[[list[int], list[int]], tuple[Tensor, Condition]]
     first_step: int
+    policy: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
-def condition_of(config: RWRConfig, model: VideoModel, scenes: Scenes, numbers: list[int]) -> Any:
-    """The scenes of clip numbers, what they are generated from, and their noise."""
-    batch = scenes.batch([number // config.num_generations for number in numbers])
-    generators = clip_generators(config.seed, numbers, NOISE)
-    return batch, condition_on(model, batch, config, generators), generators
+def prompts_of(
+    config: RWRConfig, model: VideoModel, scenes: Scenes, numbers: list[int]
+) -> tuple[Batch, Condition, list[int]]:
+    """The scenes of clip numbers, each once, what is generated from them, and the place of each number's own.
+
+    The samples of a prompt have its first frame's latents in common.
+    """
+    prompts = [number // config.num_generations for number in numbers]
+    each = list(dict.fromkeys(prompts))
+    batch = scenes.batch(each)
+    condition = condition_on(model, batch, config, clip_generators(config.seed, each, PROMPT))
+    return batch, condition, [each.index(prompt) for prompt in prompts]
+
+
+def picked(value: Any, places: list[int]) -> Any:
+    """Some clips of a batch, as often as `places` names them: of tensors, lists and whatever holds them."""
+    if isinstance(value, Tensor):
+        return value[places]
+    if isinstance(value, list):
+        return [value[place] for place in places]
+    if isinstance(value, dict):
+        return {name: picked(one, places) for name, one in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: picked(getattr(value, field.name), places) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    return value
 
 
 def online_pool(config: RWRConfig, run: Session, scenes: Scenes, replay: Replay) -> Pool:
     """The clips of the replay."""
     clips = replay.clips()
 
-    def fetch(places: list[int], _: list[int]) -> tuple[Tensor, Condition]:
+    def fetch(places: list[int], numbers: list[int]) -> tuple[Tensor, Condition]:
         some = [clips[place] for place in places]
-        _, condition, _ = condition_of(config, run.model, scenes, [clip.number for clip in some])
-        return torch.stack([replay.latents(clip) for clip in some]).to(run.model.device), condition
+        _, condition, of = prompts_of(config, run.model, scenes, [clip.number for clip in some])
+        return torch.stack(replay.latents(some)).to(run.model.device), condition[of]
 
     weight_M = torch.tensor([clip.weight for clip in clips])
     names = [f"clip {clip.number}" for clip in clips]
     first_step = run.state.step - run.state.step % config.inner_steps
-    return Pool(names=names, weight_M=weight_M, fetch=fetch, first_step=first_step)
+    policy = replay.policy(run.model.device)
+    return Pool(names=names, weight_M=weight_M, fetch=fetch, first_step=first_step, policy=policy)
 
 
 def offline_pool(config: RWRConfig, run: Session, scored: ScoredClips) -> tuple[Pool, dict[str, float]]:

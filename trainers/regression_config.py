@@ -37,10 +37,15 @@ class RWRConfig(ModelConfig, DataConfig, RunConfig):
     inner_steps: Positive = option(8, "optimizer steps on a round's clips before the next round is sampled")
     replay_rounds: Positive = option(1, "rounds whose clips are kept on disk and learned from")
     sampling_batch_size: Positive = option(16, "clips made and scored at a time by a process")
-    weighting: Literal["reward", "uniform"] = option(
-        "reward", "uniform is the control: plain fine-tuning on the model's own samples"
+    weighting: Literal["reward", "signed", "uniform"] = option(
+        "reward",
+        "signed learns from bad samples too, by advantages in [-1, 1]; uniform is the control: plain fine-tuning on "
+        "the model's own samples",
     )
-    temperature: Rate = option(0.1, "reward difference that makes a factor e in the weight")
+    signed_beta: Rate = option(1.0, "where signed: a smaller one goes further from the policy that made the samples")
+    temperature: Rate = option(
+        0.1, "reward difference that makes a factor e in the weight, or where signed a weight of 1"
+    )
     target_ess: Fraction = option(
         0.0, "where > 0, find the temperature that holds this effective sample size, as a share of a group"
     )
@@ -61,6 +66,10 @@ class RWRConfig(ModelConfig, DataConfig, RunConfig):
             check_range(name, getattr(self, name))
         if self.top_k > self.num_generations and not self.scored:
             raise ValueError(f"top_k must be at most num_generations {self.num_generations}, got {self.top_k}")
+        if self.weighting == "signed" and (self.scored or self.replay_rounds > 1):
+            raise ValueError(
+                "weighting signed compares with the policy that made the samples: leave scored empty, replay_rounds 1"
+            )
         check_report_to(self.report_to)
         check_offload(self)
         return self
@@ -76,6 +85,7 @@ class RWRConfig(ModelConfig, DataConfig, RunConfig):
             max_weight=self.max_weight,
             absolute_scale=self.absolute_scale,
             absolute_reward=self.absolute_reward,
+            signed=self.weighting == "signed",
         )
 
 

@@ -1,6 +1,7 @@
 """The clips that a weighted regression learns from, on disk: bounded, written whole or not at all, resumable.
 
     replay/round-000003-p0.safetensors   clean latents of the clips that process 0 made, by clip number
+    replay/round-000003-policy.safetensors   the LoRA that made them, where the regression compares with it
     replay/round-000003.json             every clip of the round with its reward and weight; written last
 
 A file never changes once it is there, so a checkpoint keeps the rounds that it needs as links to them.
@@ -12,11 +13,12 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trainers.clips import write_text
@@ -53,11 +55,18 @@ class Replay:
 
     def write_latents(self, index: int, process: int, numbers: Sequence[int], latents: Sequence[Tensor]) -> None:
         """One process's clips of a round."""
+        tensors = {str(number): one for number, one in zip(numbers, latents, strict=True)}
+        self._write(shard_name(index, process), tensors)
+
+    def write_policy(self, index: int, weights: Mapping[str, Tensor]) -> None:
+        """The LoRA that made a round's clips."""
+        self._write(policy_name(index), weights)
+
+    def _write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / shard_name(index, process)
+        path = self.folder / name
         partial = path.with_suffix(".partial")
-        tensors = {str(number): one.detach().cpu().contiguous() for number, one in zip(numbers, latents, strict=True)}
-        save_file(tensors, partial)
+        save_file({key: one.detach().cpu().contiguous() for key, one in tensors.items()}, partial)
         os.replace(partial, path)
 
     def finish_round(self, index: int, clips: Sequence[Clip]) -> None:
@@ -66,8 +75,8 @@ class Replay:
         write_text(self.folder / f"round-{index:06d}.json", text)
         for old in self.indices()[: -self.rounds]:
             (self.folder / f"round-{old:06d}.json").unlink()
-            for shard in self.folder.glob(f"round-{old:06d}-p*.safetensors"):
-                shard.unlink()
+            for file in self.folder.glob(f"round-{old:06d}-*.safetensors"):
+                file.unlink()
 
     def indices(self) -> list[int]:
         """The rounds that are whole, oldest first."""
@@ -78,10 +87,19 @@ class Replay:
         tables = [json.loads((self.folder / f"round-{index:06d}.json").read_text()) for index in self.indices()]
         return [Clip(**clip) for table in tables for clip in table]
 
-    def latents(self, clip: Clip) -> Tensor:
-        """The clean latents of one clip, without a batch axis."""
-        with safe_open(self.folder / clip.file, framework="pt") as file:
-            return file.get_tensor(str(clip.number))
+    def latents(self, clips: Sequence[Clip]) -> list[Tensor]:
+        """The clean latents of some clips, each without a batch axis."""
+        found: dict[int, Tensor] = {}
+        for name in dict.fromkeys(clip.file for clip in clips):
+            with safe_open(self.folder / name, framework="pt") as file:
+                found |= {clip.number: file.get_tensor(str(clip.number)) for clip in clips if clip.file == name}
+        return [found[clip.number] for clip in clips]
+
+    def policy(self, device: torch.device) -> dict[str, Tensor]:
+        """The LoRA that made the last round's clips, empty where it was not kept."""
+        indices = self.indices()
+        path = self.folder / policy_name(indices[-1]) if indices else None
+        return load_file(path, device=str(device)) if path is not None and path.exists() else {}
 
     def keep(self, checkpoint: Path) -> None:
         """Put the rounds into a checkpoint's folder."""
@@ -96,6 +114,11 @@ class Replay:
 def shard_name(index: int, process: int) -> str:
     """The file of a round's latents that a process writes."""
     return f"round-{index:06d}-p{process}.safetensors"
+
+
+def policy_name(index: int) -> str:
+    """The file of the LoRA that made a round's clips."""
+    return f"round-{index:06d}-policy.safetensors"
 
 
 def _link(source: Path, target: Path) -> None:

@@ -7,6 +7,12 @@
 a_g is the absolute weight: what a group teaches is worth as much as the reward that its weights expect, so that a group
 of only bad samples teaches nothing. A clip that could not be measured has weight 0: it teaches nothing either.
 
+Signed weights teach by bad samples too (`trainers.losses.contrast_loss`): within a prompt's group
+
+    A_gi = clip((r_gi - mean_i r_gi) / temperature, -1, 1)
+
+with the advantage's normalisation; a group of equal samples teaches nothing.
+
 Axes: G groups (prompts), N samples of a prompt.
 """
 
@@ -34,6 +40,7 @@ class Weighting:
         max_weight: where > 0, the largest weight relative to the group's mean.
         absolute_scale: scale of the absolute weight in units of the reward; 0 turns it off.
         absolute_reward: the reward of a good sample, whose absolute weight is 1.
+        signed: weights in [-1, 1] around a group's mean, by `temperature` and `advantage` alone.
     """
 
     temperature: float = 0.1
@@ -43,6 +50,7 @@ class Weighting:
     max_weight: float = 0.0
     absolute_scale: float = 0.25
     absolute_reward: float = 0.0
+    signed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +81,8 @@ def reward_weights(reward_GN: Tensor, measurable_GN: Tensor, how: Weighting) -> 
     """
     known_GN = measurable_GN > 0
     reward_GN = torch.where(known_GN, reward_GN.double(), 0.0)
+    if how.signed:
+        return signed_weights(reward_GN, known_GN, how)
     chosen_GN = best_of(reward_GN, known_GN, how.top_k) if how.top_k else known_GN
     # Only differences within a group count; those to the group's best are exactly 0 where all are equal.
     best_G1 = torch.where(chosen_GN, reward_GN, -math.inf).amax(1, keepdim=True)
@@ -92,6 +102,25 @@ def reward_weights(reward_GN: Tensor, measurable_GN: Tensor, how: Weighting) -> 
         ess_G=effective_size(weight_GN),
         entropy_G=entropy_G,
         absolute_G=torch.where(chosen_GN.any(1), absolute_G, 0.0),
+    )
+
+
+def signed_weights(reward_GN: Tensor, known_GN: Tensor, how: Weighting) -> GroupWeights:
+    """Advantages around each group's mean, clipped to [-1, 1]; exactly 0 where all of a group are equal."""
+    first_G1 = reward_GN.gather(1, known_GN.int().argmax(1, keepdim=True))  # any of the group: equal ones differ by 0
+    above_GN = torch.where(known_GN, reward_GN - first_G1, 0.0)
+    mean_G1 = above_GN.sum(1, keepdim=True) / known_GN.sum(1, keepdim=True).clamp(min=1)
+    scale_G1 = how.temperature * spread(reward_GN, known_GN, how.advantage)
+    advantage_GN = torch.where(known_GN, above_GN - mean_G1, 0.0) / scale_G1
+    weight_GN = advantage_GN.clamp(-1, 1)
+    size_GN = weight_GN.abs()
+    share_GN = size_GN / size_GN.sum(1, keepdim=True).clamp(min=1e-12)
+    return GroupWeights(
+        weight_GN=weight_GN.float(),
+        temperature=how.temperature,
+        ess_G=effective_size(size_GN),
+        entropy_G=-torch.special.xlogy(share_GN, share_GN).sum(1) / math.log(max(2, share_GN.shape[1])),
+        absolute_G=known_GN.any(1).double(),
     )
 
 

@@ -7,7 +7,9 @@ One round, for prompts c_g and clean latents x_gi = rollout(noise_gi, c_g; LoRA)
     w_gi = N softmax_i(reward(x_gi) / temperature) a_g      after gathering over the processes, see `reward_weights`
     inner steps: loss = mean_b w_b |v(x_sigma, c) - target|^2 + beta |v_on - v_off|^2, AdamW
 
-Offline (`scored`) the same regression runs on folders of clips that are scored already.
+With `weighting: signed` bad samples teach as well: w_gi in [-1, 1] says how far a sample is above its group, and the
+loss is `trainers.losses.contrast_loss` against the policy that made the round. Offline (`scored`) the weighted
+regression runs on folders of clips that are scored already.
 """
 
 from __future__ import annotations
@@ -23,20 +25,22 @@ from tqdm import tqdm
 from rewards.recipe import load_recipe
 from trainers import checkpoint as ckpt
 from trainers.batches import Scenes, clip_generators, condition_on, shuffled
+from trainers.checkpoint import holding
 from trainers.config import exit_with_one_line, parse_config
 from trainers.faults import warn_not_finite
 from trainers.finish import print_plan
-from trainers.losses import denoising_loss, noised, reference_distance
+from trainers.losses import contrast_loss, denoising_loss, noised, reference_distance
 from trainers.models import VideoModel
+from trainers.parallel import gathered
 from trainers.phases import Phases
-from trainers.pool import Pool, condition_of, offline_pool, online_pool
+from trainers.pool import Pool, offline_pool, online_pool, picked, prompts_of
 from trainers.regression_config import RWRConfig
 from trainers.replay import Clip, Replay, shard_name
 from trainers.reward_weights import reward_weights, weight_metrics
 from trainers.rollout import rollout
 from trainers.scored_clips import ScoredClips
 from trainers.scoring import Judge, Scored, gather, joined, reward_metrics, score, warn_unmeasured
-from trainers.session import DATA_NOISE, Session, held_out_judges, make_session, mean_of, start, watched
+from trainers.session import DATA_NOISE, NOISE, Session, held_out_judges, make_session, mean_of, start, watched
 
 REFERENCE_NOISE = 3  # a stream of random numbers
 
@@ -88,7 +92,7 @@ def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel |
             first = state.step * per_step + (micro * accelerator.num_processes + accelerator.process_index) * size
             numbers = list(range(first, first + size))
             with run.phases("denoising"):
-                loss, figures = rwr_loss(config, model, pool, numbers, per_step, process=accelerator.process_index)
+                loss, figures = rwr_loss(config, run, pool, numbers, per_step)
             several.append(figures)
             run.backward(loss, micro)
         metrics = of_round | mean_of(several) | run.update()
@@ -120,6 +124,10 @@ def sample_round(config: RWRConfig, recipe: Judge, run: Session, scenes: Scenes,
             bar.update(len(some))
     scored = joined(parts)
     replay.write_latents(index, accelerator.process_index, numbers, latents)
+    if config.weighting == "signed":
+        with gathered(run.state.weights.values()):
+            if run.is_main:
+                replay.write_policy(index, run.state.weights)
     with run.phases("wait"):
         reward_M, measurable_M = (gather(accelerator, one).cpu() for one in (scored.reward_B, scored.measurable_B))
         figures = reward_metrics(accelerator, scored)
@@ -144,18 +152,21 @@ def sample_and_score(
     config: RWRConfig, recipe: Judge, model: VideoModel, scenes: Scenes, numbers: list[int], phase: Phases
 ) -> tuple[Tensor, Scored]:
     """Clean latents and scores of some clips."""
-    batch, condition, generators = condition_of(config, model, scenes, numbers)
+    batch, condition, of = prompts_of(config, model, scenes, numbers)
+    condition = condition[of]
     schedule = model.schedule(config.num_inference_steps, condition)
-    clean = rollout(model, condition, schedule, model.initial_latents(condition, generators)).latents
+    noise = model.initial_latents(condition, clip_generators(config.seed, numbers, NOISE))
+    clean = rollout(model, condition, schedule, noise).latents
     with phase("decode"):
         frames = model.decode(clean, condition).clamp(0, 1)
     with phase("reward"):
-        scored, _ = score(recipe, batch.video.to(frames.device).with_frames(frames), batch.columns)
+        video = picked(batch.video.to(frames.device), of).with_frames(frames)
+        scored, _ = score(recipe, video, picked(batch.columns, of))
     return clean, scored
 
 
 def rwr_loss(
-    config: RWRConfig, model: VideoModel, pool: Pool, numbers: list[int], per_step: int, *, process: int = 0
+    config: RWRConfig, run: Session, pool: Pool, numbers: list[int], per_step: int
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one micro-batch and its figures.
 
@@ -165,8 +176,8 @@ def rwr_loss(
         numbers: of the clips drawn since the run began, over all processes: they decide which and their noise.
         per_step: clips of an optimizer step.
     """
-    uniform = config.weighting == "uniform"
-    drawable = [i for i, weight in enumerate(pool.weight_M.tolist()) if uniform or weight > 0]
+    model, uniform = run.model, config.weighting == "uniform"
+    drawable = [i for i, weight in enumerate(pool.weight_M.tolist()) if uniform or weight]
     share = len(drawable) / len(pool.weight_M)
     drawable = drawable or list(range(len(pool.weight_M)))
     places = []
@@ -177,16 +188,34 @@ def rwr_loss(
     condition = dataclasses.replace(condition, guidance_scale=1.0)  # guidance belongs to sampling
     weight_B = None if uniform else pool.weight_M[places] * share
     fresh = clip_generators(config.seed, numbers, DATA_NOISE)
-    sigma_range = config.denoising_sigma_range
-    loss = denoising_loss(model, clean, condition, sigma_range=sigma_range, generators=fresh, weight_B=weight_B)
-    metrics = {"denoising_loss": loss.item()}
+    levels = config.denoising_sigma_range
+    metrics = {}
+    if config.weighting == "signed":
+        assert weight_B is not None
+        policy, beta = holding(run.state.weights, pool.policy), config.signed_beta
+        loss, moved = contrast_loss(
+            model,
+            clean,
+            condition,
+            sigma_range=levels,
+            generators=fresh,
+            advantage_B=weight_B,
+            policy=policy,
+            beta=beta,
+        )
+        metrics["policy_distance"] = moved.item()
+    else:
+        loss = denoising_loss(model, clean, condition, sigma_range=levels, generators=fresh, weight_B=weight_B)
+    metrics["denoising_loss"] = loss.item()
     if config.reference_weight > 0:
         drawn = clip_generators(config.seed, numbers, REFERENCE_NOISE)
         noisy, _, sigma_B = noised(model, clean, condition, sigma_range=config.reference_sigma_range, generators=drawn)
         distance = reference_distance(model, noisy, sigma_B, condition)
         loss = loss + config.reference_weight * distance
         metrics["reference_distance"] = distance.item()
-    warn_not_finite("loss", ~loss.detach().isfinite(), [pool.names[place] for place in places], process)
+    warn_not_finite(
+        "loss", ~loss.detach().isfinite(), [pool.names[place] for place in places], run.accelerator.process_index
+    )
     return loss, metrics
 
 

@@ -102,3 +102,32 @@ def test_figures_of_a_round():
     cold = weight_metrics(REWARD_GN, ALL, reward_weights(REWARD_GN[:1], ALL[:1], Weighting(temperature=1e-4)))
     assert cold["ess"] == pytest.approx(1.0)
     assert cold["weight_entropy"] == pytest.approx(0.0, abs=1e-6)
+
+
+def signed(reward_GN=REWARD_GN, measurable_GN=ALL, **how):
+    return weights(reward_GN, measurable_GN, signed=True, **how)
+
+
+def test_signed_weights_are_advantages_around_the_group_within_one():
+    """Means -0.45 and -0.4."""
+    expected = [[-0.45, 0.35, -0.05, 0.15], [0.2, 0.2, -0.4, 0.0]]
+    torch.testing.assert_close(signed(temperature=1.0), torch.tensor(expected), atol=1e-6, rtol=0)
+    assert signed(REWARD_GN[:1], ALL[:1], temperature=1e-6).tolist() == [[-1, 1, -1, 1]]
+    one, ten = (signed(k * REWARD_GN, advantage="group", temperature=2.0) for k in (1, 10))
+    torch.testing.assert_close(one, ten)
+    assert one.std(dim=1, correction=0).tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_signed_weights_of_a_constant_reward_are_exactly_zero():
+    for advantage in ("none", "group", "batch"):
+        constant = torch.full((2, 7), -0.123)
+        assert torch.equal(signed(constant, torch.ones(2, 7), advantage=advantage), torch.zeros(2, 7))
+
+
+def test_what_cannot_be_measured_has_no_sign():
+    measurable = torch.tensor([[0.0, 1, 1, 0], [0, 0, 0, 0]])
+    reward = torch.where(measurable > 0, REWARD_GN, 1e9)
+    found = reward_weights(reward, measurable, Weighting(signed=True, temperature=1.0))
+    torch.testing.assert_close(found.weight_GN, torch.tensor([[0, 0.2, -0.2, 0], [0, 0, 0, 0]]), atol=1e-6, rtol=0)
+    assert found.ess_G.tolist() == pytest.approx([2.0, 0.0])
+    assert all(math.isfinite(value) for value in weight_metrics(reward, measurable, found).values())

@@ -8,8 +8,11 @@ import torch
 from run_reading import lora_of
 
 from trainers import psft, rwr
-from trainers.batches import Scenes
+from trainers.batches import Scenes, clip_generators, condition_on
+from trainers.checkpoint import holding
 from trainers.clips import ClipFolder, Sample
+from trainers.losses import contrast_loss, denoising_loss
+from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
 from trainers.phases import Phases
 from trainers.regression_config import PSFTConfig, RWRConfig
@@ -52,6 +55,55 @@ def test_a_constant_reward_is_plain_fine_tuning_to_the_last_bit(base, brightness
     assert not equal(loras[0], lora_of(different))
 
 
+def test_signed_weights_of_a_constant_reward_teach_nothing_at_all(base, brightness, tmp_path):
+    for name, change in {"constant": constant, "varied": lambda reward_B, _: reward_B}.items():
+        signed = {"weighting": "signed", "advantage": "group", "output_dir": str(tmp_path / name)}
+        config = RWRConfig(**base | ROUND | signed)
+        rwr.train(config, recipe=brightness(change))
+        moved = [(weight != 0).any() for weight_name, weight in lora_of(config).items() if "lora_B" in weight_name]
+        assert any(moved) == (name == "varied")
+
+
+def test_the_contrast_at_advantage_one_is_the_plain_loss_and_at_the_policy_its_gradient_is_signed(base):
+    """With beta 1 and A = 1 the policy drops out; at v = v_o the gradient is A times the plain one."""
+    model = LTXModel.load(base["model_name_or_path"])
+    model.add_lora(r=2, alpha=2.0)
+    weights = lora_parameters(model.transformer)
+    scenes = Scenes(PSFTConfig(**base), "train", shuffle=False)
+    batch = scenes.batch([0, 1])
+    condition = condition_on(model, batch, PSFTConfig(**base), clip_generators(0, [0, 1]))
+    clean = model.pin(model.encode_clip(batch.video.frames_BTCHW), condition)
+    same = {name: weight.detach().clone() for name, weight in weights.items()}
+    other = {name: torch.randn_like(weight) for name, weight in weights.items()}
+
+    def plain(weight_B=None):
+        drawn = clip_generators(0, [0, 1], 2)
+        return denoising_loss(model, clean, condition, sigma_range=[0, 1], generators=drawn, weight_B=weight_B)
+
+    def contrast(advantage_B, policy, beta=1.0):
+        return contrast_loss(
+            model,
+            clean,
+            condition,
+            sigma_range=[0, 1],
+            generators=clip_generators(0, [0, 1], 2),
+            advantage_B=advantage_B,
+            policy=holding(weights, policy),
+            beta=beta,
+        )
+
+    loss, moved = contrast(torch.ones(2), other)
+    torch.testing.assert_close(loss, plain())
+    assert moved > 0
+    advantage_B = torch.tensor([0.5, -0.25])
+    loss, moved = contrast(advantage_B, same, beta=0.5)
+    assert moved == 0
+    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+    expected = torch.autograd.grad(plain(0.5 * advantage_B), list(weights.values()), allow_unused=True)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+
+
 @pytest.fixture
 def sampled(base, tmp_path):
     """The data's own clips as a folder of scored clips."""
@@ -90,6 +142,18 @@ def test_resume_in_the_middle_of_a_round_is_exact(base, brightness, tmp_path):
     assert figures_of(whole) == figures_of(resumed)
     assert Replay(resumed.output_dir, rounds=2).indices() == [1, 2]
     assert (Path(resumed.output_dir) / "checkpoint-5" / "replay").is_dir()
+
+
+def test_resume_of_a_signed_round_goes_on_against_the_policy_that_made_it(base, brightness, tmp_path):
+    options = ROUND | {"weighting": "signed", "advantage": "group", "inner_steps": 3, "max_steps": 5}
+    whole = RWRConfig(**base | options | {"output_dir": str(tmp_path / "whole")})
+    rwr.train(whole, recipe=brightness())
+    part = base | options | {"output_dir": str(tmp_path / "part")}
+    rwr.train(RWRConfig(**part | {"max_steps": 4}), recipe=brightness())
+    rwr.train(RWRConfig(**part | {"resume_from_checkpoint": "auto"}), recipe=brightness())
+    assert equal(lora_of(whole), lora_of(RWRConfig(**part)))
+    distances = [line["policy_distance"] for line in metrics_of(whole)]
+    assert [distance == 0 for distance in distances] == [True, False, False, True, False]
 
 
 def test_a_reward_without_gradient_trains_and_the_round_is_logged(base, brightness):
@@ -132,7 +196,7 @@ def test_the_replay_is_bounded_and_a_half_written_round_is_not_there(tmp_path):
         replay.finish_round(index, [Clip(number=index, reward=-1.0, weight=1.0, file=shard_name(index, 0))])
     replay.write_latents(4, 0, [4], [torch.zeros(3)])
     assert [clip.number for clip in replay.clips()] == [2, 3]
-    assert replay.latents(replay.clips()[1]).tolist() == [3.0, 3.0, 3.0]
+    assert replay.latents(replay.clips()[1:])[0].tolist() == [3.0, 3.0, 3.0]
     assert sorted(path.name for path in replay.folder.iterdir() if "000001" in path.name) == []
 
 
@@ -169,3 +233,5 @@ def test_settings_that_cannot_be_meant_are_refused(base):
         RWRConfig(**base | ROUND | {"top_k": 3})
     with pytest.raises(ValueError, match="denoising_sigma_range must be two noise levels"):
         RWRConfig(**base | {"denoising_sigma_range": [0.9, 0.1]})
+    with pytest.raises(ValueError, match="weighting signed compares with the policy"):
+        RWRConfig(**base | {"weighting": "signed", "replay_rounds": 2})

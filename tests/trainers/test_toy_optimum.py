@@ -77,6 +77,14 @@ def test_rwr_reaches_the_optimum_without_any_gradient_of_the_reward(settings):
     assert metrics["denoising_loss"] > 0
 
 
+def test_signed_regression_reaches_the_optimum_as_well(settings):
+    model = ToyModel()
+    options = {"num_generations": 8, "prompts_per_round": 4, "inner_steps": 2, "weighting": "signed"}
+    config = RWRConfig(**settings | options, advantage="group", temperature=2.0)
+    rwr.train(config, recipe=Peak(differentiable=False), model=model)
+    assert model.learned_mean == pytest.approx(BEST, abs=0.05)
+
+
 def test_unweighted_regression_on_own_samples_stays_where_it_is(settings):
     model = ToyModel()
     config = RWRConfig(**settings, num_generations=8, prompts_per_round=4, inner_steps=4, weighting="uniform")
