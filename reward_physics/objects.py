@@ -1,10 +1,10 @@
 """Several objects in one clip: told apart, each followed with its identity kept.
 
 Three ways, by what is known. Where `mask: motion` finds objects, each is a path of blobs. Where the first frame's masks
-are given, the foreground is shared out by the colours they hold, and by the nearer object between those of one colour.
+are given, the foreground is shared out by the colours they hold and the places they come from (`sharing`).
 Where only a segmenter's mask is known, its blobs are linked from frame to frame.
 
-Axes: B clips, T frames, N objects, C colours, H rows, W columns, K colours of an object.
+Axes: B clips, T frames, N objects, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from reward_physics import masks
 from reward_physics.blobs import find_blobs
 from reward_physics.linking import Path, choose_paths, find_paths, without_merged
 from reward_physics.motion import Moving, find_all_moving, follow_path, stack_objects
+from reward_physics.sharing import shares
 from reward_physics.tracks import centre_of, follow
 
 if TYPE_CHECKING:
     from reward_physics.observation import Observation
-
-_ALIKE = 0.08
-"""Objects whose colours are nearer to each other's than this cannot be told apart by colour."""
 
 
 def find_objects(observation: Observation) -> list[Moving]:
@@ -46,9 +44,7 @@ def find_objects(observation: Observation) -> list[Moving]:
 def masks_of_objects(observation: Observation) -> list[Tensor]:
     """One soft mask (B, T, H, W) for each object of `Video.object_masks_BNHW`; empty where the clips have none.
 
-    The foreground is the instruments' own; a pixel belongs to the object whose colours in the first frame are nearer,
-        share_n = d_other^2 / (d_n^2 + d_other^2),
-    over the others that have other colours; of objects of one colour a pixel belongs to the nearer, in radii.
+    The foreground is the instruments' own, shared out by `sharing.shares`: the gradient reaches the pixels through it.
     """
     first_BNHW = observation.video.object_masks_BNHW
     if first_BNHW is None:
@@ -58,29 +54,8 @@ def masks_of_objects(observation: Observation) -> list[Tensor]:
         foreground = observation.mask_BTHW
     else:
         foreground = masks.by_appearance(frames, first_BNHW.amax(1))
-    firsts = first_BNHW.unbind(1)
-    palettes = [masks.object_colours(frames[:, 0].detach(), mask) for mask in firsts]
-    pairs = [(n, k) for n in range(len(firsts)) for k in range(len(firsts)) if n != k]
-    alike = {(n, k): _alike(palettes[n], palettes[k])[:, None, None, None] for n, k in pairs}
-    away = [_distance2_to_palette(frames, palette) for palette in palettes]
-    found = []
-    for n in range(len(firsts)):
-        others = torch.full_like(away[n], torch.inf)
-        for k in range(len(firsts)):
-            if k != n:
-                others = torch.where(alike[n, k], others, torch.minimum(others, away[k]))
-        alone = others.isinf()
-        others = torch.where(alone, torch.ones_like(others), others)
-        share = others / (away[n] + others + 1e-6)
-        # By itself an object has all of the foreground, but for what is far from its colours.
-        found.append(foreground * torch.where(alone & (len(firsts) > 1), torch.ones_like(share), share))
-    if not any(bool(same.any()) for same in alike.values()):
-        return found
-    windows = [follow(mask.detach(), first, None, 1) for mask, first in zip(found, firsts, strict=True)]
-    reach = [_in_radii(window, first) for window, first in zip(windows, firsts, strict=True)]
-    for n, k in pairs:
-        found[n] = torch.where(alike[n, k] & (reach[k] < reach[n]), torch.zeros_like(found[n]), found[n])
-    return found
+    found = foreground[:, None] * shares(frames.detach(), foreground.detach(), first_BNHW)
+    return list(found.unbind(1))
 
 
 def _by_first_masks(observation: Observation, first_BNHW: Tensor) -> list[Moving]:
@@ -120,25 +95,3 @@ def _by_blobs(observation: Observation) -> list[Moving]:
 def _apart(path: Path, centre_T2: np.ndarray) -> float:
     """Usual distance of a path from a track, px."""
     return float(np.median(np.linalg.norm(path.centre_P2 - centre_T2[path.frames_P], axis=1)))
-
-
-def _in_radii(window_BTHW: Tensor, first_BHW: Tensor) -> Tensor:
-    """Distance of every pixel (B, T, H, W) from the middle of a window over the object's radius."""
-    height, width = window_BTHW.shape[-2:]
-    v = torch.arange(height, device=window_BTHW.device).to(window_BTHW) + 0.5
-    u = torch.arange(width, device=window_BTHW.device).to(window_BTHW) + 0.5
-    centre = centre_of(window_BTHW)[..., None, None, :]
-    away = torch.hypot(u - centre[..., 0], v[:, None] - centre[..., 1])
-    return away / (first_BHW.to(away).sum((1, 2)) / torch.pi).sqrt().clamp(min=1.0)[:, None, None, None]
-
-
-def _alike(palette_BKC: Tensor, other_BKC: Tensor) -> Tensor:
-    """Whether two objects' colours are the same, (B,)."""
-    apart = torch.cdist(palette_BKC, other_BKC)
-    return (apart.amin(1).mean(1) < _ALIKE) & (apart.amin(2).mean(1) < _ALIKE)
-
-
-def _distance2_to_palette(frames_BTCHW: Tensor, palette_BKC: Tensor) -> Tensor:
-    """Squared distance of every colour to the nearest of the palette, (B, T, H, W)."""
-    away = [(frames_BTCHW - colour[:, None, :, None, None]).square().sum(2) for colour in palette_BKC.unbind(1)]
-    return torch.stack(away).amin(0)

@@ -72,7 +72,7 @@ def track_in_image(
         camera: needed to move depth from the surface to the centre.
         window_BTHW: where the object is, where that is known already; empty in frames that do not show it.
     """
-    uv_HW2 = _pixel_centres(mask_BTHW)
+    uv_HW2 = pixel_centres(mask_BTHW)
     window = window_BTHW
     if window is None:
         window = follow(mask_BTHW.detach(), first_mask_BHW, None if flow_BSHW2 is None else flow_BSHW2.detach(), stride)
@@ -119,12 +119,12 @@ def follow(mask_BTHW: Tensor, first_mask_BHW: Tensor | None, flow_BSHW2: Tensor 
     is taken.
     """
     batch, frames, height, width = mask_BTHW.shape
-    uv = _pixel_centres(mask_BTHW)
+    uv = pixel_centres(mask_BTHW)
     start_mask = mask_BTHW[:, 0] if first_mask_BHW is None else first_mask_BHW.to(mask_BTHW)
     if first_mask_BHW is None:
-        start_mask = start_mask * _disc(_heaviest(start_mask), uv, torch.full_like(start_mask[:, 0, 0], 0.2 * height))
-    centre, radius, usual = _blob(start_mask, uv)
-    windows = [_disc(centre, uv, radius)]
+        start_mask = start_mask * disc(heaviest(start_mask), uv, torch.full_like(start_mask[:, 0, 0], 0.2 * height))
+    centre, radius, usual = blob(start_mask, uv)
+    windows = [disc(centre, uv, radius)]
     speed = torch.zeros_like(centre)
     for t in range(1, frames):
         if flow_BSHW2 is not None:
@@ -139,13 +139,13 @@ def follow(mask_BTHW: Tensor, first_mask_BHW: Tensor | None, flow_BSHW2: Tensor 
             guess, mass = _shift(mask_BTHW[:, t], guess, uv, spread)
         lost = mass < 0.25 * usual
         if lost.any():
-            again, found = _shift(mask_BTHW[:, t], _heaviest(mask_BTHW[:, t]), uv, radius)
+            again, found = _shift(mask_BTHW[:, t], heaviest(mask_BTHW[:, t]), uv, radius)
             better = lost & (found > 0.5 * usual)
             guess = torch.where(better[:, None], again, guess)
         if flow_BSHW2 is None:
             speed = guess - centre
         centre = guess
-        windows.append(_disc(centre, uv, radius))
+        windows.append(disc(centre, uv, radius))
     return torch.stack(windows, dim=1)
 
 
@@ -174,30 +174,30 @@ def surface_to_centre(surface_m: Tensor, radius_px: Tensor, kept: Tensor, focal_
 def centre_of(window_BTHW: Tensor) -> Tensor:
     """Centroid (u, v) of every window, (B, T, 2), px; zero where it is empty."""
     total = window_BTHW.sum((2, 3)).clamp(min=1e-6)[..., None]
-    return (window_BTHW[..., None] * _pixel_centres(window_BTHW)).sum((2, 3)) / total
+    return (window_BTHW[..., None] * pixel_centres(window_BTHW)).sum((2, 3)) / total
 
 
-def _pixel_centres(image_BTHW: Tensor) -> Tensor:
+def pixel_centres(image_BTHW: Tensor) -> Tensor:
     height, width = image_BTHW.shape[-2:]
     v = torch.arange(height, dtype=image_BTHW.dtype, device=image_BTHW.device) + 0.5
     u = torch.arange(width, dtype=image_BTHW.dtype, device=image_BTHW.device) + 0.5
     return torch.stack((u.expand(height, -1), v[:, None].expand(-1, width)), dim=-1)
 
 
-def _disc(centre_B2: Tensor, uv_HW2: Tensor, radius_B: Tensor) -> Tensor:
+def disc(centre_B2: Tensor, uv_HW2: Tensor, radius_B: Tensor) -> Tensor:
     distance = (uv_HW2 - centre_B2[:, None, None]).norm(dim=-1)
     return ((radius_B[:, None, None] + _EDGE_PX - distance) / _EDGE_PX).clamp(0, 1)
 
 
 def _shift(mask_BHW: Tensor, centre_B2: Tensor, uv: Tensor, radius_B: Tensor) -> tuple[Tensor, Tensor]:
     """One mean shift: the centroid of the mask in a disc, and the mass found there."""
-    weight = mask_BHW * _disc(centre_B2, uv, radius_B)
+    weight = mask_BHW * disc(centre_B2, uv, radius_B)
     mass = weight.sum((1, 2))
     mean = (weight[..., None] * uv).sum((1, 2)) / mass.clamp(min=1e-6)[:, None]
     return torch.where((mass > 1e-3)[:, None], mean, centre_B2), mass
 
 
-def _heaviest(mask_BHW: Tensor) -> Tensor:
+def heaviest(mask_BHW: Tensor) -> Tensor:
     """Centre (B, 2) of the neighbourhood that holds the most mask."""
     width = mask_BHW.shape[-1]
     size = max(3, (width // 16) * 2 + 1)
@@ -205,7 +205,7 @@ def _heaviest(mask_BHW: Tensor) -> Tensor:
     return torch.stack((index % width + 0.5, torch.div(index, width, rounding_mode="floor") + 0.5), dim=-1).to(mask_BHW)
 
 
-def _blob(mask_BHW: Tensor, uv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def blob(mask_BHW: Tensor, uv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Centre, window radius (the object's longest half-axis and some margin) and area of the start mask."""
     area = mask_BHW.sum((1, 2))
     centre = (mask_BHW[..., None] * uv).sum((1, 2)) / area.clamp(min=1e-6)[:, None]

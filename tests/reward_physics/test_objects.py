@@ -84,6 +84,31 @@ def test_objects_keep_the_order_of_their_masks(mask, colours):
         assert read(found) == pytest.approx(expected, rel=0.04)
 
 
+@pytest.mark.parametrize("mask", ["segmenter", "appearance"])
+def test_bodies_of_one_colour_that_collide_stay_who_they_are(mask):
+    hits = torch.arange(FRAMES) >= 8
+    step = torch.arange(FRAMES) - 8.0
+    first = torch.stack((80 + 3 * step.clamp(max=0) + 0.5 * step.clamp(min=0), torch.full((FRAMES,), 60.0)), -1)
+    second = torch.stack((90 + 2.5 * step * hits, torch.full((FRAMES,), 60.0)), -1)
+    clip, masks = drawn([first, second], [RED, RED])
+    known = (masks[:, 0] > 0.5).float()
+    settings = Instruments(mask=mask, depth=by_colour if mask == "segmenter" else None)
+    for order in ([0, 1], [1, 0]):
+        seen = video(clip, object_masks_BNHW=known[order][None], first_mask_BHW=known[order][:1])
+        found = Observation(seen, settings, grad=False)
+        for track, n in zip(found.object_tracks, order, strict=True):
+            assert (track.centroid_BT2[0] - (first, second)[n]).norm(dim=-1).max() < 0.8
+
+
+def test_an_object_that_a_clip_has_not_takes_nothing_from_the_others():
+    clip, masks = drawn([LEFT], [RED])
+    known = torch.stack(((masks[0, 0] > 0.5).float(), torch.zeros(HEIGHT, WIDTH)))
+    found = Observation(video(clip, object_masks_BNHW=known[None], first_mask_BHW=known[:1]), SEGMENTER, grad=False)
+    alone, absent = found.object_tracks
+    torch.testing.assert_close(alone.area_BT, (found.mask_BTHW * alone.window_BTHW).sum((2, 3)))
+    assert absent.area_BT.max() < 1e-3
+
+
 def test_one_object_is_the_observation_itself():
     clip, _ = drawn([LEFT], [RED])
     for instruments in (MOTION, SEGMENTER):
