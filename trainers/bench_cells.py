@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,7 @@ class Plan:
         stage: `core`, or `all` with the ablations.
         quick: one step and two scenes a cell, to see the queue run.
         true_clips: folder of splits and name of the split that supervised fine-tuning learns from; None writes it.
+        changes: further flags of every training by a method.
     """
 
     folder: Path
@@ -77,6 +78,7 @@ class Plan:
     clips: int
     model: str
     true_clips: tuple[str, str] | None
+    changes: Mapping[str, tuple[str, ...]]
 
 
 def cells_of(plan: Plan) -> list[Cell]:
@@ -125,7 +127,8 @@ def arm_cells(
     if start:
         own += ("--lora_path", str(plan.folder / start))
     size = QUICK[method] if plan.quick else ()
-    command = (sys.executable, f"trainers/{method}.py", "--config", config, *steps, *own, *run, *flags, *size)
+    flags = (*plan.changes.get(method, ()), *flags, *size)
+    command = (sys.executable, f"trainers/{method}.py", "--config", config, *steps, *own, *run, *flags)
     minutes = 0.2 if plan.quick else MINUTES[method]
     train = Cell(name=name, command=command, needs=needs, minutes=minutes)
     return [train, evaluate_cell(plan, arm, f"{name}={plan.folder / name}", needs=(name,), seed=seed)]

@@ -3,6 +3,7 @@
     python -m trainers.drops_bench --output_dir outputs/drops_bench
     python -m trainers.drops_bench --dry_run
     python -m trainers.drops_bench --quick --only oro rwr     a look: one step and two scenes a cell
+    python -m trainers.drops_bench --stage core --jobs 12 --set rwr.max_steps=150     on a large machine
 
 A queue of cells, each a command of its own of at most 30 minutes: base, PSFT, ORO, RWR, PSFT+ORO and PSFT+RWR with
 three seeds at the same budget of time, then ablations with one seed. A finished cell is not run again; a training that
@@ -13,24 +14,30 @@ RWR alone see no clip that falls at 9.81. This is no PisaBench: see `data.pisabe
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from reward_physics.intervals import Interval
 from reward_physics.metrics import nan_median
-from trainers.bench_cells import Cell, Plan, cells_of
+from trainers.bench_cells import STEPS, Cell, Plan, cells_of
 from trainers.clips import write_text
-from trainers.config import Positive, Rate, exit_with_one_line, option, parse_config, strict
+from trainers.config import Positive, Rate, Weight, exit_with_one_line, option, parse_config, strict
 from trainers.details import details_table
 from trainers.evaluation import plain
+from trainers.faults import STOPPED
 from trainers.summary import column, comparison, markdown_table, summary
 
 GRACE_S = 120
 """How long a cell that is stopped may take to write its checkpoint."""
+
+POLL_S = 0.05
 
 
 @strict
@@ -47,6 +54,12 @@ class DropsBenchConfig:
     clips: Positive = option(600, "clips of true gravity that PSFT learns from")
     true_clips: list[str] = option([], "folder of splits and split of clips for PSFT, instead of writing them")
     cell_minutes: Rate = option(30.0, "a cell that takes longer is stopped; the next run goes on with it")
+    total_minutes: Weight = option(0.0, "stop all cells after so long, with the tables of what is done; 0 is never")
+    jobs: Positive = option(1, "cells that run at a time, the cores shared out between them")
+    set: list[str] = option(
+        [],
+        "METHOD.NAME=VALUE for every training by that method, such as rwr.max_steps=150; commas part a list's values",
+    )
     tolerance: Rate = option(0.15, "relative error of g that still counts as right")
     quick: bool = option(False, "one step and two scenes a cell, to see the queue run")
     dry_run: bool = option(False, "print the cells with their estimated time and stop")
@@ -59,22 +72,54 @@ def run(config: DropsBenchConfig) -> list[str]:
     if config.dry_run:
         print(plan_table(cells, folder))
         return []
-    missed: list[str] = []
-    for number, cell in enumerate(cells, start=1):
-        head = f"{number}/{len(cells)} {cell.name}"
-        waits = [need for need in cell.needs if not is_done(folder, find(cells, need))]
-        if is_done(folder, cell):
-            print(f"{head}: done before", flush=True)
-        elif waits:
-            print(f"{head}: left out, {waits[0]} is not done", flush=True)
-            missed.append(cell.name)
-        else:
-            outcome = run_cell(cell, folder, minutes=config.cell_minutes)
-            print(f"{head}: {outcome or 'done'}", flush=True)
-            missed += [cell.name] if outcome else []
-        if cell.arm and not missed:
-            gather(config, cells)
-    gather(config, cells)
+    try:
+        return run_queue(config, cells, folder)
+    finally:
+        gather(config, cells)
+
+
+def run_queue(config: DropsBenchConfig, cells: Sequence[Cell], folder: Path) -> list[str]:
+    """Keep `jobs` cells running, each after those that it needs, in the order of the queue otherwise.
+
+    Whatever ends this, an interrupt too, no cell is left behind: all are asked to stop, and killed after `GRACE_S`.
+    """
+    ended_s = time.monotonic() + 60 * (config.total_minutes or math.inf)
+    numbers = {cell.name: number for number, cell in enumerate(cells, start=1)}
+    waiting, running, missed, done = list(cells), [], [], set()
+
+    def tell(cell: Cell, outcome: str) -> None:
+        print(f"{numbers[cell.name]}/{len(cells)} {cell.name}: {outcome}", flush=True)
+
+    try:
+        while waiting or running:
+            for cell in list(waiting):
+                lost = [need for need in cell.needs if need in missed]
+                known = is_done(folder, cell)
+                if known:
+                    done.add(cell.name)
+                    tell(cell, "done before")
+                elif lost or time.monotonic() > ended_s:
+                    missed.append(cell.name)
+                    tell(cell, f"left out, {lost[0]} is not done" if lost else "left out, the time is over")
+                elif len(running) < config.jobs and all(need in done for need in cell.needs):
+                    running.append(Running(cell, folder, jobs=config.jobs))
+                else:
+                    continue
+                waiting.remove(cell)
+            time.sleep(POLL_S)
+            for one in running:
+                if time.monotonic() > min(one.started_s + 60 * config.cell_minutes, ended_s):
+                    one.stop()
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                outcome = one.finish()
+                missed += [one.cell.name] if outcome else []
+                done |= set() if outcome else {one.cell.name}
+                tell(one.cell, outcome or "done")
+                if one.cell.arm and not outcome:
+                    gather(config, cells)
+    finally:
+        stop_all(running)
     return missed
 
 
@@ -97,6 +142,7 @@ def chosen(config: DropsBenchConfig) -> list[Cell]:
             clips=config.clips,
             model=config.model,
             true_clips=(config.true_clips[0], config.true_clips[1]) if config.true_clips else None,
+            changes=changes_of(config.set),
         )
     )
     arms = dict.fromkeys(cell.arm for cell in cells if cell.arm)
@@ -109,9 +155,20 @@ def chosen(config: DropsBenchConfig) -> list[Cell]:
     return [cell for cell in cells if cell.name in wanted]
 
 
-def find(cells: Sequence[Cell], name: str) -> Cell:
-    """The cell of this name."""
-    return next(cell for cell in cells if cell.name == name)
+def changes_of(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Flags of each method from METHOD.NAME=VALUE.
+
+    Raises:
+        ValueError: another form, or no such method.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        method, _, setting = name.partition(".")
+        if method not in STEPS or not setting or not value:
+            raise ValueError(f"set must be METHOD.NAME=VALUE with a method of {', '.join(STEPS)}, got {text}")
+        found[method] = (*found.get(method, ()), f"--{setting}", *value.split(","))
+    return found
 
 
 def is_done(folder: Path, cell: Cell) -> bool:
@@ -120,29 +177,60 @@ def is_done(folder: Path, cell: Cell) -> bool:
     return path.exists() and json.loads(path.read_text())["command"] == list(cell.command)
 
 
-def run_cell(cell: Cell, folder: Path, *, minutes: float) -> str | None:
-    """Run one cell, its output in a log beside its record; returns what went wrong in words."""
-    log = folder / "cells" / f"{cell.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    with log.open("a") as file, subprocess.Popen(cell.command, stdout=file, stderr=subprocess.STDOUT) as process:
-        try:
-            status = process.wait(timeout=60 * minutes)
-        except BaseException as stopped:
-            process.terminate()  # trainers write a checkpoint then
-            try:
-                process.wait(timeout=GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            if not isinstance(stopped, subprocess.TimeoutExpired):
-                raise
-            return f"stopped after {minutes:g} minutes: run again and it goes on from its checkpoint"
-    if status:
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"failed with exit status {status} ({lines[-1] if lines else 'no output'}): see {log}"
-    record = {"command": list(cell.command), "minutes": round((time.perf_counter() - started) / 60, 2)}
-    write_text(folder / "cells" / f"{cell.name}.json", json.dumps(record) + "\n")
-    return None
+@dataclass
+class Running:
+    """A cell that runs in a process of its own, its output in a log beside its record."""
+
+    cell: Cell
+    folder: Path
+    jobs: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.log = self.folder / "cells" / f"{self.cell.name}.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))} if self.jobs > 1 else {}
+        self.started_s, self.stopped_s = time.monotonic(), math.inf
+        self.file: IO[str] = self.log.open("a")
+        # A session of its own: an interrupt at the keyboard reaches this process alone, which asks cells to save first.
+        self.process = subprocess.Popen(
+            self.cell.command,
+            stdout=self.file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **threads},
+            start_new_session=True,
+        )
+
+    def stop(self) -> None:
+        """Ask it to end, which trainers do with a checkpoint; after `GRACE_S` it is killed. May be called again."""
+        if self.stopped_s == math.inf:
+            self.stopped_s = time.monotonic()
+            self.process.terminate()
+        elif time.monotonic() > self.stopped_s + GRACE_S:
+            self.process.kill()
+
+    def finish(self) -> str | None:
+        """Write the record of a process that has ended; returns what went wrong in words."""
+        self.file.close()
+        minutes, status = (time.monotonic() - self.started_s) / 60, self.process.returncode
+        if self.stopped_s < math.inf and status:
+            return f"stopped after {minutes:.2g} minutes: run again and it goes on from its checkpoint"
+        if status:
+            lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+            return f"failed with exit status {status} ({lines[-1] if lines else 'no output'}): see {self.log}"
+        record = {"command": list(self.cell.command), "minutes": round(minutes, 2)}
+        write_text(self.folder / "cells" / f"{self.cell.name}.json", json.dumps(record) + "\n")
+        return None
+
+
+def stop_all(running: Sequence[Running]) -> None:
+    """End every cell, all of them at a time."""
+    while any(one.process.poll() is None for one in running):
+        for one in running:
+            if one.process.poll() is None:
+                one.stop()
+        time.sleep(POLL_S)
+    for one in running:
+        one.finish()
 
 
 def plan_table(cells: Sequence[Cell], folder: Path) -> str:
@@ -201,9 +289,15 @@ def seeds_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def on_terminate(*_: object) -> None:
+    """End as by an interrupt, so that cells are stopped."""
+    sys.exit(STOPPED)
+
+
 def main() -> None:
     """The command."""
     config = parse_config(DropsBenchConfig)
+    signal.signal(signal.SIGTERM, on_terminate)
     missed = run(config)
     table = Path(config.output_dir) / "table.md"
     if table.exists() and not config.dry_run:

@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +69,19 @@ def test_only_asks_for_what_an_arm_needs(at_root):
         chosen(DropsBenchConfig(true_clips=["one"]))
 
 
+def test_settings_of_a_method_reach_its_trainings_alone(at_root):
+    from trainers.regression_config import RWRConfig
+
+    cells = chosen(DropsBenchConfig(set=["rwr.max_steps=7", "rwr.denoising_sigma_range=0.6,0.9", "psft.max_steps=9"]))
+    config = parse_config(RWRConfig, command_of(cells, "psft+rwr-0")[2:])
+    assert (config.max_steps, config.denoising_sigma_range) == (7, [0.6, 0.9])
+    assert command_of(cells, "psft-1")[-2:] == ("--max_steps", "9")
+    assert command_of(cells, "oro-0") == command_of(chosen(DropsBenchConfig()), "oro-0")
+    for wrong in ("rwr.max_steps", "pso.max_steps=1", "max_steps=1"):
+        with pytest.raises(ValueError, match=f"METHOD.NAME=VALUE with a method of oro, rwr, psft, got {wrong}"):
+            chosen(DropsBenchConfig(set=[wrong]))
+
+
 @pytest.fixture
 def queue(monkeypatch, tmp_path):
     """`queue(*cells)` runs these; a cell's command appends its name to `order`."""
@@ -112,7 +129,7 @@ def test_a_cell_whose_command_changed_runs_again(queue, tmp_path):
 def test_a_cell_that_takes_too_long_is_stopped_and_not_done(queue, tmp_path, capsys):
     slow = writes(tmp_path, "slow", seconds=30)
     assert queue(slow, cell_minutes=0.01) == ["slow"]
-    assert "stopped after 0.01 minutes" in capsys.readouterr().out
+    assert "stopped after 0.01" in capsys.readouterr().out
 
 
 def leave_evaluation(folder, cell, g_m_s2):
@@ -166,3 +183,89 @@ def test_a_training_that_is_stopped_is_asked_to_save_first(queue, tmp_path):
     )
     assert queue(Cell(name="slow", command=(sys.executable, "-c", program)), cell_minutes=0.02) == ["slow"]
     assert (tmp_path / "saved").exists()
+
+
+def runs(tmp_path, name, program, needs=()):
+    """A cell whose program finds `here`, the folder of the test, and `name`."""
+    head = f"import os, pathlib, signal, sys, time; here = pathlib.Path(r'{tmp_path}'); name = '{name}'\n"
+    return Cell(name=name, command=(sys.executable, "-c", head + program), needs=tuple(needs))
+
+
+MEET = """
+(here / name).touch()
+for _ in range(400):
+    time.sleep(0.05)
+    if all((here / other).exists() for other in "ab"):
+        sys.exit(0)
+sys.exit(1)
+"""
+"""Ends well where a and b run at the same time."""
+
+SAVE = """
+signal.signal(signal.SIGTERM, lambda *_: ((here / f"saved-{name}").touch(), sys.exit(143)))
+(here / name).touch()
+time.sleep(60)
+"""
+
+
+def test_several_cells_run_at_a_time_and_after_what_they_need(queue, tmp_path, capsys):
+    seen = "sys.exit(0 if (here / 'a').exists() and (here / 'b').exists() else 1)"
+    cells = [runs(tmp_path, "after", seen, needs="ab"), runs(tmp_path, "a", MEET), runs(tmp_path, "b", MEET)]
+    assert queue(*cells, jobs=2) == []
+    assert capsys.readouterr().out.splitlines()[-1] == "1/3 after: done"
+    assert queue(*cells, jobs=2) == []
+    assert capsys.readouterr().out.count("done before") == 3
+
+
+def test_no_more_cells_run_than_jobs_and_the_cores_are_shared_out(queue, tmp_path, monkeypatch):
+    monkeypatch.setattr(drops_bench.os, "cpu_count", lambda: 8)
+    program = """
+(here / f"on-{name}").touch()
+time.sleep(0.2)
+(here / f"most-{len(list(here.glob('on-*')))}-{os.environ['OMP_NUM_THREADS']}").touch()
+(here / f"on-{name}").unlink()
+"""
+    assert queue(*(runs(tmp_path, name, program) for name in "abcde"), jobs=2) == []
+    assert {path.name for path in tmp_path.glob("most-*")} <= {"most-1-4", "most-2-4"}
+
+
+def test_what_needs_a_failed_cell_is_left_out_while_others_go_on(queue, tmp_path):
+    cells = [runs(tmp_path, "a", "sys.exit(2)"), runs(tmp_path, "b", "", needs="a"), runs(tmp_path, "c", "")]
+    cells.append(runs(tmp_path, "d", "", needs="b"))
+    assert sorted(queue(*cells, jobs=3)) == ["a", "b", "d"]
+    assert (tmp_path / "cells" / "c.json").exists()
+
+
+def test_when_the_time_is_over_all_cells_save_and_the_rest_is_left_out(queue, tmp_path, capsys):
+    cells = [runs(tmp_path, name, SAVE) for name in "abc"]
+    assert sorted(queue(*cells, jobs=2, total_minutes=0.04)) == ["a", "b", "c"]
+    assert (tmp_path / "saved-a").exists()
+    assert (tmp_path / "saved-b").exists()
+    assert not (tmp_path / "c").exists()
+    assert "3/3 c: left out, the time is over" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_stops_every_cell_with_its_checkpoint(queue, tmp_path, asked):
+    before = signal.signal(signal.SIGTERM, drops_bench.on_terminate)
+
+    def interrupt():
+        while not all((tmp_path / name).exists() for name in "ab"):
+            time.sleep(0.02)
+        os.kill(os.getpid(), asked)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        with pytest.raises(KeyboardInterrupt if asked == signal.SIGINT else SystemExit):
+            queue(*(runs(tmp_path, name, SAVE) for name in "abc"), jobs=2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert sorted(path.name for path in tmp_path.glob("saved-*")) == ["saved-a", "saved-b"]
+
+
+def test_a_cell_that_will_not_stop_is_killed(queue, tmp_path, monkeypatch):
+    monkeypatch.setattr(drops_bench, "GRACE_S", 0.2)
+    stubborn = "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    started = time.monotonic()
+    assert queue(runs(tmp_path, "a", stubborn), total_minutes=0.01) == ["a"]
+    assert time.monotonic() - started < 30
