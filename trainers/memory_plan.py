@@ -67,16 +67,31 @@ class Plan:
         return sum(self.held.values()) + max(self.phases.values())
 
 
-def build(size: Size, dtype: torch.dtype) -> Any:
-    """The adapter over networks without data; one expert stands for all."""
+def build(size: Size, dtype: torch.dtype, device: str = "meta") -> Any:
+    """The adapter over random networks, without data on `meta`; one expert stands for all.
+
+    Types are those that loading at `dtype` gives: what a class keeps in float32 stays so.
+    """
 
     def component(made: tuple[str, dict[str, Any]]) -> Any:
         kind = getattr(diffusers, made[0])
         known = inspect.signature(kind.__init__).parameters
         return kind(**{name: value for name, value in made[1].items() if name in known})
 
-    with torch.device("meta"):
-        parts: dict[str, Any] = {name: component(getattr(size, name)).to(dtype) for name in ("transformer", "vae")}
+    def network(made: tuple[str, dict[str, Any]]) -> Any:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            with torch.device(device):
+                built = component(made)
+        finally:
+            torch.set_default_dtype(before)
+        kept = set(built._keep_in_fp32_modules or ())
+        for name, weight in built.named_parameters():
+            weight.data = weight.data.to(torch.float32 if kept & set(name.split(".")) else dtype)
+        return built
+
+    parts: dict[str, Any] = {name: network(getattr(size, name)) for name in ("transformer", "vae")}
     parts["scheduler"] = component(size.scheduler)
     pipeline_class = getattr(diffusers, size.pipeline)
     needed = inspect.signature(pipeline_class.__init__).parameters.values()

@@ -128,10 +128,11 @@ def oro_step(model: Any, config: Any, peaks: Peaks) -> None:
     )
     loss = _of_reward(done.latents)
     near = [i for i in range(len(done.visited)) if in_range(done.sigmas_S[i], config.reference_sigma_range)]
+    near = near or [len(done.visited) - 1]  # a short rollout stands for a long one, which has such a step
     again = config.gradient_checkpointing
     if config.reference_weight > 0:
         with peaks("reference distance"):
-            for i in near[: config.reference_steps]:
+            for i in (near * config.reference_steps)[: config.reference_steps]:
                 sigma_B = done.sigmas_S[i].expand(len(done.latents))
                 loss = loss + reference_distance(model, done.visited[i], sigma_B, condition, checkpointing=again)
     if config.denoising_weight > 0:

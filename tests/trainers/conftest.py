@@ -24,7 +24,7 @@ class Brightness:
     def judge(self, video, columns, grad):
         with torch.set_grad_enabled(grad):
             reward_B = self.change(video.frames_BTCHW.mean(dim=(1, 2, 3, 4)), video.frames_BTCHW)
-        measurable_B = torch.ones(video.batch_size, dtype=torch.bool)
+        measurable_B = torch.ones_like(reward_B, dtype=torch.bool)
         measurable_B[self.blind] = False
         seen_B = torch.where(measurable_B, reward_B.detach(), float("nan"))
         return types.SimpleNamespace(

@@ -43,7 +43,7 @@ class LTXModel(StockModel):
         return 128, self.transformer.config["caption_channels"]
 
     def _encode_texts(self, texts: list[str]) -> Text:
-        features, mask, *_ = self.pipeline.encode_prompt(texts, do_classifier_free_guidance=False)
+        features, mask, *_ = self.pipeline.encode_prompt(texts, do_classifier_free_guidance=False, device=self.device)
         return features, mask
 
     @torch.no_grad()
