@@ -92,8 +92,10 @@ class Peaks:
                 self._within.pop()
 
         with patch.object(Phases, "__call__", phase):
-            yield
-            self.note()
+            try:
+                yield
+            finally:
+                self.note()
 
 
 class DeviceMeter:
@@ -171,20 +173,32 @@ def measured(size: Size, config: OROConfig) -> dict[str, Any]:
     built_s = time.perf_counter() - started
     meter, allocator = MemoryMeter(cpu_workspace), DeviceMeter()
     peaks = Peaks(allocator.take_peak if on_gpu else lambda: before + meter.take_peak())
-    with peaks.watching(), contextlib.nullcontext() if on_gpu else meter:
-        oro.train(config, model=model)
-    lines = [json.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()]
+    said: dict[str, str] = {}
+    try:
+        with peaks.watching(), contextlib.nullcontext() if on_gpu else meter:
+            oro.train(config, model=model)
+    except Exception as error:  # what was measured until then is told all the same
+        traceback.print_exc()
+        said = {"error": told(error)}
+    file = Path(config.output_dir) / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    last = lines[-1] if lines else {}
     kept = ("reward", "measurable", "grad_norm", "reference_distance", "memory_gb")
     return {
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "built_s": round(built_s, 1),
         "seconds": [round(line["seconds"], 2) for line in lines],
-        "seconds_by_phase": {key[8:]: round(v, 2) for key, v in lines[-1].items() if key.startswith("seconds/")},
+        "seconds_by_phase": {key[8:]: round(v, 2) for key, v in last.items() if key.startswith("seconds/")},
         "figures": [{key: line[key] for key in kept if key in line} for line in lines],
         "peaks": peaks.phases,
         "allocated": max(peaks.phases.values()),
         "reserved": allocator.reserved,
+        **said,
     }
+
+
+def told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
 
 
 def planned(size: Size, config: OROConfig) -> dict[str, Any]:
@@ -220,7 +234,7 @@ def run_row(row: str, file: Path | None, changes: dict[str, Any], folder: Path) 
         result["measured"] = measured(size, config)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
-        result["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        result["error"] = told(error)
     faulthandler.cancel_dump_traceback_later()
     write(folder / "result.json", json.dumps(result))
 
@@ -245,12 +259,11 @@ def table(results: list[dict[str, Any]]) -> str:
         plans, found = one.get("planned", {}), one.get("measured", {})
         peaks, alive = plans.get("peaks", {}), found.get("peaks", {})
         peak = max(peaks.values(), default=None)
+        said = one.get("error", found.get("error", ""))
         cells = [one["row"], one.get("clip", ""), str(one.get("steps", ""))]
         cells += [gib(sum(plans["held"].values()) if plans else None), gib(peak), gib(found.get("allocated"))]
         cells += [error_of(peak, found.get("allocated")), gib(found.get("reserved"))]
-        rows.append(
-            "| " + " | ".join([*cells, ", ".join(map(str, found.get("seconds", []))), one.get("error", "")]) + " |"
-        )
+        rows.append("| " + " | ".join([*cells, ", ".join(map(str, found.get("seconds", []))), said]) + " |")
         for name, bytes_ in alive.items():
             known = max((peaks[key] for key in PHASES.get(name, ()) if key in peaks), default=None)
             phases.append(f"| {one['row']} | {name} | {gib(known)} | {gib(bytes_)} | {error_of(known, bytes_)} |")
