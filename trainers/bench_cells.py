@@ -14,7 +14,7 @@ STEPS = {"oro": 240, "rwr": 360, "psft": 800}
 
 MINUTES = {"oro": 22, "rwr": 22, "psft": 20, "evaluate": 3, "data": 10}
 FREE = ("--reference_weight", "0", "--denoising_weight", "0")
-SMALL = ("--max_steps", "1", "--per_device_train_batch_size", "1")
+SMALL = ("--max_steps", "1", "--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "1")
 QUICK = {
     "oro": SMALL,
     "psft": SMALL,
@@ -23,10 +23,11 @@ QUICK = {
 
 ABLATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rwr_uniform": ("rwr", ("--weighting", "uniform")),
-    "rwr_cold": ("rwr", ("--target_ess", "0.1")),
-    "rwr_hot": ("rwr", ("--target_ess", "0.6")),
-    "rwr_n4": ("rwr", ("--num_generations", "4", "--prompts_per_round", "24")),
-    "rwr_best": ("rwr", ("--top_k", "1", "--max_weight", "0")),
+    "rwr_positive": ("rwr", ("--weighting", "reward", "--target_ess", "0.25", "--absolute_scale", "0")),
+    "rwr_best": ("rwr", ("--weighting", "reward", "--top_k", "1", "--absolute_scale", "0")),
+    "rwr_cold": ("rwr", ("--temperature", "0.2")),
+    "rwr_hot": ("rwr", ("--temperature", "10")),
+    "rwr_n4": ("rwr", ("--num_generations", "4", "--prompts_per_round", "64")),
     "oro_last": ("oro", ("--grad_steps", "last")),
     "oro_early": ("oro", ("--adapter_sigma_range", "0.86", "1")),
     "oro_free": ("oro", FREE),
@@ -86,7 +87,7 @@ def cells_of(plan: Plan) -> list[Cell]:
     cells = [] if plan.true_clips else [data_cell(plan)]
     cells.append(evaluate_cell(plan, "base", "base"))
     for seed in plan.seeds:
-        for method in ("oro", "rwr", "psft"):
+        for method in ("psft", "oro", "rwr"):  # others wait for the first
             cells += arm_cells(plan, method, method, seed, ())
         for method in ("oro", "rwr"):
             cells += arm_cells(plan, f"psft+{method}", method, seed, (), start=f"psft-{seed}")

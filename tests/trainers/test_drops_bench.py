@@ -63,7 +63,7 @@ def test_only_asks_for_what_an_arm_needs(at_root):
     names = [cell.name for cell in chosen(DropsBenchConfig(only=["psft+rwr"], seeds=[4]))]
     assert names == ["data", "evaluate-base", "psft-4", "psft+rwr-4", "evaluate-psft+rwr-4"]
     assert "data" not in [cell.name for cell in chosen(DropsBenchConfig(true_clips=["some/folder", "train"]))]
-    with pytest.raises(ValueError, match="arm orro, which is none of base, oro, rwr"):
+    with pytest.raises(ValueError, match="arm orro, which is none of base, psft, oro"):
         chosen(DropsBenchConfig(only=["orro"]))
     with pytest.raises(ValueError, match="true_clips must be a folder"):
         chosen(DropsBenchConfig(true_clips=["one"]))
