@@ -114,6 +114,7 @@ LOSE: dict[str, dict[str, str]] = {
         "blur": "the background's edges soften",
     },
     "continuity": {"teleport": "a step unlike its neighbours"},
+    "steadiness": {"camera_shake": "the picture jerks as one"},
     "first_frame": {"reverse_time": "another first frame"},
     "flow_match": {
         "freeze": "no flow",

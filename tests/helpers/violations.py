@@ -193,6 +193,23 @@ def expanding() -> tuple[list[float], list[float]]:
     return sizes, scores
 
 
+def shaken() -> tuple[list[float], list[float]]:
+    """A vortex seen by a camera that goes to and fro by a size, px."""
+    sizes = [0.0, 0.2, 0.4, 0.7, 1.0]
+    scores = []
+    for size in sizes:
+
+        def flow(frames: Tensor, *, stride: int = 1, size: float = size) -> Tensor:
+            batch, count, _, height, width = frames.shape
+            v, u = torch.meshgrid(torch.arange(height) - height / 2, torch.arange(width) - width / 2, indexing="ij")
+            sign = (1 - 2 * (torch.arange(count - stride) % 2))[:, None, None, None]
+            shake = size * sign * torch.tensor([1.0, 0.0])
+            return (0.02 * torch.stack((-v, u), dim=-1) + shake).expand(batch, -1, -1, -1, -1).to(frames)
+
+        scores.append(load_reward("steadiness")(flowing(make_world(free_fall(frames=8)).video, flow)).item())
+    return sizes, scores
+
+
 def flowing(video, flow) -> Observation:
     return Observation(video, Instruments(mask="appearance", flow=flow), grad=False)
 
@@ -263,6 +280,7 @@ CASES: dict[str, tuple[str, Case]] = {
     ),
     "background": ("drift of brightness, 0 to 0.3", with_frames("background", [0.0, 0.05, 0.1, 0.2, 0.3], drifted)),
     "registration": ("shift, 0 to 2 px", with_frames("registration", [0.0, 0.5, 1.0, 1.5, 2.0], shifted)),
+    "steadiness": ("shake to and fro, 0 to 1 px", shaken),
     "flow_match": ("g from 9.81 to 2 m/s²", half(drawn("flow_match", reference=True), range(5))),
     "flow_match, too fast": ("g from 9.81 to 16 m/s²", half(drawn("flow_match", reference=True), range(4, 8))),
     "depth_match": ("g from 2 to 16 m/s²", drawn("depth_match", reference=True)),

@@ -15,6 +15,7 @@ from rewards.observability_gate import observability_gate, perspective
 from rewards.registration import registration
 from rewards.saturation import saturation
 from rewards.sharpness import sharpness
+from rewards.steadiness import steadiness
 
 FALL = make_world(free_fall(frames=8))
 FRAMES = FALL.video.frames_BTCHW
@@ -143,6 +144,27 @@ def test_registration_loses_by_a_shift_a_gain_and_a_blur_and_lets_a_shadow_pass(
     assert judged(changed(floor.roll(1, -1))) < judged(changed(half)) < 0.9
     assert judged(changed(1.1 * floor)) < 0.1 and judged(changed(soft)) < 0.3
     assert judged(changed(floor + 0.01 * torch.randn(floor.shape, generator=generator))) > 0.95
+
+
+def test_steadiness_lets_a_vortex_and_a_pan_pass_and_shuts_on_a_shake(generator):
+    pairs = FRAMES.shape[1] - 1
+    v, u = torch.meshgrid(torch.arange(64) - 32.0, torch.arange(64) - 32.0, indexing="ij")
+    vortex = 0.05 * torch.stack((-v, u), -1).expand(1, pairs, -1, -1, -1)
+
+    def judged(flow, **parameters):
+        return steadiness(Observation(FALL.video, Instruments(mask="appearance", flow=flow), grad=False), **parameters)
+
+    def plus(shift_S2):
+        return judged(lambda *_, **__: vortex + shift_S2[None, :, None, None]).item()
+
+    assert plus(torch.zeros(pairs, 2)) == 1.0
+    assert plus(torch.tensor([1.0, 0.5]).expand(pairs, -1)) == pytest.approx(1.0), "an even pan"
+    shake = 0.64 * torch.randn(pairs + 1, 2, generator=generator).diff(dim=0)
+    assert plus(shake) < plus(0.3 * shake) < 0.9 and plus(shake) < 0.05
+    with pytest.raises(ValueError, match="steadiness needs optical flow"):
+        judged(None)
+    with pytest.raises(ValueError, match="steadiness: jerk_px must be > 0, got 0"):
+        judged(lambda *_, **__: vortex, jerk_px=0)
 
 
 @dataclasses.dataclass
