@@ -2,7 +2,7 @@
 
     python -m trainers.redteam --output_dir outputs/redteam
     python -m data.write --split heldout --g_m_s2 9.81 --clips 128 --light
-    python -m trainers.redteam --dataset data/rendered --split heldout-g9.81 --output_dir outputs/redteam
+    python -m trainers.redteam --dataset data/rendered --split heldout-g9.81 --output_dir outputs/redteam --processes 4
 
 The shipped clips fall with many g, so that recipes which say 9.81 need the same scenes simulated at it.
 
@@ -15,6 +15,7 @@ unmeasurable clip is priced beside the true ones; it is ranked rightly where the
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -29,7 +30,7 @@ from reward_physics.attacks import ATTACKS, apply
 from trainers.clips import write_text
 from trainers.config import Positive, exit_with_one_line, option, parse_config, strict, suggestion
 from trainers.models import load_video_model, round_trip
-from trainers.redteam_scenes import TrueClip, true_clips
+from trainers.redteam_scenes import ALL_KINDS, TrueClip, true_clips
 from trainers.redteam_table import LEVELS, names_of, render
 
 RECIPES = "configs/recipes"
@@ -44,16 +45,17 @@ class RedTeamConfig:
     """Attack recipes with true clips made wrong."""
 
     recipe: list[str] = option(["all"], "recipes under attack, or all that ship and are trained on")
-    attack: list[str] = option(["all"], "attacks, or all")
+    attack: list[str] = option(["all"], "attacks, or all, or none: adversarial noise alone")
     split: str = option("validation", "split of the clips; choose nothing by looking at heldout")
     dataset: str | None = option(None, "folder of splits; by default the shipped clips")
     clips: Positive = option(12, "clips of each kind of scene, from the split's beginning")
-    drops: Positive | None = option(None, "clips of the kind that most rewards speak of; by default as many as `clips`")
+    of_kind: list[str] = option([], "KIND=NUMBER: another number of clips of that kind, such as drop=6 collide=32")
     through_autoencoder: bool = option(True, "attack the clips' round trips through the autoencoder as well")
     model: str = option("data/drops/model", "diffusers pipeline whose autoencoder is meant")
     noise_clips: int = option(0, "clips that are attacked by adversarial noise, which costs a gradient a step")
     noise_steps: Positive = option(8, "gradient steps of the adversarial noise")
     judge: str = option("configs/recipes/judge_scene.yaml", "held-out recipe that judges the adversarial noise")
+    processes: Positive = option(1, "clips attacked at once, each by a process of one thread")
     output_dir: str = option("outputs/redteam", "folder of measured.jsonl and redteam.md")
 
 
@@ -104,41 +106,111 @@ def load_recipes(paths: Iterable[str]) -> dict[str, Any]:
 
 def red_team(config: RedTeamConfig, recipes: dict[str, Any]) -> list[dict[str, Any]]:
     """What every reward says of every attacked clip, a record a clip and recipe. Resumes where it stopped."""
-    from rewards.verdicts import scenes
-
     names = attack_names(config.attack)
-    kinds_of = {stem: scenes(names_of(recipe)) for stem, recipe in recipes.items()}
     store = Path(config.output_dir, "measured.jsonl")
     prints = {stem: _fingerprint(recipe, names) for stem, recipe in recipes.items()}
     records = _resumed(store, {"split": config.split, "dataset": config.dataset}, prints)
     done = {(record["recipe"], record["clip"], record["through"]) for record in records}
-    wanted = dict.fromkeys(dict.fromkeys(kind for kinds in kinds_of.values() for kind in kinds), config.clips)
-    if "drop" in wanted:
-        wanted["drop"] = config.drops or config.clips
-    model = load_video_model(config.model) if config.through_autoencoder else None
-    clips = list(true_clips(config.split, config.dataset, wanted))
-    for clip, through in tqdm(list(_both(clips, model)), desc="red team", unit="clip"):
-        todo = {
-            stem: recipe
-            for stem, recipe in recipes.items()
-            if clip.kind in kinds_of[stem] and (stem, clip.name, through) not in done
-        }
-        if not todo:
-            continue
-        for stem, values in measured(_sent(clip, model) if through else clip, todo, names).items():
-            record = {"recipe": stem, "print": prints[stem], "clip": clip.name, "kind": clip.kind, "through": through}
-            records.append(record | values)
-            with store.open("a") as file:
-                file.write(json.dumps(records[-1]) + "\n")
+    bench = Bench(config, recipes)
+    tasks = []
+    for number, clip in enumerate(bench.clips):
+        for through in (False, True) if config.through_autoencoder else (False,):
+            speak = [stem for stem in recipes if clip.kind in bench.kinds_of[stem]]
+            todo = [stem for stem in speak if (stem, clip.name, through) not in done]
+            if todo:
+                tasks.append((number, through, todo))
+    for found in tqdm(in_processes(bench, "attack", tasks), total=len(tasks), desc="red team", unit="clip"):
+        records += [record | {"print": prints[record["recipe"]]} for record in found]
+        with store.open("a") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records[len(records) - len(found) :])
     return records
+
+
+class Bench:
+    """True clips and recipes, in one process.
+
+    Args:
+        config: which clips.
+        recipes: by the names of their files; loaded anew where None.
+    """
+
+    def __init__(self, config: RedTeamConfig, recipes: dict[str, Any] | None = None) -> None:
+        from rewards.verdicts import scenes
+
+        self.config = config
+        self.recipes = load_recipes(config.recipe) if recipes is None else recipes
+        self.kinds_of = {stem: scenes(names_of(recipe)) for stem, recipe in self.recipes.items()}
+        self.clips = list(true_clips(config.split, config.dataset, self._wanted()))
+
+    def _wanted(self) -> dict[str, int]:
+        """How many clips of each kind that a recipe speaks of."""
+        kinds = dict.fromkeys(kind for some in self.kinds_of.values() for kind in some)
+        wanted = dict.fromkeys(kinds, self.config.clips)
+        for one in self.config.of_kind:
+            kind, _, number = one.partition("=")
+            if not number.isdigit():
+                raise ValueError(f"of_kind must be KIND=NUMBER, got {one!r}")
+            if kind in wanted:
+                wanted[kind] = int(number)
+            elif kind not in ALL_KINDS:
+                raise ValueError(f"of_kind: unknown kind {kind}{suggestion(kind, ALL_KINDS)}")
+        return wanted
+
+    @functools.cached_property
+    def model(self) -> Any:
+        return load_video_model(self.config.model)
+
+    def attack(self, task: tuple[int, bool, list[str]]) -> list[dict[str, Any]]:
+        """The records of a clip's number, whether it goes through the autoencoder, and recipes."""
+        number, through, stems = task
+        clip, some = self.clips[number], {stem: self.recipes[stem] for stem in stems}
+        found = measured(_sent(clip, self.model) if through else clip, some, attack_names(self.config.attack))
+        common = {"clip": clip.name, "kind": clip.kind, "through": through}
+        return [{"recipe": stem} | common | values for stem, values in found.items()]
+
+    def noise(self, task: tuple[str, int]) -> list[dict[str, Any]]:
+        """The records of adversarial noise on a recipe and a clip's number among the drops."""
+        from rewards.recipe import load_recipe
+        from trainers.redteam_noise import attacked
+
+        stem, number = task
+        drops = {"drop": self.config.noise_clips}
+        clip = list(true_clips(self.config.split, self.config.dataset, drops))[number]
+        found = attacked(clip, self.recipes[stem], load_recipe(self.config.judge), self.config)
+        return [{"recipe": stem, "clip": clip.name} | record for record in found]
+
+
+_bench: Bench | None = None
+
+
+def in_processes(bench: Bench, method: str, tasks: list[Any]) -> Iterator[list[dict[str, Any]]]:
+    """What a method of the bench says of every task, in their order, from as many processes as the config says."""
+    if bench.config.processes == 1 or len(tasks) < 2:
+        yield from map(getattr(bench, method), tasks)
+        return
+    count = min(bench.config.processes, len(tasks))
+    with torch.multiprocessing.get_context("spawn").Pool(count, _open_bench, (bench.config,)) as pool:
+        yield from pool.imap(functools.partial(_on_bench, method), tasks)
+        pool.close()
+        pool.join()
+
+
+def _open_bench(config: RedTeamConfig) -> None:
+    global _bench
+    torch.set_num_threads(1)
+    _bench = Bench(config)
+
+
+def _on_bench(method: str, task: Any) -> list[dict[str, Any]]:
+    return getattr(_bench, method)(task)
 
 
 def attack_names(wanted: list[str]) -> list[str]:
     """The attacks that need no gradient, checked."""
     for name in wanted:
-        if name not in [*ATTACKS, "all"]:
+        if name not in [*ATTACKS, "all", "none"]:
             raise ValueError(f"unknown attack {name}{suggestion(name, [*ATTACKS, 'all'])}")
-    return list(ATTACKS) if "all" in wanted else wanted
+    return list(ATTACKS) if "all" in wanted else [name for name in wanted if name != "none"]
 
 
 def measured(clip: TrueClip, recipes: dict[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
@@ -211,13 +283,6 @@ def _listed(value_B: Tensor) -> list[float | None]:
     return [None if value != value else round(value, 6) for value in value_B.tolist()]
 
 
-def _both(clips: list[TrueClip], model: Any) -> Iterator[tuple[TrueClip, bool]]:
-    for clip in clips:
-        yield clip, False
-        if model is not None:
-            yield clip, True
-
-
 def _sent(clip: TrueClip, model: Any) -> TrueClip:
     """The clip's round trip through the autoencoder."""
     frames = round_trip(model, clip.video.frames_BTCHW, [clip.caption], clip.video.fps_B)
@@ -252,9 +317,10 @@ def main() -> None:
 
     config = parse_config(RedTeamConfig)
     recipes = load_recipes(config.recipe)
-    text = render(red_team(config, recipes), recipes)
+    parts = [render(red_team(config, recipes), recipes)] if attack_names(config.attack) else []
     if config.noise_clips > 0:
-        text += render_noise(noise(config, recipes))
+        parts.append(render_noise(noise(config, recipes)))
+    text = "\n".join(parts)
     write_text(Path(config.output_dir, "redteam.md"), text)
     print(text)
 

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from reward_physics.attacks import adversarial_noise, apply
 from trainers.clips import write_text
-from trainers.redteam_scenes import true_clips
 
 BOUNDS = (2 / 255, 4 / 255, 8 / 255)
 
@@ -23,20 +22,19 @@ def noise(config: Any, recipes: dict[str, Any]) -> list[dict[str, Any]]:
 
     Recipes whose rewards have no verdict on falls, or cannot tell a slow fall from a true one, are left out.
     """
-    from rewards.recipe import load_recipe
     from rewards.verdicts import recipe_verdict, scenes
+    from trainers.redteam import Bench, in_processes
 
-    judge = load_recipe(config.judge)
-    clips = list(true_clips(config.split, config.dataset, {"drop": config.noise_clips}))
-    records: list[dict[str, Any]] = []
+    tasks = []
     for stem, recipe in recipes.items():
         names = [one.name.rpartition(":")[2] for one in recipe.config.rewards]
-        if "drop" not in scenes(names) or recipe_verdict(names, "slow_motion") != "lose":
-            continue
-        for clip in tqdm(clips, desc=f"noise on {stem}", unit="clip"):
-            records += [{"recipe": stem, "clip": clip.name} | found for found in attacked(clip, recipe, judge, config)]
-        path = Path(config.output_dir, "noise.json")
-        write_text(path, json.dumps(records) + "\n")
+        if "drop" in scenes(names) and recipe_verdict(names, "slow_motion") == "lose":
+            tasks += [(stem, number) for number in range(config.noise_clips)]
+    records: list[dict[str, Any]] = []
+    bench = Bench(config, recipes)
+    for found in tqdm(in_processes(bench, "noise", tasks), total=len(tasks), desc="noise", unit="clip"):
+        records += found
+        write_text(Path(config.output_dir, "noise.json"), json.dumps(records) + "\n")
     return records
 
 

@@ -115,6 +115,9 @@ STAGED: dict[str, Callable[[Cut, Video], tuple[Tensor, Tensor]]] = {
 }
 
 
+ALL_KINDS = ("drop", "bounce", "throw", "collide", *STAGED)
+
+
 def staged(kind: str, clip: TrueClip) -> TrueClip:
     """The clip's picture with that motion in it, seen by the same camera."""
     frames, mask = STAGED[kind](clip.cut, clip.video)

@@ -117,56 +117,57 @@ def render(records: list[dict[str, Any]], recipes: dict[str, Any]) -> str:
     for stem, recipe in recipes.items():
         own = [pair for pair in pairs if pair.recipe == stem]
         if own:
-            line, table = _recipe(stem, recipe, own)
-            head.append(line)
-            apart.append(f"| {stem} | {_stronger(recipe, own, False)} | {_stronger(recipe, own, True)} |")
-            body += table
+            decisive = _decisive(names_of(recipe), own)
+            head.append(_summary(stem, recipe, own, decisive))
+            shares = (_share(cell(pair for pair in decisive if pair.through == through)) for through in (False, True))
+            apart.append(f"| {stem} | " + " | ".join(shares) + " |")
+            body += _table(stem, recipe, own, decisive)
     return "\n".join([*head, "", *apart, "", *body])
 
 
-def _stronger(recipe: Any, pairs: list[Pair], through: bool) -> str:
-    """The share ranked rightly among the clips themselves, or among their round trips."""
-    names = names_of(recipe)
-    one = cell(
-        pair
-        for pair in pairs
-        if pair.through == through and pair.strength != LEVELS[0] and recipe_verdict(names, pair.attack) == "lose"
-    )
-    return f"{one.right}/{one.count} = {one.share:.1%}" if one.count else "none"
+def _decisive(names: list[str], pairs: list[Pair]) -> list[Pair]:
+    """The pairs that must lose, at the two stronger strengths."""
+    return [pair for pair in pairs if pair.strength != LEVELS[0] and recipe_verdict(names, pair.attack) == "lose"]
 
 
-def _recipe(stem: str, recipe: Any, pairs: list[Pair]) -> tuple[str, list[str]]:
-    rewards = names_of(recipe)
-    lines = [f"## {stem}", "", "| attack | verdict | " + " | ".join(LEVELS) + " | mean gain |"]
-    lines.append("|---|---|" + "---|" * (len(LEVELS) + 1))
-    families: dict[str, Cell] = {}
-    gains: dict[str, float] = {}
-    for name in [name for name in ATTACKS if any(pair.attack == name for pair in pairs)]:
-        own = [pair for pair in pairs if pair.attack == name]
-        said = recipe_verdict(rewards, name)
-        cells = [cell(pair for pair in own if pair.strength == level) for level in LEVELS]
-        stronger = cell(pair for pair in own if pair.strength != LEVELS[0])
-        gain = cell(own).gain
-        if said == "lose":
-            families[name] = stronger
-        elif gain == gain:
-            gains[name] = gain
-        shown = " | ".join(f"{one.right}/{one.count}" for one in cells)
-        word = said if said == "invariant" else f"must {said}"
-        lines.append(f"| {name} | {word} | {shown} | {gain:+.3f} |")
-    right, count = sum(one.right for one in families.values()), sum(one.count for one in families.values())
-    low, high = wilson(right, count)
+def _share(one: Cell) -> str:
+    return f"{one.right}/{one.count} = {one.right / one.count:.1%}" if one.count else "none"
+
+
+def _summary(stem: str, recipe: Any, pairs: list[Pair], decisive: list[Pair]) -> str:
+    """The recipe's line of the first table."""
+    names, whole = names_of(recipe), cell(decisive)
+    families = {name: cell(pair for pair in decisive if pair.attack == name) for name in ATTACKS}
+    families = {name: one for name, one in families.items() if one.count}
+    gains = {name: cell(pair for pair in pairs if pair.attack == name).gain for name in ATTACKS}
+    gains = {n: gain for n, gain in gains.items() if recipe_verdict(names, n) != "lose" and gain == gain}
+    low, high = wilson(whole.right, whole.count)
     clips = {(pair.clip, pair.through) for pair in pairs}
     known = {(pair.clip, pair.through) for pair in pairs if pair.measurable}
-    weakest = min(families, key=lambda name: families[name].share, default="none")
-    best = max(gains, key=lambda name: gains[name], default="none")
-    share = f"{right}/{count} = {right / count:.1%}" if count else "none"
-    least = f"{weakest} {families[weakest].share:.0%}" if weakest in families else "none"
-    most = f"{best} {gains[best]:+.3f}" if best in gains else "none"
+    weakest = min(families, key=lambda name: families[name].share, default=None)
+    best = max(gains, key=lambda name: gains[name], default=None)
+    least = "none" if weakest is None else f"{weakest} {families[weakest].share:.0%}"
+    most = "none" if best is None else f"{best} {gains[best]:+.3f}"
+    counted = f"{len(known)} of {len(clips)} | {_share(whole)} | {low:.1%} to {high:.1%}"
+    return f"| {stem} | {counted} | {least} | {most} |"
+
+
+def _table(stem: str, recipe: Any, pairs: list[Pair], decisive: list[Pair]) -> list[str]:
+    """The recipe's own table, a line an attack."""
+    names, whole = names_of(recipe), cell(decisive)
+    lines = [f"## {stem}", "", "| attack | verdict | " + " | ".join(LEVELS) + " | mean gain |"]
+    lines.append("|---|---|" + "---|" * (len(LEVELS) + 1))
+    for name in [name for name in ATTACKS if any(pair.attack == name for pair in pairs)]:
+        own = [pair for pair in pairs if pair.attack == name]
+        said = recipe_verdict(names, name)
+        cells = [cell(pair for pair in own if pair.strength == level) for level in LEVELS]
+        shown = " | ".join(f"{one.right}/{one.count}" for one in cells)
+        word = said if said == "invariant" else f"must {said}"
+        lines.append(f"| {name} | {word} | {shown} | {cell(own).gain:+.3f} |")
+    low, high = wilson(whole.right, whole.count)
+    lines += ["", f"Must lose, two stronger strengths: {_share(whole)} ranked rightly ({low:.1%} to {high:.1%})."]
     unknown = [pair for pair in pairs if not pair.measurable]
-    won = sum(pair.gain > 0 for pair in unknown)
-    lines += ["", f"Must lose, two stronger strengths: {share} ranked rightly ({low:.1%} to {high:.1%})."]
     if unknown:
+        won = sum(pair.gain > 0 for pair in unknown)
         lines.append(f"Of {len(unknown)} pairs whose true clip cannot be measured the attack gains in {won}.")
-    interval = f"{low:.1%} to {high:.1%}"
-    return f"| {stem} | {len(known)} of {len(clips)} | {share} | {interval} | {least} | {most} |", [*lines, ""]
+    return [*lines, ""]

@@ -114,7 +114,9 @@ def test_a_guarded_recipe_loses_to_what_hides_or_stops_the_object(root, tmp_path
     monkeypatch.chdir(root)
     names = ["freeze", "vanish", "shrink", "teleport", "duplicate", "edge", "overexpose"]
     recipes = load_recipes(["configs/recipes/gravity_guarded.yaml"])
-    config = RedTeamConfig(clips=1, drops=2, attack=names, output_dir=str(tmp_path), through_autoencoder=False)
+    config = RedTeamConfig(
+        clips=1, of_kind=["drop=2"], attack=names, output_dir=str(tmp_path), through_autoencoder=False
+    )
     pairs = [pair for pair in pairs_of(red_team(config, recipes), recipes) if pair.strength == "strong"]
     for name in names:
         found = cell(pair for pair in pairs if pair.attack == name)
