@@ -103,8 +103,7 @@ def find_arc(
         at_rest_B: True where the flight is known to begin with the first frame. Without it, a fall that is no clean
             parabola may be passed over for a later piece of the track, a rebound or the end of a fade.
     """
-    time, position = time_BT.double(), position_BTD.detach().double()
-    seen = (weight_BT.detach() > 0.1).double()
+    time, position, seen, sigma_floor_B = _on_the_cpu(time_BT, position_BTD, weight_BT, sigma_floor_B)
     why: list[str | None] = list(reasons or [None] * time.shape[0])
     cuts, sigma_B, released, _ = _cut(time, position, seen, sigma_floor_B, min_frames, at_rest_B)
     weights, impacts = torch.zeros_like(time), torch.full_like(time[:, 0], torch.nan)
@@ -141,7 +140,12 @@ def find_arc(
             elif (late & (time[clip] > impacts[clip] + _LATE * (time[clip, 1] - time[clip, 0]))).any():
                 weights[clip], impacts[clip] = 0, torch.nan
                 why[clip] = f"too few frames in free flight: {left}, needs {min_frames}"
-    return Arc(weights_BT=weights, impact_time_B=impacts, sigma_B=sigma_B.to(position_BTD.dtype), reasons=why)
+    return Arc(
+        weights_BT=weights.to(position_BTD.device),
+        impact_time_B=impacts.to(position_BTD.device),
+        sigma_B=sigma_B.to(position_BTD),
+        reasons=why,
+    )
 
 
 @torch.no_grad()
@@ -156,10 +160,11 @@ def find_segments(
     at_rest_B: Tensor | None = None,
 ) -> Segments:
     """Find every flight and every rest of every clip; the arguments are those of `find_arc`."""
-    time, position = time_BT.double(), position_BTD.detach().double()
-    seen = (weight_BT.detach() > 0.1).double()
+    time, position, seen, sigma_floor_B = _on_the_cpu(time_BT, position_BTD, weight_BT, sigma_floor_B)
     why: list[str | None] = list(reasons or [None] * time.shape[0])
     cuts, sigma_B, _, is_rest_BTT = _cut(time, position, seen, sigma_floor_B, min_frames, at_rest_B)
+    parts = zip(cuts, is_rest_BTT, position[..., -1], strict=True)
+    cuts = [_without_spread_impacts(*part) for part in parts]
     most = max(1, *(len(segments) for segments in cuts))
     weights = time.new_zeros(len(cuts), most, time.shape[1])
     rest, moving, flight = (torch.zeros_like(weights[..., 0], dtype=torch.bool) for _ in range(3))
@@ -174,14 +179,24 @@ def find_segments(
             flight[clip, n] = moving[clip, n] & (height.max() - height.min() > _VISIBLE_MOTION_SIGMAS * sigma_B[clip])
         if not flight[clip].any():
             why[clip] = f"nothing moves vertically for {min_frames} frames"
+    device = position_BTD.device
     return Segments(
-        weights_BKT=weights,
-        rest_BK=rest,
-        moving_BK=moving,
-        flight_BK=flight,
-        sigma_B=sigma_B.to(position_BTD.dtype),
+        weights_BKT=weights.to(device),
+        rest_BK=rest.to(device),
+        moving_BK=moving.to(device),
+        flight_BK=flight.to(device),
+        sigma_B=sigma_B.to(position_BTD),
         reasons=why,
     )
+
+
+def _on_the_cpu(
+    time_BT: Tensor, position_BTD: Tensor, weight_BT: Tensor, sigma_floor_B: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Time, positions, which frames are seen and the least noise, in double precision. A search over a few numbers
+    would wait for a GPU at each of its steps, and no GPU has its least squares."""
+    seen = (weight_BT.detach().cpu() > 0.1).double()
+    return time_BT.cpu().double(), position_BTD.detach().cpu().double(), seen, sigma_floor_B.detach().cpu().double()
 
 
 def _cut(
@@ -230,6 +245,21 @@ def _merged(cut: list[tuple[int, int]], excess_TT: Tensor, is_rest_TT: Tensor) -
         else:
             k += 1
     return pieces
+
+
+def _without_spread_impacts(cut: list[tuple[int, int]], is_rest_TT: Tensor, height_T: Tensor) -> list[tuple[int, int]]:
+    """The same cut without rests of two frames at the foot of a fall and of a rise that follows at once: an autoencoder
+    spreads an impact over as many."""
+    kept = []
+    for n, (first, last) in enumerate(cut):
+        if 0 < n < len(cut) - 1 and last - first == 1 and bool(is_rest_TT[first, last]):
+            (i, j), (k, m) = cut[n - 1], cut[n + 1]
+            foot = float(height_T[first : last + 1].max())
+            fly = not bool(is_rest_TT[i, j]) and not bool(is_rest_TT[k, m])
+            if fly and first - j == 1 and k - last == 1 and min(float(height_T[j]), float(height_T[k])) > foot:
+                continue
+        kept.append((first, last))
+    return kept
 
 
 def _segment_residuals(time: Tensor, position: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
