@@ -71,6 +71,7 @@ class Jump:
 
     Args:
         dv_B2D: change of each velocity.
+        dv_sd_B2: standard error of a component of each, from the noise of the positions, detached.
         before_BD, after_BD: relative velocity v2 - v1.
         normal_BD: unit vector from body 1 to body 2, detached.
         time_B: s.
@@ -78,6 +79,7 @@ class Jump:
     """
 
     dv_B2D: Tensor
+    dv_sd_B2: Tensor
     before_BD: Tensor
     after_BD: Tensor
     normal_BD: Tensor
@@ -132,6 +134,13 @@ def momentum_error(jump: Jump, mass_ratio: float | None = None) -> Tensor:
         return torch.where(jump.measured_B, 0.5 * (1 + cosine), torch.zeros_like(cosine))
     error = _norm(dv1 + mass_ratio * dv2) / (_norm(dv1) + mass_ratio * _norm(dv2))
     return torch.where(jump.measured_B, error, torch.zeros_like(error))
+
+
+def direction_error(jump: Jump) -> Tensor:
+    """Standard error of the angle between both velocity changes, rad, (B,), detached: sqrt(sum (sd / |dv|)^2)."""
+    dv1, dv2 = _safe_changes(jump)
+    size_B2 = torch.stack((_norm(dv1), _norm(dv2)), dim=1).detach()
+    return (jump.dv_sd_B2 / size_B2).square().sum(1).sqrt()
 
 
 def mass_ratio(jump: Jump) -> Tensor:
@@ -260,11 +269,24 @@ def _jump_at(pair: Pair, split_B: Tensor, used_BT: Tensor) -> Jump:
     velocity = torch.where(measured[:, None, None, None], velocity, torch.zeros_like(velocity))
     apart = (pair.position_B2TD[:, 1] - pair.position_B2TD[:, 0]).detach()[rows, at]
     apart = torch.where(measured[:, None], apart, torch.ones_like(apart))
+    share_B22 = _speed_variance(pair.time_BT[:, None, None], time_B[:, None, None, None], weight)
+    sd_B2 = pair.sigma_B[:, None] * share_B22.sum(-1).sqrt()
     return Jump(
         dv_B2D=velocity[:, :, 1] - velocity[:, :, 0],
+        dv_sd_B2=torch.where(measured[:, None], sd_B2, torch.zeros_like(sd_B2)),
         before_BD=velocity[:, 1, 0] - velocity[:, 0, 0],
         after_BD=velocity[:, 1, 1] - velocity[:, 0, 1],
         normal_BD=apart / apart.norm(dim=-1, keepdim=True).clamp(min=1e-9),
         time_B=time_B,
         measured_B=measured,
     )
+
+
+@torch.no_grad()
+def _speed_variance(time: Tensor, at: Tensor, weight: Tensor) -> Tensor:
+    """Variance of a parabola's slope at a time, for positions of unit variance: c (X^T W X)^-1 c, c = (0, 1, tau)."""
+    tau = (time - at).double()
+    design = torch.stack((torch.ones_like(tau), tau, tau.square() / 2), dim=-1).expand(*weight.shape, 3)
+    normal = (design * weight.double()[..., None]).mT @ design
+    # Fewer than three frames know no slope: those jumps are not measured.
+    return torch.linalg.inv(normal + 1e-12 * torch.eye(3, dtype=tau.dtype, device=tau.device))[..., 1, 1]

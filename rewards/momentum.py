@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from reward_physics.collisions import contact_jump, coulomb_excess, is_visible, momentum_error
+from reward_physics.collisions import contact_jump, coulomb_excess, direction_error, is_visible, momentum_error
 from reward_physics.observation import Observation
 from reward_physics.trajectories import pair_in_pixels
 
@@ -14,10 +16,12 @@ def momentum(observation: Observation, *, mass_ratio: float | None = None, frict
     """Minus the error of momentum in a collision of two bodies, unit-free:
 
         r = -error - relu(|dv_t| - mu |dv_n|) / |dv|
-        error = (1 + cos(dv1, dv2)) / 2                          masses unknown
+        error = relu((1 + cos(dv1, dv2)) / 2 - sin(s / 2)^2)     masses unknown
               = |dv1 + q dv2| / (|dv1| + q |dv2|)                mass_ratio q = m2 / m1 known
 
     with dv each body's change of velocity at the contact, in the picture: for bodies at one distance from the camera.
+    s is the standard error of the angle between the two: of a change no larger than its own noise nobody can say which
+    way it points.
 
     Args:
         observation: clips with `Video.object_masks_BNHW`.
@@ -26,7 +30,7 @@ def momentum(observation: Observation, *, mass_ratio: float | None = None, frict
 
     Returns:
         (B,), no unit, in [-2, 0]. NaN where there are not two objects, or no contact that changes a velocity by more
-        than the noise: a frozen clip.
+        than the noise (without `mass_ratio`, both velocities): a frozen clip.
     """
     if (mass_ratio is not None and not 0 < mass_ratio < float("inf")) or not friction >= 0:
         raise ValueError(f"momentum: needs mass_ratio > 0 or null and friction >= 0, got {mass_ratio}, {friction}")
@@ -35,5 +39,9 @@ def momentum(observation: Observation, *, mass_ratio: float | None = None, frict
     if pair is None:
         return torch.full_like(frames[:, 0, 0, 0, 0], torch.nan)
     jump = contact_jump(pair)
-    score = -momentum_error(jump, mass_ratio) - coulomb_excess(jump, friction)
-    return torch.where(exists_B & is_visible(jump, pair), score, torch.nan).to(frames)
+    error, known = momentum_error(jump, mass_ratio), exists_B & is_visible(jump, pair)
+    if mass_ratio is None:
+        error = (error - (direction_error(jump).clamp(max=math.pi) / 2).sin().square()).clamp(min=0)
+        known = known & (jump.dv_B2D.detach().norm(dim=-1) > jump.dv_sd_B2).all(1)
+    score = -error - coulomb_excess(jump, friction)
+    return torch.where(known, score, torch.nan).to(frames)

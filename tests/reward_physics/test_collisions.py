@@ -72,6 +72,25 @@ def test_momentum_error_grows_with_the_momentum_that_comes_from_nowhere():
     assert collisions.momentum_error(collisions.contact_jump(pair(extra=(-6.0, 0.0)))).item() == pytest.approx(1.0)
 
 
+def test_the_standard_error_of_a_change_of_velocity_is_its_spread(generator):
+    true, count, noise = pair(e=0.9), 300, 0.004
+    shape = (count, *true.position_B2TD.shape[1:])
+    many = Pair(
+        time_BT=true.time_BT.expand(count, -1),
+        position_B2TD=true.position_B2TD + noise * torch.randn(shape, generator=generator, dtype=torch.float64),
+        weight_B2T=true.weight_B2T.expand(count, -1, -1),
+        radius_B2=true.radius_B2.expand(count, -1),
+        sigma_B=torch.full((count,), noise).double(),
+    )
+    jump = collisions.contact_jump(many)
+    usual = (jump.time_B - jump.time_B.median()).abs() < 1e-6
+    assert usual.float().mean() > 0.5
+    spread = jump.dv_B2D[usual].std(0).mean(-1)
+    torch.testing.assert_close(spread, jump.dv_sd_B2[usual].mean(0), rtol=0.2, atol=0)
+    angle = torch.atan2(*jump.dv_B2D[usual].flip(-1).unbind(-1)).diff(dim=1)[:, 0].remainder(2 * torch.pi) - torch.pi
+    assert angle.std().item() == pytest.approx(collisions.direction_error(jump)[usual].mean().item(), rel=0.2)
+
+
 def test_coulomb_allows_what_friction_can_do():
     jump = collisions.contact_jump(pair(extra=(0.0, 0.0)))
     turned = dataclasses.replace(jump, dv_B2D=jump.dv_B2D + torch.tensor([0.0, 0.5]).double())

@@ -1,6 +1,7 @@
 """Rewards on two drawn discs and on the embedded world's own collisions."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -39,6 +40,13 @@ def test_each_ranks_its_violation():
     assert collision(look(collide(apart_px=12))).item() < -0.1
 
 
+def test_a_change_of_velocity_below_its_noise_points_nowhere():
+    heavy = collide(gain=-1.2, e=0.1)  # what it is hit by changes its speed by 0.2 px a frame
+    assert momentum(look(heavy, noise_px=0.05)).item() > -0.05
+    assert momentum(look(heavy, noise_px=0.4)).isnan().all()
+    assert momentum(look(heavy, noise_px=0.4), mass_ratio=(5 / 6) ** 3).item() < -0.2, "a known ratio asks for no angle"
+
+
 @pytest.mark.parametrize("reward", PAIR)
 def test_frozen_single_and_unmarked_clips_are_not_measured(reward):
     video = collide()
@@ -51,7 +59,7 @@ def test_frozen_single_and_unmarked_clips_are_not_measured(reward):
         assert reward(look(case)).isnan().all()
 
 
-@pytest.mark.parametrize("reward", PAIR)
+@pytest.mark.parametrize("reward", [collision, non_penetration, partial(momentum, mass_ratio=(5 / 6) ** 3)])
 def test_gradients_reach_the_pixels_and_are_finite(reward):
     video = collide(gain=1.0, deeper_px=6, e=1.5)
     frames = video.frames_BTCHW.clone().requires_grad_()
