@@ -28,6 +28,20 @@ def test_the_times_of_two_impacts_are_read_where_both_are_seen():
     assert found.by_time_BK[0, :2].tolist() == pytest.approx([0.9, 0.9], abs=0.005)
 
 
+def test_an_impact_that_an_autoencoder_spreads_over_two_frames_is_one():
+    true = bounce(restitution=0.8, frames=22)
+    low = int(true[0, :, 1].argmin())
+    spread = true.clone()
+    spread[0, low - 1 : low + 1, 1] = true[0, low - 2 : low + 2, 1].min() + torch.tensor([0.0, 0.001])
+    assert spread[0, [low - 2, low + 1], 1].min() > spread[0, [low - 1, low], 1].max()
+    found = bounces(spread)
+    assert found.measured_BK[0].sum() == 1 and found.by_speed_BK[found.measured_BK].item() == pytest.approx(
+        0.8, abs=0.05
+    )
+    lies = torch.cat((true[:, :low], true[:, low : low + 1].expand(-1, 6, -1), true[:, low:]), dim=1)
+    assert not bounces(lies).measured_BK.any(), "what lies on the floor for six frames has not bounced"
+
+
 def test_another_gravity_after_the_impact_parts_the_three():
     found = bounces(bounce(restitution=0.8, g_after=4.9, frames=26))
     assert found.by_speed_BK[0, 0].item() == pytest.approx(0.8, abs=0.01)
