@@ -2,7 +2,7 @@
 
     python benchmarks/memory_plan.py --output docs/results/memory_plan.md
 
-Transformer and autoencoder have the published numbers but for the count of the transformer's blocks (`LAYOUTS`); the
+Transformer and autoencoder have the published numbers but for the counts of the transformer's blocks (`LAYOUTS`); the
 weights are random, in bfloat16. The plan is made on tensors without data. Then the same step of ORO runs with data, and
 PyTorch's profiler records what the CPU's allocator hands out and takes back: its peak is the measured one. The weights,
 the same bytes in both, are in neither. No reward is measured.
@@ -24,7 +24,12 @@ from trainers.memory_plan import GIB, PlanConfig, build, plan
 from trainers.memory_steps import Peaks, oro_step
 from trainers.models.sizes import SIZES, Size
 
-LAYOUTS = {"wan2.1-1.3b": 4, "ltx-2b": 3, "cogvideox-2b": 3}
+LAYOUTS: dict[str, dict[str, int]] = {
+    "ltx-2b": {"num_layers": 3},
+    "wan2.1-1.3b": {"num_layers": 4},
+    "cogvideox-2b": {"num_layers": 3},
+    "hunyuanvideo": {"num_layers": 1, "num_single_layers": 1, "num_refiner_layers": 1},
+}
 BASE = PlanConfig(
     num_frames=17,
     height=64,
@@ -67,20 +72,21 @@ def measured_bytes(size: Size, config: PlanConfig) -> int:
     return allocator_peak_bytes(lambda: oro_step(model, config, Peaks(None)))
 
 
-def rows_of(name: str) -> list[str]:
+def rows_of(name: str, steps: list[str]) -> list[str]:
     """Rows of the table for one layout."""
     kind, numbers = SIZES[name].transformer
-    size = dataclasses.replace(SIZES[name], transformer=(kind, numbers | {"num_layers": LAYOUTS[name]}), text_weights=0)
+    size = dataclasses.replace(SIZES[name], transformer=(kind, numbers | LAYOUTS[name]), text_weights=0)
+    blocks = LAYOUTS[name]["num_layers"] + LAYOUTS[name].get("num_single_layers", 0)
     rows = []
-    for title, changes in CHANGES.items():
-        config = dataclasses.replace(BASE, **changes)
+    for title in steps:
+        config = dataclasses.replace(BASE, **CHANGES[title])
         found = plan(size, config, workspace=cpu_workspace)
         planned = max(found.phases.values())
         measured = measured_bytes(size, config)
         gc.collect()
         weights = (found.held["transformer"] + found.held["autoencoder"]) / GIB
-        cells = f"{weights:.2f} | {planned / GIB:.3f} | {measured / GIB:.3f} | {planned / measured - 1:+.0%}"
-        rows.append(f"| {name}, {LAYOUTS[name]} blocks | {title} | {cells} |")
+        cells = f"{weights:.2f} | {planned / GIB:.3f} | {measured / GIB:.3f} | {planned / measured - 1:+.1%}"
+        rows.append(f"| {name}, {blocks} blocks | {title} | {cells} |")
         print(rows[-1], flush=True)
     return rows
 
@@ -88,6 +94,7 @@ def rows_of(name: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS), help="layouts to measure")
+    parser.add_argument("--steps", nargs="+", choices=list(CHANGES), default=list(CHANGES), help="rows to measure")
     parser.add_argument("--output", type=Path, help="Markdown file for the table")
     asked = parser.parse_args()
     diffusers.utils.logging.set_verbosity_error()  # casting networks without data loses nothing
@@ -95,7 +102,7 @@ def main() -> None:
         "| layout | step | weights (GiB) | planned beside them (GiB) | measured (GiB) | error |",
         "|---|---|---|---|---|---|",
     ]
-    rows = [row for name in asked.only for row in rows_of(name)]
+    rows = [row for name in asked.only for row in rows_of(name, asked.steps)]
     if asked.output:
         asked.output.write_text("\n".join([*header, *rows]) + "\n")
 
