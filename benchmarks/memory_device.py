@@ -56,13 +56,12 @@ ROWS: dict[str, dict[str, Any]] = {
 """What each row changes in configs/oro_FAMILY_DEVICE.yaml, the dearest last."""
 
 PHASES = {
-    "between": ("encode",),
     "sample": ("rollout",),
     "decode": ("decode",),
     "regularisers": ("reference distance", "denoising"),
     "backward": ("backward",),
 }
-"""The trainer's phases, and what the plan calls them."""
+"""The trainer's phases, and what the plan calls them. What the decoder keeps for its backward pass is in others too."""
 
 
 class Peaks:
