@@ -11,7 +11,8 @@ Signed weights teach by bad samples too (`trainers.losses.contrast_loss`): withi
 
     A_gi = clip((r_gi - mean_i r_gi) / temperature, -1, 1)
 
-with the advantage's normalisation; a group of equal samples teaches nothing.
+with the advantage's normalisation; a group of equal samples teaches nothing. A clip that could not be measured counts
+with the price that the recipe sets on it: the policy learns to avoid it.
 
 Axes: G groups (prompts), N samples of a prompt.
 """
@@ -76,13 +77,13 @@ def reward_weights(reward_GN: Tensor, measurable_GN: Tensor, how: Weighting) -> 
     """The weights of groups of samples.
 
     Args:
-        reward_GN: one reward a clip, finite where measurable.
+        reward_GN: one reward a clip, finite where measurable; where weights are signed, everywhere.
         measurable_GN: 1 where it was measured.
     """
+    if how.signed:
+        return signed_weights(reward_GN, how)
     known_GN = measurable_GN > 0
     reward_GN = torch.where(known_GN, reward_GN.double(), 0.0)
-    if how.signed:
-        return signed_weights(reward_GN, known_GN, how)
     chosen_GN = best_of(reward_GN, known_GN, how.top_k) if how.top_k else known_GN
     # Only differences within a group count; those to the group's best are exactly 0 where all are equal.
     best_G1 = torch.where(chosen_GN, reward_GN, -math.inf).amax(1, keepdim=True)
@@ -105,14 +106,12 @@ def reward_weights(reward_GN: Tensor, measurable_GN: Tensor, how: Weighting) -> 
     )
 
 
-def signed_weights(reward_GN: Tensor, known_GN: Tensor, how: Weighting) -> GroupWeights:
+def signed_weights(reward_GN: Tensor, how: Weighting) -> GroupWeights:
     """Advantages around each group's mean, clipped to [-1, 1]; exactly 0 where all of a group are equal."""
-    first_G1 = reward_GN.gather(1, known_GN.int().argmax(1, keepdim=True))  # any of the group: equal ones differ by 0
-    above_GN = torch.where(known_GN, reward_GN - first_G1, 0.0)
-    mean_G1 = above_GN.sum(1, keepdim=True) / known_GN.sum(1, keepdim=True).clamp(min=1)
-    scale_G1 = how.temperature * spread(reward_GN, known_GN, how.advantage)
-    advantage_GN = torch.where(known_GN, above_GN - mean_G1, 0.0) / scale_G1
-    weight_GN = advantage_GN.clamp(-1, 1)
+    reward_GN = reward_GN.double()
+    above_GN = reward_GN - reward_GN[:, :1]  # of equal ones exactly 0
+    scale_G1 = how.temperature * spread(reward_GN, torch.ones_like(reward_GN).bool(), how.advantage)
+    weight_GN = ((above_GN - above_GN.mean(1, keepdim=True)) / scale_G1).clamp(-1, 1)
     size_GN = weight_GN.abs()
     share_GN = size_GN / size_GN.sum(1, keepdim=True).clamp(min=1e-12)
     return GroupWeights(
@@ -120,7 +119,7 @@ def signed_weights(reward_GN: Tensor, known_GN: Tensor, how: Weighting) -> Group
         temperature=how.temperature,
         ess_G=effective_size(size_GN),
         entropy_G=-torch.special.xlogy(share_GN, share_GN).sum(1) / math.log(max(2, share_GN.shape[1])),
-        absolute_G=known_GN.any(1).double(),
+        absolute_G=torch.ones(len(reward_GN), dtype=torch.float64),
     )
 
 

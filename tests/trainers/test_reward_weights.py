@@ -124,10 +124,11 @@ def test_signed_weights_of_a_constant_reward_are_exactly_zero():
         assert torch.equal(signed(constant, torch.ones(2, 7), advantage=advantage), torch.zeros(2, 7))
 
 
-def test_what_cannot_be_measured_has_no_sign():
+def test_what_cannot_be_measured_is_pushed_away_by_its_price():
+    """Prices of -1 and rewards of -0.1 and -0.5: mean -0.65."""
     measurable = torch.tensor([[0.0, 1, 1, 0], [0, 0, 0, 0]])
-    reward = torch.where(measurable > 0, REWARD_GN, 1e9)
+    reward = torch.tensor([[-1.0, -0.1, -0.5, -1.0], [-1.0] * 4])
     found = reward_weights(reward, measurable, Weighting(signed=True, temperature=1.0))
-    torch.testing.assert_close(found.weight_GN, torch.tensor([[0, 0.2, -0.2, 0], [0, 0, 0, 0]]), atol=1e-6, rtol=0)
-    assert found.ess_G.tolist() == pytest.approx([2.0, 0.0])
+    expected = torch.tensor([[-0.35, 0.55, 0.15, -0.35], [0, 0, 0, 0]])
+    torch.testing.assert_close(found.weight_GN, expected, atol=1e-6, rtol=0)
     assert all(math.isfinite(value) for value in weight_metrics(reward, measurable, found).values())
