@@ -88,11 +88,18 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Pairs of one recipe and attack at some strengths."""
+    """Pairs of one recipe and attack at some strengths; NaN where there are too few.
+
+    Args:
+        right: pairs ranked rightly, of `count`.
+        gain: mean gain by the attack.
+        gain_se: its standard error over the scenes, of each of which all pairs count as one.
+    """
 
     right: int
     count: int
     gain: float
+    gain_se: float
 
     @property
     def share(self) -> float:
@@ -102,8 +109,16 @@ class Cell:
 def cell(pairs: Iterable[Pair]) -> Cell:
     """Pairs ranked rightly, and the mean gain by the attack, of those whose true clip could be measured."""
     some = [pair for pair in pairs if pair.measurable]
-    gain = sum(pair.gain for pair in some) / len(some) if some else math.nan
-    return Cell(right=sum(pair.right for pair in some), count=len(some), gain=gain)
+    gains = [pair.gain for pair in some]
+    gain = sum(gains) / len(gains) if gains else math.nan
+    of_scenes = [
+        [pair.gain for pair in some if pair.clip == clip] for clip in dict.fromkeys(pair.clip for pair in some)
+    ]
+    # Each scene's part of the mean's deviation: scenes with more pairs weigh more.
+    parts = [sum(one - gain for one in scene) / len(gains) for scene in of_scenes]
+    count = len(parts)
+    se = math.sqrt(count / (count - 1) * sum(part**2 for part in parts)) if count > 1 else math.nan
+    return Cell(right=sum(pair.right for pair in some), count=len(some), gain=gain, gain_se=se)
 
 
 def render(records: list[dict[str, Any]], recipes: dict[str, Any]) -> str:
@@ -130,6 +145,10 @@ def _decisive(names: list[str], pairs: list[Pair]) -> list[Pair]:
     return [pair for pair in pairs if pair.strength != LEVELS[0] and recipe_verdict(names, pair.attack) == "lose"]
 
 
+def _gain(one: Cell) -> str:
+    return f"{one.gain:+.3f} ± {one.gain_se:.3f}"
+
+
 def _share(one: Cell) -> str:
     return f"{one.right}/{one.count} = {one.right / one.count:.1%}" if one.count else "none"
 
@@ -139,15 +158,16 @@ def _summary(stem: str, recipe: Any, pairs: list[Pair], decisive: list[Pair]) ->
     names, whole = names_of(recipe), cell(decisive)
     families = {name: cell(pair for pair in decisive if pair.attack == name) for name in ATTACKS}
     families = {name: one for name, one in families.items() if one.count}
-    gains = {name: cell(pair for pair in pairs if pair.attack == name).gain for name in ATTACKS}
-    gains = {n: gain for n, gain in gains.items() if recipe_verdict(names, n) != "lose" and gain == gain}
+    others = [name for name in ATTACKS if recipe_verdict(names, name) != "lose"]
+    gains = {name: cell(pair for pair in pairs if pair.attack == name) for name in others}
+    gains = {name: one for name, one in gains.items() if one.count}
     low, high = wilson(whole.right, whole.count)
     clips = {(pair.clip, pair.through) for pair in pairs}
     known = {(pair.clip, pair.through) for pair in pairs if pair.measurable}
     weakest = min(families, key=lambda name: families[name].share, default=None)
-    best = max(gains, key=lambda name: gains[name], default=None)
+    best = max(gains, key=lambda name: gains[name].gain, default=None)
     least = "none" if weakest is None else f"{weakest} {families[weakest].share:.0%}"
-    most = "none" if best is None else f"{best} {gains[best]:+.3f}"
+    most = "none" if best is None else f"{best} {_gain(gains[best])}"
     counted = f"{len(known)} of {len(clips)} | {_share(whole)} | {low:.1%} to {high:.1%}"
     return f"| {stem} | {counted} | {least} | {most} |"
 
@@ -163,7 +183,7 @@ def _table(stem: str, recipe: Any, pairs: list[Pair], decisive: list[Pair]) -> l
         cells = [cell(pair for pair in own if pair.strength == level) for level in LEVELS]
         shown = " | ".join(f"{one.right}/{one.count}" for one in cells)
         word = said if said == "invariant" else f"must {said}"
-        lines.append(f"| {name} | {word} | {shown} | {cell(own).gain:+.3f} |")
+        lines.append(f"| {name} | {word} | {shown} | {_gain(cell(own))} |")
     low, high = wilson(whole.right, whole.count)
     lines += ["", f"Must lose, two stronger strengths: {_share(whole)} ranked rightly ({low:.1%} to {high:.1%})."]
     unknown = [pair for pair in pairs if not pair.measurable]

@@ -14,7 +14,7 @@ from rewards.verdicts import INVARIANT, LOSE, SCENES, recipe_verdict, scenes, ve
 from trainers.redteam import NOT_TRAINED_ON, RedTeamConfig, load_recipes, names_of, red_team
 from trainers.redteam_noise import render_noise
 from trainers.redteam_scenes import STAGED, true_clips
-from trainers.redteam_table import cell, pairs_of, render, wilson
+from trainers.redteam_table import Pair, cell, pairs_of, render, wilson
 
 
 def test_every_reward_has_a_verdict_on_every_attack_and_a_reason():
@@ -99,9 +99,20 @@ def test_totals_from_what_was_written_are_those_of_the_recipe(root, monkeypatch)
     assert names_of(recipe)[:2] == ["rigidity", "motion_gate"]
 
 
+def pair(clip, gain, measurable=True):
+    known = {"recipe": "r", "attack": "freeze", "strength": "weak", "through": False, "measurable": measurable}
+    return Pair(clip=clip, true=0.0, attacked=gain, **known)
+
+
 def test_shares_and_gains():
     assert wilson(99, 100) == pytest.approx((0.9455, 0.9982), abs=1e-3)
     assert math.isnan(wilson(0, 0)[0]) and math.isnan(cell([]).gain)
+    made = [pair(clip, gain) for clip, gain in (("a", 0.1), ("a", 0.3), ("b", -0.2), ("c", -0.3))]
+    found = cell([*made, pair("d", 9.0, measurable=False)])
+    assert (found.right, found.count) == (2, 4) and found.gain == pytest.approx(-0.025)
+    parts = [0.45 / 4, -0.175 / 4, -0.275 / 4]
+    assert found.gain_se == pytest.approx((1.5 * sum(part**2 for part in parts)) ** 0.5)
+    assert math.isnan(cell(made[:2]).gain_se), "one scene"
     records = [
         {"recipe": "r", "clip": f"c{n}", "bound": 8, "gain": 0.1, "mended": 0.4, "judge_gain": 0.0, "judge_mended": 0.5}
         for n in range(2)
