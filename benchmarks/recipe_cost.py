@@ -1,9 +1,9 @@
-"""What six rewards in one recipe cost beside the dearest of them alone.
+"""What six rewards in one recipe cost beside the dearest of them alone, and the same six with seven gates.
 
     python benchmarks/recipe_cost.py
     python benchmarks/recipe_cost.py --grad
 
-Both are judged in turn on the same clips in one process with one thread; CPU seconds count, so that what runs beside
+All are judged in turn on the same clips in one process with one thread; CPU seconds count, so that what runs beside
 it does not. The estimators run once however many rewards ask. Prints one JSON line.
 """
 
@@ -26,13 +26,16 @@ from data.rows import LIGHT_COLUMNS, collate, load_split, reward_columns, to_vid
 from rewards.recipe import Recipe, load_recipe
 
 SIX = ("gravity", "energy_drift", "projectile", "arc_residual", "rigidity", "flow_match")
+GATES = "motion_gate", "continuity", "observability_gate", "sharpness", "saturation", "background", "registration"
 HEAD = "instruments: {flow: embedded, depth: embedded, mask: segmenter, flow_updates: 4, autocast: true}\nrewards:\n"
 
 
-def recipe_of(rewards: tuple[str, ...], folder: Path) -> Recipe:
-    """A recipe of these rewards, all with the same instruments."""
-    path = folder / f"{'_'.join(rewards)}.yaml"
-    path.write_text(HEAD + "".join(f"  - {{name: {name}}}\n" for name in rewards))
+def recipe_of(rewards: tuple[str, ...], folder: Path, gates: tuple[str, ...] = ()) -> Recipe:
+    """A recipe of these rewards and gates, all with the same instruments."""
+    path = folder / "recipe.yaml"
+    lines = [f"  - {{name: {name}}}\n" for name in rewards]
+    lines += ["gates:\n", *(f"  - {{name: {name}}}\n" for name in gates)] if gates else []
+    path.write_text(HEAD + "".join(lines))
     return load_recipe(path)
 
 
@@ -49,7 +52,7 @@ def cpu_s(recipe: Recipe, video, columns, grad: bool) -> float:
 
 
 def cost(clips: int, repeats: int, grad: bool) -> dict[str, object]:
-    """Median CPU seconds of the six together and of each alone, taken in turn, and the ratio to the dearest."""
+    """Median CPU seconds of the six, of the six with gates and of each alone, in turn, and ratios to the dearest."""
     torch.set_num_threads(1)
     table = load_split("validation", columns=LIGHT_COLUMNS)
     batch = collate([table[n] for n in range(clips)])
@@ -57,6 +60,7 @@ def cost(clips: int, repeats: int, grad: bool) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         recipes = {name: recipe_of((name,), Path(folder)) for name in SIX}
         recipes["six"] = recipe_of(SIX, Path(folder))
+        recipes["six, gated"] = recipe_of(SIX, Path(folder), GATES)
     seconds: dict[str, list[float]] = {name: [] for name in recipes}
     for turn in range(repeats + 1):
         for name, recipe in recipes.items():
@@ -70,6 +74,7 @@ def cost(clips: int, repeats: int, grad: bool) -> dict[str, object]:
         "cpu_s": {name: round(one, 4) for name, one in median.items()},
         "dearest": dearest,
         "ratio": round(median["six"] / median[dearest], 3),
+        "ratio_gated": round(median["six, gated"] / median[dearest], 3),
         "clips": clips,
         "repeats": repeats,
         "grad": grad,
