@@ -9,7 +9,7 @@ from pathlib import Path
 
 ORO, RWR, PSFT = "configs/oro_drops.yaml", "configs/rwr_drops.yaml", "configs/psft_drops.yaml"
 RECIPE, JUDGE = "configs/recipes/gravity_positions.yaml", "configs/recipes/judge_scene.yaml"
-STEPS = {"oro": 240, "rwr": 360, "psft": 800}
+STEPS = {"oro": 240, "rwr": 40, "psft": 800}
 """Optimizer steps of one training, each about 20 minutes of one core: the same budget of time."""
 
 MINUTES = {"oro": 22, "rwr": 22, "psft": 20, "evaluate": 3, "data": 10}
@@ -27,7 +27,7 @@ ABLATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rwr_best": ("rwr", ("--weighting", "reward", "--top_k", "1", "--absolute_scale", "0")),
     "rwr_cold": ("rwr", ("--temperature", "0.2")),
     "rwr_hot": ("rwr", ("--temperature", "10")),
-    "rwr_n4": ("rwr", ("--num_generations", "4", "--prompts_per_round", "64")),
+    "rwr_n4": ("rwr", ("--num_generations", "4", "--prompts_per_round", "32")),
     "oro_last": ("oro", ("--grad_steps", "last")),
     "oro_early": ("oro", ("--adapter_sigma_range", "0.86", "1")),
     "oro_free": ("oro", FREE),
