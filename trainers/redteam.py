@@ -108,7 +108,7 @@ def red_team(config: RedTeamConfig, recipes: dict[str, Any]) -> list[dict[str, A
     """What every reward says of every attacked clip, a record a clip and recipe. Resumes where it stopped."""
     names = attack_names(config.attack)
     store = Path(config.output_dir, "measured.jsonl")
-    prints = {stem: _fingerprint(recipe, names) for stem, recipe in recipes.items()}
+    prints = {stem: fingerprint(recipe, names) for stem, recipe in recipes.items()}
     records = _resumed(store, {"split": config.split, "dataset": config.dataset}, prints)
     done = {(record["recipe"], record["clip"], record["through"]) for record in records}
     bench = Bench(config, recipes)
@@ -289,7 +289,8 @@ def _sent(clip: TrueClip, model: Any) -> TrueClip:
     return dataclasses.replace(clip, video=clip.video.with_frames(frames))
 
 
-def _fingerprint(recipe: Any, names: list[str]) -> str:
+def fingerprint(recipe: Any, names: list[str]) -> str:
+    """What a measurement is good for: the recipe and the attacks with their strengths."""
     text = recipe.config.model_dump_json() + json.dumps({name: ATTACKS[name].strengths for name in names})
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

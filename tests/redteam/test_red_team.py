@@ -12,7 +12,7 @@ from rewards.load import known_rewards
 from rewards.recipe_file import read_recipe
 from rewards.verdicts import INVARIANT, LOSE, SCENES, recipe_verdict, scenes, verdict
 from trainers.redteam import NOT_TRAINED_ON, RedTeamConfig, load_recipes, names_of, red_team
-from trainers.redteam_noise import render_noise
+from trainers.redteam_noise import noise, render_noise
 from trainers.redteam_scenes import STAGED, true_clips
 from trainers.redteam_table import Pair, cell, pairs_of, render, wilson
 
@@ -84,6 +84,25 @@ def test_the_command_ranks_and_resumes(root, tmp_path, monkeypatch):
         red_team(RedTeamConfig(**settings | {"split": "train"}), recipes)
     with pytest.raises(ValueError, match="unknown attack freez: did you mean freeze"):
         red_team(RedTeamConfig(attack=["freez"], output_dir=str(tmp_path)), recipes)
+
+
+def test_noise_resumes_and_is_measured_anew_for_other_steps(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    recipes = load_recipes(["configs/recipes/gravity_positions.yaml", "configs/recipes/galileo.yaml"])
+    asked = []
+
+    def attacked(clip, recipe, judge, config):
+        asked.append(clip.name)
+        return [{"bound": 8, "gain": 0.1, "mended": 0.4, "judge_gain": 0.0, "judge_mended": 0.5}]
+
+    monkeypatch.setattr("trainers.redteam_noise.attacked", attacked)
+    some = {"clips": 1, "output_dir": str(tmp_path), "noise_clips": 1}
+    first = noise(RedTeamConfig(**some), recipes)
+    assert [record["recipe"] for record in first] == ["gravity_positions"], "galileo cannot tell a slow fall"
+    assert (
+        noise(RedTeamConfig(**some | {"noise_clips": 2}), recipes)[:1] == first and len(set(asked)) == len(asked) == 2
+    )
+    assert len(noise(RedTeamConfig(**some | {"noise_steps": 3}), recipes)) == 1 and len(asked) == 3
 
 
 def test_totals_from_what_was_written_are_those_of_the_recipe(root, monkeypatch):
