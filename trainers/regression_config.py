@@ -39,13 +39,11 @@ class RWRConfig(ModelConfig, DataConfig, RunConfig):
     sampling_batch_size: Positive = option(16, "clips made and scored at a time by a process")
     weighting: Literal["reward", "signed", "uniform"] = option(
         "reward",
-        "signed learns from bad samples too, by advantages in [-1, 1]; uniform is the control: plain fine-tuning on "
+        "signed learns from bad samples too, by ranks in [-1, 1]; uniform is the control: plain fine-tuning on "
         "the model's own samples",
     )
     signed_beta: Rate = option(1.0, "where signed: a smaller one goes further from the policy that made the samples")
-    temperature: Rate = option(
-        0.1, "reward difference that makes a factor e in the weight, or where signed a weight of 1"
-    )
+    temperature: Rate = option(0.1, "reward difference that makes a factor e in the weight; not where signed")
     target_ess: Fraction = option(
         0.0, "where > 0, find the temperature that holds this effective sample size, as a share of a group"
     )

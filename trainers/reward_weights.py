@@ -9,10 +9,11 @@ of only bad samples teaches nothing. A clip that could not be measured has weigh
 
 Signed weights teach by bad samples too (`trainers.losses.contrast_loss`): within a prompt's group
 
-    A_gi = clip((r_gi - mean_i r_gi) / temperature, -1, 1)
+    A_gi = (how many of the group are worse - how many are better) / (N - 1)
 
-with the advantage's normalisation; a group of equal samples teaches nothing. A clip that could not be measured counts
-with the price that the recipe sets on it: the policy learns to avoid it.
+from 1 for the best to -1 for the worst. A rank does not ask how bad the worst is: one clip that fell upwards would
+otherwise outweigh all differences between the others. A group of equal samples teaches nothing. A clip that could not
+be measured has the rank of the price that the recipe sets on it: the policy learns to avoid it.
 
 Axes: G groups (prompts), N samples of a prompt.
 """
@@ -41,7 +42,7 @@ class Weighting:
         max_weight: where > 0, the largest weight relative to the group's mean.
         absolute_scale: scale of the absolute weight in units of the reward; 0 turns it off.
         absolute_reward: the reward of a good sample, whose absolute weight is 1.
-        signed: weights in [-1, 1] around a group's mean, by `temperature` and `advantage` alone.
+        signed: weights in [-1, 1] by the rank within a group; nothing else of these settings counts then.
     """
 
     temperature: float = 0.1
@@ -81,7 +82,7 @@ def reward_weights(reward_GN: Tensor, measurable_GN: Tensor, how: Weighting) -> 
         measurable_GN: 1 where it was measured.
     """
     if how.signed:
-        return signed_weights(reward_GN, how)
+        return signed_weights(reward_GN)
     known_GN = measurable_GN > 0
     reward_GN = torch.where(known_GN, reward_GN.double(), 0.0)
     chosen_GN = best_of(reward_GN, known_GN, how.top_k) if how.top_k else known_GN
@@ -106,17 +107,15 @@ def reward_weights(reward_GN: Tensor, measurable_GN: Tensor, how: Weighting) -> 
     )
 
 
-def signed_weights(reward_GN: Tensor, how: Weighting) -> GroupWeights:
-    """Advantages around each group's mean, clipped to [-1, 1]; exactly 0 where all of a group are equal."""
-    reward_GN = reward_GN.double()
-    above_GN = reward_GN - reward_GN[:, :1]  # of equal ones exactly 0
-    scale_G1 = how.temperature * spread(reward_GN, torch.ones_like(reward_GN).bool(), how.advantage)
-    weight_GN = ((above_GN - above_GN.mean(1, keepdim=True)) / scale_G1).clamp(-1, 1)
+def signed_weights(reward_GN: Tensor) -> GroupWeights:
+    """Ranks within each group as weights in [-1, 1], 0 on average; equal samples have equal ones."""
+    above_GNN = (reward_GN[:, :, None] - reward_GN[:, None, :]).sign().double()
+    weight_GN = above_GNN.sum(2) / max(1, reward_GN.shape[1] - 1)
     size_GN = weight_GN.abs()
     share_GN = size_GN / size_GN.sum(1, keepdim=True).clamp(min=1e-12)
     return GroupWeights(
         weight_GN=weight_GN.float(),
-        temperature=how.temperature,
+        temperature=1.0,
         ess_G=effective_size(size_GN),
         entropy_G=-torch.special.xlogy(share_GN, share_GN).sum(1) / math.log(max(2, share_GN.shape[1])),
         absolute_G=torch.ones(len(reward_GN), dtype=torch.float64),

@@ -7,7 +7,7 @@ One round, for prompts c_g and clean latents x_gi = rollout(noise_gi, c_g; LoRA)
     w_gi = N softmax_i(reward(x_gi) / temperature) a_g      after gathering over the processes, see `reward_weights`
     inner steps: loss = mean_b w_b |v(x_sigma, c) - target|^2 + beta |v_on - v_off|^2, AdamW
 
-With `weighting: signed` bad samples teach as well: w_gi in [-1, 1] says how far a sample is above its group, and the
+With `weighting: signed` bad samples teach as well: w_gi in [-1, 1] is a sample's rank within its group, and the
 loss is `trainers.losses.contrast_loss` against the policy that made the round. Offline (`scored`) the weighted
 regression runs on folders of clips that are scored already.
 """

@@ -104,31 +104,24 @@ def test_figures_of_a_round():
     assert cold["weight_entropy"] == pytest.approx(0.0, abs=1e-6)
 
 
-def signed(reward_GN=REWARD_GN, measurable_GN=ALL, **how):
-    return weights(reward_GN, measurable_GN, signed=True, **how)
+def signed(reward_GN):
+    return reward_weights(reward_GN, torch.ones_like(reward_GN), Weighting(signed=True))
 
 
-def test_signed_weights_are_advantages_around_the_group_within_one():
-    """Means -0.45 and -0.4."""
-    expected = [[-0.45, 0.35, -0.05, 0.15], [0.2, 0.2, -0.4, 0.0]]
-    torch.testing.assert_close(signed(temperature=1.0), torch.tensor(expected), atol=1e-6, rtol=0)
-    assert signed(REWARD_GN[:1], ALL[:1], temperature=1e-6).tolist() == [[-1, 1, -1, 1]]
-    one, ten = (signed(k * REWARD_GN, advantage="group", temperature=2.0) for k in (1, 10))
-    torch.testing.assert_close(one, ten)
-    assert one.std(dim=1, correction=0).tolist() == pytest.approx([0.5, 0.5])
+def test_signed_weights_are_ranks_from_the_worst_to_the_best():
+    """Of equal ones each has the mean of their ranks."""
+    expected = [[-1, 1, -1 / 3, 1 / 3], [2 / 3, 2 / 3, -1, -1 / 3]]
+    torch.testing.assert_close(signed(REWARD_GN).weight_GN, torch.tensor(expected))
+    outlier = torch.where(REWARD_GN < -0.7, -1e6, REWARD_GN)
+    assert torch.equal(signed(outlier).weight_GN, signed(REWARD_GN).weight_GN)
+    assert torch.equal(signed(torch.full((2, 7), -0.123)).weight_GN, torch.zeros(2, 7))
+    assert signed(torch.zeros(3, 1)).weight_GN.tolist() == [[0.0]] * 3
+    assert signed(REWARD_GN).weight_GN.sum(1).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
 
 
-def test_signed_weights_of_a_constant_reward_are_exactly_zero():
-    for advantage in ("none", "group", "batch"):
-        constant = torch.full((2, 7), -0.123)
-        assert torch.equal(signed(constant, torch.ones(2, 7), advantage=advantage), torch.zeros(2, 7))
-
-
-def test_what_cannot_be_measured_is_pushed_away_by_its_price():
-    """Prices of -1 and rewards of -0.1 and -0.5: mean -0.65."""
-    measurable = torch.tensor([[0.0, 1, 1, 0], [0, 0, 0, 0]])
+def test_what_cannot_be_measured_has_the_rank_of_its_price():
     reward = torch.tensor([[-1.0, -0.1, -0.5, -1.0], [-1.0] * 4])
-    found = reward_weights(reward, measurable, Weighting(signed=True, temperature=1.0))
-    expected = torch.tensor([[-0.35, 0.55, 0.15, -0.35], [0, 0, 0, 0]])
-    torch.testing.assert_close(found.weight_GN, expected, atol=1e-6, rtol=0)
-    assert all(math.isfinite(value) for value in weight_metrics(reward, measurable, found).values())
+    found = reward_weights(reward, torch.tensor([[0.0, 1, 1, 0], [0, 0, 0, 0]]), Weighting(signed=True))
+    torch.testing.assert_close(found.weight_GN, torch.tensor([[-2 / 3, 1, 1 / 3, -2 / 3], [0, 0, 0, 0]]))
+    assert found.ess_G.tolist() == pytest.approx([(8 / 3) ** 2 / 2, 0.0])
+    assert all(math.isfinite(value) for value in weight_metrics(reward, torch.zeros(2, 4), found).values())

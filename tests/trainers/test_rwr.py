@@ -57,7 +57,7 @@ def test_a_constant_reward_is_plain_fine_tuning_to_the_last_bit(base, brightness
 
 def test_signed_weights_of_a_constant_reward_teach_nothing_at_all(base, brightness, tmp_path):
     for name, change in {"constant": constant, "varied": lambda reward_B, _: reward_B}.items():
-        signed = {"weighting": "signed", "advantage": "group", "output_dir": str(tmp_path / name)}
+        signed = {"weighting": "signed", "output_dir": str(tmp_path / name)}
         config = RWRConfig(**base | ROUND | signed)
         rwr.train(config, recipe=brightness(change))
         moved = [(weight != 0).any() for weight_name, weight in lora_of(config).items() if "lora_B" in weight_name]
@@ -145,7 +145,7 @@ def test_resume_in_the_middle_of_a_round_is_exact(base, brightness, tmp_path):
 
 
 def test_resume_of_a_signed_round_goes_on_against_the_policy_that_made_it(base, brightness, tmp_path):
-    options = ROUND | {"weighting": "signed", "advantage": "group", "inner_steps": 3, "max_steps": 5}
+    options = ROUND | {"weighting": "signed", "inner_steps": 3, "max_steps": 5}
     whole = RWRConfig(**base | options | {"output_dir": str(tmp_path / "whole")})
     rwr.train(whole, recipe=brightness())
     part = base | options | {"output_dir": str(tmp_path / "part")}

@@ -80,7 +80,7 @@ def test_rwr_reaches_the_optimum_without_any_gradient_of_the_reward(settings):
 def test_signed_regression_reaches_the_optimum_as_well(settings):
     model = ToyModel()
     options = {"num_generations": 8, "prompts_per_round": 4, "inner_steps": 2, "weighting": "signed"}
-    config = RWRConfig(**settings | options, advantage="group", temperature=2.0)
+    config = RWRConfig(**settings | options)
     rwr.train(config, recipe=Peak(differentiable=False), model=model)
     assert model.learned_mean == pytest.approx(BEST, abs=0.05)
 
