@@ -56,7 +56,7 @@ class Step:
         if config.block_checkpointing:
             self.model.checkpoint_blocks()
         torch.manual_seed(0)
-        self.model.add_lora(r=config.lora_r, alpha=config.lora_alpha)
+        self.model.add_lora(r=config.lora_r, alpha=config.lora_alpha, targets=config.lora_target_modules)
         self.weights = lora_parameters(self.model.transformer)
         for name, weight in self.weights.items():
             if "lora_B" in name:  # as after some training: at zero the distance to the reference has no gradient

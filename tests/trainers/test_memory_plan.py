@@ -14,6 +14,7 @@ from trainers.memory_decode import decode_peak
 from trainers.memory_meter import MemoryMeter, allocator_peak_bytes, cpu_workspace
 from trainers.memory_plan import GIB, PlanConfig, build, plan, report
 from trainers.memory_steps import Peaks, blank_condition, step_of
+from trainers.models import load_video_model
 from trainers.models.sizes import SIZES, find_size
 from trainers.regression_config import PSFTConfig, RWRConfig
 
@@ -110,10 +111,22 @@ def test_a_published_size_has_its_weights():
     assert sum(weight.numel() for weight in transformer.parameters()) == pytest.approx(1.419e9, rel=0.001)
 
 
+@pytest.mark.parametrize("family", PLANNED, ids=str)
+def test_networks_without_data_have_the_types_that_loading_gives(family, tmp_path):
+    family.make(folder=tmp_path)
+    loaded = load_video_model(tmp_path, torch_dtype=torch.bfloat16)
+    built = build(find_size(str(tmp_path)), torch.bfloat16)
+    for name in ("transformer", "vae"):
+        expected, actual = (dict(getattr(one.pipeline, name).named_parameters()) for one in (loaded, built))
+        assert {key: weight.dtype for key, weight in actual.items()} == {k: w.dtype for k, w in expected.items()}
+        assert all(weight.is_meta for weight in actual.values())
+
+
 def test_a_plan_from_few_blocks_and_steps_is_that_of_all(monkeypatch):
     whole = SIZES["ltx-2b"]
     cut = dataclasses.replace(whole, transformer=(whole.transformer[0], {"num_layers": 5}))
-    config = dataclasses.replace(SMALL, num_inference_steps=5, gradient_checkpointing=False)
+    few = {"num_inference_steps": 5, "reference_sigma_range": [0.0, 0.4]}  # which a rollout of two steps does not enter
+    config = dataclasses.replace(SMALL, gradient_checkpointing=False, **few)
     short = plan(cut, config)
     monkeypatch.setattr("trainers.memory_plan.FEW", 9)
     full = plan(cut, config)
