@@ -60,7 +60,7 @@ def masks_of_objects(observation: Observation) -> list[Tensor]:
 
 def _by_first_masks(observation: Observation, first_BNHW: Tensor) -> list[Moving]:
     objects = []
-    for mask, first in zip(masks_of_objects(observation), first_BNHW.unbind(1), strict=True):
+    for mask, first in zip(observation.object_masks, first_BNHW.unbind(1), strict=True):
         window = follow(mask.detach(), first, None, 1)
         area_B = first.sum((1, 2))
         present = (mask.detach() * window).sum((2, 3)) > 0.4 * area_B[:, None]

@@ -23,7 +23,7 @@ from reward_physics.homography import CameraMotion, camera_motion, stabilised
 from reward_physics.instruments import Instruments
 from reward_physics.kinematics import ArcFit, fit_arc
 from reward_physics.motion import Moving, find_moving
-from reward_physics.objects import find_objects
+from reward_physics.objects import find_objects, masks_of_objects
 from reward_physics.once import once
 from reward_physics.tracks import ImageTrack, track_in_image
 from reward_physics.trajectories import tracks_of_objects, trajectory_of
@@ -243,6 +243,11 @@ class Observation:
     def flights(self) -> Flights:
         """Every free flight and rest of the object, each fitted, with the times at which they meet."""
         return find_flights(self.trajectory, min_frames=self.instruments.min_frames)
+
+    @once
+    def object_masks(self) -> list[Tensor]:
+        """One soft mask (B, T, H, W) for each object whose first mask the clips have; empty where they have none."""
+        return masks_of_objects(self)
 
     @once
     def object_tracks(self) -> list[ImageTrack]:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from reward_physics.collisions import Pair
 from reward_physics.flights import Trajectory
-from reward_physics.objects import masks_of_objects
 from reward_physics.tracks import ImageTrack, track_in_image
 from reward_physics.world_tracks import place_at_distance
 
@@ -81,7 +80,7 @@ def tracks_of_objects(observation: Observation) -> list[ImageTrack]:
     first_BNHW = observation.video.object_masks_BNHW
     if first_BNHW is None:
         return []
-    shared = zip(masks_of_objects(observation), first_BNHW.unbind(1), strict=True)
+    shared = zip(observation.object_masks, first_BNHW.unbind(1), strict=True)
     return [track_in_image(mask, first_mask_BHW=first) for mask, first in shared]
 
 

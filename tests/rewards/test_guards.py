@@ -7,6 +7,7 @@ import torch
 from discs import free_fall, make_world
 
 from reward_physics.observation import Instruments, Observation
+from reward_physics.video import Video
 from rewards.background import background
 from rewards.continuity import continuity
 from rewards.first_frame import first_frame
@@ -103,7 +104,9 @@ def test_perspective_tells_how_large_a_body_looks_off_the_axis():
     camera_centre = torch.tensor([0.0, 0.0, 1.5], dtype=torch.float64)
     _, depth = world.camera.project(centres)
     expected = (centres - camera_centre).norm(dim=-1) / depth**3
-    torch.testing.assert_close(perspective(seen).double(), expected / expected[:, :1], rtol=0.02, atol=0)
+    torch.testing.assert_close(
+        perspective(seen, seen.image_track).double(), expected / expected[:, :1], rtol=0.02, atol=0
+    )
 
 
 def test_saturation_loses_by_overexposure():
@@ -190,6 +193,30 @@ def test_two_bodies_are_judged_by_themselves():
         video = dataclasses.replace(video, object_masks_BNHW=torch.stack(masks, 1))
         gate = continuity(Observation(video, Instruments(mask="appearance"), grad=False)).item()
         assert (gate > 0.9) if least else (gate < 0.3)
+
+
+def test_what_one_body_lacks_no_other_fills_up():
+    t = torch.linspace(0, 1, 16)
+    small, large = 1 - 0.5 * t, 1 + 0.4 * t
+    v, u = torch.meshgrid(torch.arange(40) + 0.5, torch.arange(80) + 0.5, indexing="ij")
+
+    def drawn(scale_T, at):
+        return (7 * scale_T[:, None, None] + 0.5 - torch.hypot(u - at, v - 20)).clamp(0, 1)
+
+    def gate(*scales):
+        masks = [drawn(scale, at) for scale, at in zip(scales, (22, 58), strict=True)]
+        colours = (torch.tensor([0.9, 0.1, 0.1]), torch.tensor([0.1, 0.2, 0.9]))
+        frames = torch.full((16, 3, 40, 80), 0.5)
+        for mask, colour in zip(masks, colours, strict=True):
+            frames = frames * (1 - mask[:, None]) + mask[:, None] * colour.view(3, 1, 1)
+        first = torch.stack([(mask[0] > 0.5).float() for mask in masks])
+        video = Video.make(frames[None], 24, first_mask_BHW=first.amax(0)[None])
+        video = dataclasses.replace(video, object_masks_BNHW=first[None])
+        return observability_gate(Observation(video, Instruments(mask="appearance"), grad=False), enough=0.9).item()
+
+    ones = torch.ones(16)
+    assert gate(ones, ones) == 1.0
+    assert gate(small, large) < gate(small, ones) < 0.8 and gate(small, large) < gate(ones, large) < 0.9
 
 
 def two_discs(one, other):
