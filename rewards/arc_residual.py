@@ -8,7 +8,7 @@ from torch import Tensor
 from reward_physics.observation import Observation
 
 
-def arc_residual(observation: Observation) -> Tensor:
+def arc_residual(observation: Observation, *, first_only: bool = False) -> Tensor:
     """Minus the mean squared distance of the track from its parabolas, in shares of the way, unit-free:
 
         r = -(mean_t |x_t - p(t)|^2 + sum_k gap_k^2) / way^2
@@ -17,12 +17,19 @@ def arc_residual(observation: Observation) -> Tensor:
     jumps from place to place leaves open, and way the diagonal of the box that the flights fill. 0 for parabolas that
     meet, whatever their acceleration: it says nothing of g.
 
+    Args:
+        observation: any track, even in pixels.
+        first_only: of the first flight alone, and no gaps: what `gravity` is read from.
+
     Returns:
         (B,), no unit, in (-inf, 0]. NaN without a flight: a frozen clip never scores.
     """
     flights = observation.flights
     path = flights.trajectory
-    weight = flights.weights_BKT * flights.flight_BK[..., None]
+    chosen_BK = flights.flight_BK
+    if first_only:
+        chosen_BK = chosen_BK & (chosen_BK.cumsum(1) == 1)
+    weight = flights.weights_BKT * chosen_BK[..., None]
     time = path.time_BT[:, None].expand_as(weight)
     away = torch.where(
         weight[..., None] > 0,
@@ -38,4 +45,5 @@ def arc_residual(observation: Observation) -> Tensor:
     way = torch.where(flies[:, None], high - low, torch.ones_like(high)).square().sum(-1).detach()
     beside = flights.flight_BK | torch.nn.functional.pad(flights.flight_BK[:, 1:], (0, 1))
     gaps = torch.where(beside, flights.gap_BK, torch.zeros_like(flights.gap_BK)).square().sum(1)
+    gaps = torch.zeros_like(gaps) if first_only else gaps
     return torch.where(flies, -(mean + gaps) / way, torch.nan).to(observation.video.frames_BTCHW)
