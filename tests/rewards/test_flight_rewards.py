@@ -122,6 +122,17 @@ def test_arc_residual_ranks_trembling_and_jumps():
         assert score(arc_residual, there) < score(arc_residual, jumped) - 0.005
 
 
+def test_the_arc_residual_of_the_first_flight_alone_knows_nothing_of_later_ones():
+    true = bounce()
+    low = int(true[0, :, 1].argmin())
+    late, early = true.clone(), true.clone()
+    late[:, low + 2 :, 0] += 0.5
+    early[0, : low - 1] += 0.01 * torch.sin(1.7 * torch.arange(low - 1).double())[:, None]
+    assert score(arc_residual, late) < -0.005
+    assert score(arc_residual, true, first_only=True) > -1e-6 < score(arc_residual, late, first_only=True)
+    assert score(arc_residual, early, first_only=True) < -1e-4
+
+
 def test_without_metres_the_unit_free_ones_score_and_the_others_refuse():
     pixels = 30 * bounce()
     for reward in (arc_residual, energy_rise, galileo, projectile, restitution):
