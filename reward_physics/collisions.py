@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from reward_physics.kinematics import fit_arc
@@ -37,8 +38,9 @@ class Pair:
         time_BT: s.
         position_B2TD: any one unit.
         weight_B2T: trust in [0, 1].
-        radius_B2: in the same unit.
+        radius_B2: half of each body's extent along the line between them, in the same unit.
         sigma_B: noise of a position.
+        longest_B2: half of each body's largest extent, for bodies that turn.
     """
 
     time_BT: Tensor
@@ -46,6 +48,7 @@ class Pair:
     weight_B2T: Tensor
     radius_B2: Tensor
     sigma_B: Tensor
+    longest_B2: Tensor
 
     @property
     def both_BT(self) -> Tensor:
@@ -59,10 +62,6 @@ class Pair:
         high = torch.where(self.both_BT[..., None], apart, -torch.inf).amax(1)
         low = torch.where(self.both_BT[..., None], apart, torch.inf).amin(1)
         return ((high - low).amax(-1) > 2 * _VISIBLE_SIGMAS * self.sigma_B) & self.both_BT.any(1)
-
-    def approaches(self, jump: Jump) -> Tensor:
-        """True where the bodies come nearer before the jump, by more than the noise moves them."""
-        return jump.closing_B.detach() * _step(self.time_BT) > self.sigma_B
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +104,8 @@ def penetration(pair: Pair) -> Tensor:
 
 
 def contact_jump(pair: Pair, *, reach: float = 0.25) -> Jump:
-    """The contact of every clip: bodies nearer than (1 + reach)(r1 + r2) that change their relative velocity most."""
+    """The contact of every clip: bodies nearer than (1 + reach)(r1 + r2), or nearer than that between two frames, that
+    change their relative velocity most. Here r is half of a body's largest extent: it may turn before it touches."""
     near = _near(pair, reach)
     return _jump_at(pair, _best_split(pair, near, pair.both_BT), pair.both_BT)
 
@@ -141,6 +141,11 @@ def direction_error(jump: Jump) -> Tensor:
     dv1, dv2 = _safe_changes(jump)
     size_B2 = torch.stack((_norm(dv1), _norm(dv2)), dim=1).detach()
     return (jump.dv_sd_B2 / size_B2).square().sum(1).sqrt()
+
+
+def change_error(jump: Jump) -> Tensor:
+    """Standard error of a component of the change of the relative velocity, (B,), detached."""
+    return jump.dv_sd_B2.square().sum(1).sqrt()
 
 
 def mass_ratio(jump: Jump) -> Tensor:
@@ -201,8 +206,11 @@ def _distance(pair: Pair) -> Tensor:
 
 
 def _near(pair: Pair, reach: float) -> Tensor:
-    near = _distance(pair).detach() < (1 + reach) * pair.radius_B2.sum(1, keepdim=True)
-    return near & pair.both_BT
+    apart = _distance(pair).detach()
+    moved = F.pad((apart[:, 1:] - apart[:, :-1]).abs(), (1, 1))
+    # Between two frames they may have been nearer by half of what they move.
+    nearest = apart - torch.maximum(moved[:, 1:], moved[:, :-1]) / 2
+    return (nearest < (1 + reach) * pair.longest_B2.sum(1, keepdim=True)) & pair.both_BT
 
 
 def _safe_changes(jump: Jump) -> tuple[Tensor, Tensor]:

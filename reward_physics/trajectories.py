@@ -101,13 +101,31 @@ def pair_in_pixels(observation: Observation) -> tuple[Pair | None, Tensor]:
         weight_B2T=torch.stack([path.weight_BT for path in paths], dim=1),
         radius_B2=radius_B2,
         sigma_B=paths[0].sigma_B,
+        longest_B2=_longest_half_extent_px(first_BNHW[:, :2].double()),
     )
     return pair, (area_B2 >= 1).all(1)
 
 
+_SDS = 1.87
+"""Standard deviations in half an extent: of a square that makes it 8 % too large, of a disc 7 % too small."""
+
+
+def _longest_half_extent_px(mask_B2HW: Tensor) -> Tensor:
+    """Half the extent of two masks along their long axes, (B, 2), px."""
+    height, width = mask_B2HW.shape[-2:]
+    u, v = torch.arange(width, device=mask_B2HW.device), torch.arange(height, device=mask_B2HW.device)
+    at = torch.stack((u.expand(height, -1), v[:, None].expand(-1, width)), dim=-1).to(mask_B2HW)
+    area = mask_B2HW.sum((2, 3)).clamp(min=1)[..., None]
+    mean = torch.einsum("bnhw,hwi->bni", mask_B2HW, at) / area
+    away = at - mean[:, :, None, None]
+    covariance = torch.einsum("bnhw,bnhwi,bnhwj->bnij", mask_B2HW, away, away) / area[..., None]
+    half_trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) / 2
+    spread = (half_trace.square() - torch.linalg.det(covariance)).clamp(min=0).sqrt()
+    return _SDS * (half_trace + spread + 1 / 12).sqrt()
+
+
 def _half_extent_px(mask_B2HW: Tensor, centre_B22: Tensor) -> Tensor:
-    """Half the extent of two masks along the line between them, (B, 2), px: 1.87 standard deviations, which is the
-    half-width of a square made 8 % too large and of a disc 7 % too small."""
+    """Half the extent of two masks along the line between them, (B, 2), px."""
     height, width = mask_B2HW.shape[-2:]
     line = (centre_B22[:, 1] - centre_B22[:, 0]).detach()
     line = line / line.norm(dim=-1, keepdim=True).clamp(min=1e-6)
@@ -124,7 +142,7 @@ def _half_extent_px(mask_B2HW: Tensor, centre_B22: Tensor) -> Tensor:
     area = mask_B2HW.sum((2, 3)).clamp(min=1)[..., None, None]
     mean = (mask_B2HW * along_HW).sum((2, 3), keepdim=True) / area
     variance = (mask_B2HW * (along_HW - mean).square()).sum((2, 3), keepdim=True) / area
-    return 1.87 * (variance[..., 0, 0] + 1 / 12).sqrt()
+    return _SDS * (variance[..., 0, 0] + 1 / 12).sqrt()
 
 
 def _radius_px(image: ImageTrack) -> Tensor:

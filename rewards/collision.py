@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reward_physics.collisions import contact_jump, is_visible, jump_without_contact, restitution
+from reward_physics.collisions import change_error, contact_jump, is_visible, jump_without_contact, restitution
 from reward_physics.observation import Observation
 from reward_physics.trajectories import pair_in_pixels
 
@@ -13,16 +13,17 @@ from reward_physics.trajectories import pair_in_pixels
 def collision(observation: Observation, *, reach: float = 0.25) -> Tensor:
     """Minus the causal errors of two bodies' motion, unit-free:
 
-        r = -(relu(-e - s)^2 + relu(e - 1 - s)^2 + (jump / speed)^2)
+        r = -(relu(-e - s)^2 + relu(e - 1 - s)^2 + (relu(jump - u) / speed)^2)
 
     e is the coefficient of restitution of their relative velocity at the contact, negative where they pass through each
-    other, and s its uncertainty, twice the noise of a position over the way by which they come nearer in a frame; jump
-    is the largest sideways change of relative velocity away from any contact, where it exceeds the noise, and speed the
-    relative speed before and after it.
+    other, and s its standard error, that of the change of relative velocity over the speed of approach; jump is the
+    largest sideways change of relative velocity away from any contact, u its standard error, and speed the relative
+    speed before and after it. An approach no faster than its own error gives no e.
 
     Args:
         observation: clips with `Video.object_masks_BNHW`; in the picture: for bodies at one distance from the camera.
-        reach: distance, in shares of r1 + r2 beyond touching, at which bodies count as near, > 0.
+        reach: distance, in shares of r1 + r2 beyond touching, at which bodies count as near, > 0; r is half of a body's
+            largest extent.
 
     Returns:
         (B,), no unit, in (-inf, 0]. NaN where there are not two objects, or neither a contact with approach nor a jump:
@@ -36,13 +37,12 @@ def collision(observation: Observation, *, reach: float = 0.25) -> Tensor:
         return torch.full_like(frames[:, 0, 0, 0, 0], torch.nan)
     contact, apart = contact_jump(pair, reach=reach), jump_without_contact(pair, reach=reach)
     e, known = restitution(contact)
-    known = known & pair.approaches(contact)
-    jumps = is_visible(apart, pair)
-    change = (apart.after_BD - apart.before_BD)[:, 0].square()
+    unsure = change_error(contact) / contact.closing_B.detach().clamp(min=1e-6)
+    known = known & (unsure < 1)
+    change = ((apart.after_BD - apart.before_BD)[:, 0].abs() - change_error(apart)).clamp(min=0).square()
+    jumps = is_visible(apart, pair) & (change.detach() > 0)
     speed = apart.after_BD.square().sum(-1) + apart.before_BD.square().sum(-1)
     strange = torch.where(jumps, change, torch.zeros_like(change)) / torch.where(jumps, speed, torch.ones_like(speed))
-    step_B = (pair.time_BT[:, 1:] - pair.time_BT[:, :-1]).median(1).values
-    unsure = 2 * pair.sigma_B / (contact.closing_B.detach() * step_B).clamp(min=1e-6)
     wrong = (-e - unsure).clamp(min=0).square() + (e - 1 - unsure).clamp(min=0).square()
     score = -torch.where(known, wrong, torch.zeros_like(wrong)) - strange
     return torch.where(exists_B & (known | jumps), score, torch.nan).to(frames)

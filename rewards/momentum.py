@@ -15,13 +15,13 @@ from reward_physics.trajectories import pair_in_pixels
 def momentum(observation: Observation, *, mass_ratio: float | None = None, friction: float = 1.0) -> Tensor:
     """Minus the error of momentum in a collision of two bodies, unit-free:
 
-        r = -error - relu(|dv_t| - mu |dv_n|) / |dv|
+        r = -error - relu(|dv_t| - mu |dv_n| - u) / |dv|
         error = relu((1 + cos(dv1, dv2)) / 2 - sin(s / 2)^2)     masses unknown
               = |dv1 + q dv2| / (|dv1| + q |dv2|)                mass_ratio q = m2 / m1 known
 
     with dv each body's change of velocity at the contact, in the picture: for bodies at one distance from the camera.
-    s is the standard error of the angle between the two: of a change no larger than its own noise nobody can say which
-    way it points.
+    s is the standard error of the angle between the two, u that of the first: of a change no larger than its own noise
+    nobody can say which way it points.
 
     Args:
         observation: clips with `Video.object_masks_BNHW`.
@@ -43,5 +43,7 @@ def momentum(observation: Observation, *, mass_ratio: float | None = None, frict
     if mass_ratio is None:
         error = (error - (direction_error(jump).clamp(max=math.pi) / 2).sin().square()).clamp(min=0)
         known = known & (jump.dv_B2D.detach().norm(dim=-1) > jump.dv_sd_B2).all(1)
-    score = -error - coulomb_excess(jump, friction)
+    size_B2 = jump.dv_B2D.detach().norm(dim=-1).clamp(min=1e-9)
+    slip = (coulomb_excess(jump, friction) - (jump.dv_sd_B2 / size_B2)[:, 0]).clamp(min=0)
+    score = -error - slip
     return torch.where(known, score, torch.nan).to(frames)

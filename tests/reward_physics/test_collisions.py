@@ -41,6 +41,7 @@ def pair(
         position_B2TD=position,
         weight_B2T=torch.ones(1, 2, frames),
         radius_B2=torch.tensor([[r1, r2]]).double(),
+        longest_B2=torch.tensor([[r1, r2]]).double(),
         sigma_B=torch.tensor([max(noise, 1e-3)]).double(),
     )
 
@@ -80,6 +81,7 @@ def test_the_standard_error_of_a_change_of_velocity_is_its_spread(generator):
         position_B2TD=true.position_B2TD + noise * torch.randn(shape, generator=generator, dtype=torch.float64),
         weight_B2T=true.weight_B2T.expand(count, -1, -1),
         radius_B2=true.radius_B2.expand(count, -1),
+        longest_B2=true.longest_B2.expand(count, -1),
         sigma_B=torch.full((count,), noise).double(),
     )
     jump = collisions.contact_jump(many)
@@ -116,6 +118,14 @@ def test_penetration_by_hand_and_in_order():
         found.append(collisions.penetration(dataclasses.replace(given, position_B2TD=position)).amax().item())
     assert found == pytest.approx(depths.tolist(), abs=1e-6)
     assert collisions.penetration(pair()).amax() < 1e-3
+
+
+def test_bodies_that_turn_touch_within_their_largest_extents():
+    slim = pair(apart=0.15)
+    assert not collisions.contact_jump(slim, reach=0.1).measured_B.any(), "by the extents that faced each other first"
+    long = dataclasses.replace(slim, longest_B2=1.4 * slim.radius_B2)
+    assert collisions.contact_jump(long, reach=0.1).measured_B.all()
+    assert not collisions.is_visible(collisions.jump_without_contact(long, reach=0.1), long).any()
 
 
 def test_action_at_a_distance_is_a_jump_without_contact():

@@ -99,6 +99,7 @@ def pair_of(position: Tensor) -> Pair:
         position_B2TD=position,
         weight_B2T=torch.ones(batch, 2, frames),
         radius_B2=torch.tensor([[0.15, 0.2]]).double().to(position).expand(batch, 2),
+        longest_B2=torch.tensor([[0.15, 0.2]]).double().to(position).expand(batch, 2),
         sigma_B=torch.full((batch,), 1e-3).to(position),
     )
 
