@@ -43,7 +43,6 @@ def denoising_loss(
     sigma_range: tuple[float, float] | list[float],
     generators: list[torch.Generator],
     weight_B: Tensor | None = None,
-    checkpointing: bool = False,
 ) -> Tensor:
     """The family's own training loss on clean latents: w |prediction - target|^2, sigma uniform in `sigma_range`.
 
@@ -51,10 +50,9 @@ def denoising_loss(
         clean: encoded data.
         generators: one a clip; each draws its noise level and its noise.
         weight_B: what each clip's loss is multiplied by; by default 1.
-        checkpointing: evaluate the network again in backward.
     """
     noisy, noise, sigma_B = noised(model, clean, condition, sigma_range=sigma_range, generators=generators)
-    prediction = predicted(model, noisy, sigma_B, condition, checkpointing=checkpointing)
+    prediction = model.predict(noisy, sigma_B, condition)
     error = (prediction - model.training_target(clean, noise)) ** 2
     if weight_B is not None:
         error = error * weight_B.to(error).view(-1, *[1] * (error.ndim - 1))

@@ -17,7 +17,7 @@ from trainers.memory_decode import decode_peak, there_and_back
 from trainers.memory_meter import MemoryMeter
 from trainers.models.base import Condition
 from trainers.regression_config import PSFTConfig, RWRConfig
-from trainers.rollout import choose_grad_steps, in_range, predicted, rollout
+from trainers.rollout import choose_grad_steps, evaluated_again, in_range, predicted, rollout
 
 
 def blank_condition(model: Any, config: Any, *, batch: int | None = None, guided: bool = True) -> Condition:
@@ -129,15 +129,15 @@ def oro_step(model: Any, config: Any, peaks: Peaks) -> None:
     loss = _of_reward(done.latents)
     near = [i for i in range(len(done.visited)) if in_range(done.sigmas_S[i], config.reference_sigma_range)]
     near = near or [len(done.visited) - 1]  # a short rollout stands for a long one, which has such a step
-    again = config.gradient_checkpointing
     if config.reference_weight > 0:
+        drawn = (near * config.reference_steps)[: config.reference_steps]
         with peaks("reference distance"):
-            for i in (near * config.reference_steps)[: config.reference_steps]:
+            for i, again in zip(drawn, evaluated_again(config, len(drawn)), strict=True):
                 sigma_B = done.sigmas_S[i].expand(len(done.latents))
                 loss = loss + reference_distance(model, done.visited[i], sigma_B, condition, checkpointing=again)
     if config.denoising_weight > 0:
         with peaks("denoising"):
-            loss = loss + _denoising(model, config, condition, checkpointing=again)
+            loss = loss + _denoising(model, config, condition)
     del done
     with peaks("backward"):
         loss.backward()
@@ -190,12 +190,12 @@ def _half_noisy(model: Any, condition: Condition) -> tuple[Tensor, Tensor]:
     return latents, torch.full((len(latents),), 0.5)
 
 
-def _denoising(model: Any, config: Any, condition: Condition, *, checkpointing: bool = False) -> Tensor:
+def _denoising(model: Any, config: Any, condition: Condition) -> Tensor:
     shape = (condition.batch_size, condition.num_frames, 3, condition.height_px, condition.width_px)
     clean = model.encode_clip(torch.zeros(shape, device=model.device))
     sigma_B = torch.full((len(clean),), 0.5)
     noisy = model.add_noise(clean, torch.zeros_like(clean), sigma_B)
-    error = (predicted(model, noisy, sigma_B, condition, checkpointing=checkpointing) - clean) ** 2
+    error = (predicted(model, noisy, sigma_B, condition) - clean) ** 2
     return masked_mean(error, model.free_mask(condition))
 
 

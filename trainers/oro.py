@@ -30,7 +30,7 @@ from trainers.finish import print_plan, print_sigmas
 from trainers.losses import denoising_loss, reference_distance
 from trainers.models import VideoModel
 from trainers.phases import Phases
-from trainers.rollout import choose_grad_steps, in_range, rollout
+from trainers.rollout import choose_grad_steps, evaluated_again, in_range, rollout
 from trainers.scoring import Judge, check_recipe, gather, reward_metrics
 from trainers.session import CHOICES, DATA_NOISE, NOISE, held_out_judges, make_session, mean_of, start, watched
 
@@ -135,8 +135,8 @@ def oro_loss(
         sigmas = [done.sigmas_S[i].expand(len(done.latents)) for i in drawn]
         with phase("regularisers"):
             distances = [
-                reference_distance(model, done.visited[i], s, condition, checkpointing=config.gradient_checkpointing)
-                for i, s in zip(drawn, sigmas, strict=True)
+                reference_distance(model, done.visited[i], sigma_B, condition, checkpointing=again)
+                for i, sigma_B, again in zip(drawn, sigmas, evaluated_again(config, len(drawn)), strict=True)
             ]
         distance = torch.stack(distances).mean()
         loss = loss + config.reference_weight * distance
@@ -146,14 +146,7 @@ def oro_loss(
         fresh, levels = clip_generators(config.seed, batch.numbers, DATA_NOISE), config.denoising_sigma_range
         with phase("regularisers"):
             clean = model.pin(model.encode_clip(data), condition)
-            denoising = denoising_loss(
-                model,
-                clean,
-                condition,
-                sigma_range=levels,
-                generators=fresh,
-                checkpointing=config.gradient_checkpointing,
-            )
+            denoising = denoising_loss(model, clean, condition, sigma_range=levels, generators=fresh)
         loss = loss + config.denoising_weight * denoising
         metrics["denoising_loss"] = denoising.item()
     warn_not_finite("loss", ~loss.detach().isfinite(), batch.ids, accelerator.process_index)

@@ -6,6 +6,7 @@ Axes: B clips, S sampling steps.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +58,15 @@ def choose_grad_steps(
         order = torch.randperm(num_steps, generator=generator).tolist()
         return tuple(sorted(order[: k if mode == "random" else 1]))
     raise ValueError(f"grad_steps must be one of {', '.join(GRAD_STEPS)}, got {mode}")
+
+
+def evaluated_again(config: Any, count: int) -> list[bool]:
+    """Which of a step's `count` distances to the reference keep their input alone and are evaluated again in backward.
+
+    The last regulariser of a step need not be: backward begins with it, when no other evaluation's graph is there.
+    """
+    last = count - 1 if config.denoising_weight == 0 else count
+    return [config.gradient_checkpointing and i < last for i in range(count)]
 
 
 def in_range(sigma: Tensor | float, sigma_range: tuple[float, float] | list[float]) -> bool:
