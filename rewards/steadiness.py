@@ -23,7 +23,7 @@ def steadiness(observation: Observation, *, jerk_px: float = 0.4) -> Tensor:
         jerk_px: root mean square change of the mean flow that leaves 0.78 of the score, px a frame, > 0.
 
     Returns:
-        (B,) in [0, 1]. NaN for clips with fewer than two pairs of frames.
+        (B,) in [0, 1]. NaN where a clip has fewer than two pairs of frames.
 
     Raises:
         ValueError: no flow estimator, or `jerk_px` out of range.
