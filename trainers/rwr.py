@@ -244,8 +244,9 @@ def plan(config: RWRConfig, source: Scenes | ScoredClips) -> dict[str, str]:
     else:
         clips = config.prompts_per_round * config.num_generations
         rounds = f"{clips} clips ({config.num_generations} of each prompt) every {config.inner_steps} steps"
-    weights = f"target ess {config.target_ess:g}" if config.target_ess else f"temperature {config.temperature:g}"
-    return {"rewards": config.recipe, "rounds": rounds, "weights": f"{config.weighting}, {weights}"}
+    found = f"target ess {config.target_ess:g}" if config.target_ess else f"temperature {config.temperature:g}"
+    weights = f"reward, {found}" if config.weighting == "reward" else config.weighting
+    return {"rewards": config.recipe, "rounds": rounds, "weights": weights}
 
 
 def main(config: Any = None) -> None:
