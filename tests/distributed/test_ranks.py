@@ -15,6 +15,7 @@ from trainers.checkpoint import checkpoints
 from trainers.models.tiny_wan import tiny_wan
 
 STEPS = 4
+SIGNED = {"weighting": "signed", "max_steps": 2}
 
 
 def gradients(world, name):
@@ -35,7 +36,8 @@ def one(world):
     """One process at twice the batch, by trainer."""
     trainings = [experiment(world, f"one_{name}", name, per_device_train_batch_size=4) for name in OWN]
     limited = {"max_pixel_grad_ratio": 1.0, "max_steps": 1, "per_device_train_batch_size": 4}
-    return alone(world, [*trainings, experiment(world, "one_limited", "oro", **limited)])
+    signed = experiment(world, "one_signed", "rwr", **SIGNED, per_device_train_batch_size=4)
+    return alone(world, [*trainings, signed, experiment(world, "one_limited", "oro", **limited)])
 
 
 def plan(world, zero):
@@ -45,6 +47,7 @@ def plan(world, zero):
     small = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "max_steps": 2}
     trainings += [experiment(world, f"{name}_{tag}_accumulated", name, **small) for name in OWN]
     trainings.append(experiment(world, f"limited_{tag}", "oro", max_pixel_grad_ratio=1.0, max_steps=1))
+    trainings.append(experiment(world, f"signed_{tag}", "rwr", **SIGNED))
     if zero in (2, 3):
         trainings.append(experiment(world, f"bf16_{tag}", "oro", bf16=True, max_steps=1))
     if zero in (0, 2):
@@ -67,6 +70,8 @@ def test_two_ranks_hold_equal_weights_after_every_step_and_have_the_gradients_of
         pytest.importorskip("deepspeed")
     (found, said), tag = launch(world, plan(world, zero), zero), f"zero{zero}"
     assert difference(world, f"limited_{tag}", "one_limited") < 1e-5
+    assert difference(world, f"signed_{tag}", "one_signed") < 1e-5
+    assert found[f"signed_{tag}"][0]["hashes"] == found[f"signed_{tag}"][1]["hashes"]
     for name in OWN:
         ranks = found[f"{name}_{tag}"]
         assert sorted(ranks) == [0, 1]
