@@ -38,8 +38,8 @@ RWR_SAMPLE = (
 )
 RWR_SCORE = "python -m trainers.score_clips --clips outputs/samples --recipe configs/recipes/gravity_positions.yaml"
 RWR_OFFLINE = (
-    "python trainers/rwr.py --config configs/rwr_drops.yaml --scored outputs/samples --weighting reward --target_ess 0.25 "
-    "--output_dir outputs/rwr_offline"
+    "python trainers/rwr.py --config configs/rwr_drops.yaml --scored outputs/samples --weighting reward "
+    "--target_ess 0.25 --output_dir outputs/rwr_offline"
 )
 TRUE_CLIPS = "python -m data.write --split train --g_m_s2 9.81 --clips 600"
 PSFT = "accelerate launch trainers/psft.py --config configs/psft_drops.yaml"
