@@ -19,8 +19,6 @@ from reward_physics.video import Video
 from trainers.config import DataConfig, suggestion
 from trainers.models.base import Condition, VideoModel
 
-FRAME_RATES = 11  # a stream of random numbers
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -44,16 +42,8 @@ def shuffled(count: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
 
 
-def drawn_fps(seed: int, numbers: list[int], low: float, high: float) -> Tensor:
-    """Frames a second of each clip number, uniform in [low, high]: shape (B,)."""
-    draws = [torch.rand((), generator=one) for one in clip_generators(seed, numbers, FRAME_RATES)]
-    return low + (high - low) * torch.stack(draws)
-
-
 class Scenes:
     """The rows of a split that a config keeps, shuffled anew each epoch.
-
-    Clips in the order of the split, those that are evaluated, keep the frame rate of the data where `fps_range` is set.
 
     Raises:
         ValueError: no such split, or no row is left.
@@ -107,8 +97,6 @@ class Scenes:
         batch = data_rows.collate([self.table[self.row_index(number)] for number in numbers])
         if self.config.fps is not None:
             batch["fps_B"] = torch.full((len(numbers),), float(self.config.fps))
-        elif self.config.fps_range is not None and self.shuffle:
-            batch["fps_B"] = drawn_fps(self.seed, numbers, *self.config.fps_range)
         video = resized(data_rows.to_video(batch), self.config.height, self.config.width)
         if self.config.num_frames is not None:
             video = video.with_frames(video.frames_BTCHW[:, : self.config.num_frames])

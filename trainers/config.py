@@ -106,18 +106,6 @@ class DataConfig:
     height: Positive | None = option(None, "rows of a clip in px; by default the data's")
     width: Positive | None = option(None, "columns of a clip in px; by default the data's")
     fps: Rate | None = option(None, "frames a second; by default the data's")
-    fps_range: list[Rate] | None = option(
-        None, "low and high: frames a second that each trained clip draws, so that falls last longer or shorter"
-    )
-
-    @pydantic.model_validator(mode="after")
-    def _frame_rates(self) -> "DataConfig":
-        between = self.fps_range
-        if between is not None and (len(between) != 2 or between[0] > between[1]):
-            raise ValueError(f"fps_range must be two frame rates, low <= high, got {between}")
-        if between is not None and self.fps is not None:
-            raise ValueError("fps and fps_range exclude each other: leave one out")
-        return self
 
 
 @strict

@@ -53,29 +53,6 @@ def test_size_and_frame_rate_can_be_changed(scenes):
     assert scaled.px_per_m_B.tolist() == [20.0]
 
 
-def test_trained_clips_draw_their_frame_rates_and_evaluated_ones_do_not(scenes, toy_world):
-    table = scenes(fps_range=[12.0, 20.0])
-    drawn = table.batch(list(range(40))).video.fps_B
-    assert 12 <= drawn.min() < 14 and 18 < drawn.max() <= 20 and drawn.unique().numel() == 40
-    assert table.batch([7]).video.fps_B.tolist() == [drawn[7].item()]  # the number alone decides
-    assert table.batch([7]).columns["fps_B"].tolist() == [drawn[7].item()]
-    evaluated = Scenes(table.config, "train", shuffle=False)
-    assert evaluated.batch([0, 1]).video.fps_B.tolist() == [16.0, 16.0]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"fps_range": [20.0, 12.0]}, "fps_range must be two frame rates, low <= high"),
-        ({"fps_range": [12.0]}, "fps_range must be two frame rates, low <= high"),
-        ({"fps_range": [12.0, 20.0], "fps": 8.0}, "fps and fps_range exclude each other"),
-    ],
-)
-def test_frame_rates_that_mean_nothing_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        DataConfig(**changes)
-
-
 def test_noise_depends_on_seed_number_and_stream_alone():
     def draw(*arguments):
         return torch.rand(3, generator=clip_generators(*arguments)[0]).tolist()
