@@ -97,12 +97,11 @@ def reward_weights(reward_GN: Tensor, measurable_GN: Tensor, how: Weighting) -> 
     if how.absolute_scale > 0:
         absolute_G = ((expected_G - how.absolute_reward).clamp(max=0) / how.absolute_scale).exp()
     clipped_GN = weight_GN.clamp(max=how.max_weight) if how.max_weight else weight_GN
-    entropy_G = -torch.special.xlogy(share_GN, share_GN).sum(1) / math.log(max(2, share_GN.shape[1]))
     return GroupWeights(
         weight_GN=(clipped_GN * absolute_G[:, None]).float(),
         temperature=temperature,
         ess_G=effective_size(weight_GN),
-        entropy_G=entropy_G,
+        entropy_G=entropy(share_GN),
         absolute_G=torch.where(chosen_GN.any(1), absolute_G, 0.0),
     )
 
@@ -117,7 +116,7 @@ def signed_weights(reward_GN: Tensor) -> GroupWeights:
         weight_GN=weight_GN.float(),
         temperature=1.0,
         ess_G=effective_size(size_GN),
-        entropy_G=-torch.special.xlogy(share_GN, share_GN).sum(1) / math.log(max(2, share_GN.shape[1])),
+        entropy_G=entropy(share_GN),
         absolute_G=torch.ones(len(reward_GN), dtype=torch.float64),
     )
 
@@ -145,6 +144,11 @@ def spread(reward_GN: Tensor, known_GN: Tensor, advantage: str) -> Tensor:
         groups = [torch.cat(groups)] * len(groups)
     deviations = [float(group.std(correction=0)) if len(group) else 0.0 for group in groups]
     return torch.tensor([[one if one > 1e-12 else 1.0] for one in deviations], dtype=reward_GN.dtype)
+
+
+def entropy(share_GN: Tensor) -> Tensor:
+    """Entropy of the shares of each group over log N: 1 for equal shares."""
+    return -torch.special.xlogy(share_GN, share_GN).sum(1) / math.log(max(2, share_GN.shape[1]))
 
 
 def effective_size(weight_GN: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ from tqdm import tqdm
 from rewards.recipe import load_recipe
 from trainers import checkpoint as ckpt
 from trainers.batches import Scenes, clip_generators, condition_on, shuffled
-from trainers.checkpoint import holding
 from trainers.config import exit_with_one_line, parse_config
 from trainers.faults import warn_not_finite
 from trainers.finish import print_plan
@@ -192,7 +191,7 @@ def rwr_loss(
     metrics = {}
     if config.weighting == "signed":
         assert weight_B is not None
-        policy, beta = holding(run.state.weights, pool.policy), config.signed_beta
+        policy, beta = ckpt.holding(run.state.weights, pool.policy), config.signed_beta
         loss, moved = contrast_loss(
             model,
             clean,
