@@ -34,6 +34,7 @@ import diffusers
 import torch
 
 from trainers import oro
+from trainers.clips import write_text
 from trainers.config import OROConfig, parse_config
 from trainers.memory_meter import MemoryMeter, cpu_workspace
 from trainers.memory_plan import GIB, Plan, build, plan
@@ -207,13 +208,6 @@ def planned(size: Size, config: OROConfig) -> dict[str, Any]:
     return {"held": found.held, "peaks": {name: held + one for name, one in phases.items()}, "weights": found.weights}
 
 
-def write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    half = path.with_suffix(path.suffix + ".half")
-    half.write_text(text)
-    half.rename(path)
-
-
 def run_row(row: str, file: Path | None, changes: dict[str, Any], folder: Path) -> None:
     """One row in this process: plan, wait for a line on stdin with the seconds that it may take, and measure."""
     diffusers.utils.logging.set_verbosity_error()
@@ -225,7 +219,7 @@ def run_row(row: str, file: Path | None, changes: dict[str, Any], folder: Path) 
         result |= {"model": config.model_name_or_path, "clip": clip, "memory_gib": config.memory_gib}
         result["steps"] = config.num_inference_steps
         result["planned"] = planned(size, config)
-        write(folder / "result.json", json.dumps(result))
+        write_text(folder / "result.json", json.dumps(result))
         line = sys.stdin.readline()
         if not line:
             return
@@ -235,7 +229,7 @@ def run_row(row: str, file: Path | None, changes: dict[str, Any], folder: Path) 
         traceback.print_exc()
         result["error"] = told(error)
     faulthandler.cancel_dump_traceback_later()
-    write(folder / "result.json", json.dumps(result))
+    write_text(folder / "result.json", json.dumps(result))
 
 
 def gib(value: float | None) -> str:
@@ -307,8 +301,8 @@ def main() -> None:
                 start(left.pop(0))
             name, folder, child = waiting.pop(0)
             results.append(turn(name, folder, child, began + asked.budget_s - time.monotonic(), asked.row_s))
-            write(asked.output_dir / "results.json", json.dumps(results, indent=1))
-            write(asked.output_dir / "results.md", table(results))
+            write_text(asked.output_dir / "results.json", json.dumps(results, indent=1))
+            write_text(asked.output_dir / "results.md", table(results))
             print(f"{time.monotonic() - began:.0f} s: {table(results[-1:])}", flush=True)
 
 
