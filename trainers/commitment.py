@@ -71,12 +71,15 @@ def complete_again(
     schedule: Schedule,
     condition: Condition,
     generators: list[torch.Generator],
+    *,
+    adapter_sigma_range: list[float] | tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
     """Noise clean latents to level `sigma` and sample them down again: new clean latents."""
     noise = model.initial_latents(condition, generators)
     sigma_B = torch.full((len(clean),), sigma)
     noisy = model.pin(model.add_noise(clean, noise, sigma_B), condition)
-    return rollout(model, condition, schedule_from(schedule, sigma), noisy).latents
+    left = schedule_from(schedule, sigma)
+    return rollout(model, condition, left, noisy, adapter_sigma_range=adapter_sigma_range).latents
 
 
 def open_shares(records: list[dict[str, Any]]) -> list[dict[str, float]]:
@@ -133,7 +136,8 @@ def pairs_of(
     condition = condition_on(model, batch, config, first)
     schedule = model.schedule(config.num_inference_steps, condition)
     with torch.no_grad():
-        clean = rollout(model, condition, schedule, model.initial_latents(condition, first)).latents
+        noise = model.initial_latents(condition, first)
+        clean = rollout(model, condition, schedule, noise, adapter_sigma_range=config.adapter_sigma_range).latents
 
     def g_of(latents: Tensor) -> list[float]:
         with torch.no_grad():
@@ -146,7 +150,9 @@ def pairs_of(
     for level, sigma in enumerate(config.sigmas):
         for k in range(config.completions):
             fresh = clip_generators(config.seed, numbers, AGAIN + level * config.completions + k)
-            again = g_of(complete_again(model, clean, sigma, schedule, condition, fresh))
+            active = config.adapter_sigma_range
+            done = complete_again(model, clean, sigma, schedule, condition, fresh, adapter_sigma_range=active)
+            again = g_of(done)
             records += [
                 {"scene": scene, "sigma": sigma, "g": one, "again": other}
                 for scene, one, other in zip(numbers, g, again, strict=True)

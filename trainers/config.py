@@ -8,7 +8,7 @@ import sys
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 
 import pydantic
 from pydantic import Field
@@ -72,6 +72,9 @@ class ModelConfig:
     lora_r: Positive = option(16, "rank of the LoRA")
     lora_alpha: Rate = option(16.0, "scale of the LoRA; its weight is alpha / r")
     lora_target_modules: list[str] | None = option(None, "layers that get a LoRA; by default the family's attention")
+    adapter_sigma_range: list[float] = option(
+        [0.0, 1.0], "noise levels at which the adapter is active, low then high; the base model samples the others"
+    )
     bf16: bool = option(False, "keep the frozen networks in bfloat16; the LoRA stays in float32")
     block_checkpointing: bool = option(
         False, "evaluate each block of the network again in backward: a step's activations shrink to one block's"
@@ -88,6 +91,11 @@ class ModelConfig:
         False, "let no gradient through the unguided branch: half the memory of a guided step, and another gradient"
     )
     negative_prompt: str = option("", "prompt of the unguided branch where guidance_scale > 1")
+
+    @pydantic.model_validator(mode="after")
+    def _check_adapter(self) -> Self:
+        check_range("adapter_sigma_range", self.adapter_sigma_range)
+        return self
 
 
 @strict
@@ -173,7 +181,6 @@ class OROConfig(ModelConfig, DataConfig, RunConfig):
     )
     grad_steps_k: Positive = option(1, "how many steps for last, random and early")
     detach_input: bool = option(False, "cut the gradient at the network's input: each step learns on its own")
-    adapter_sigma_range: list[float] = option([0.0, 1.0], "noise levels at which the adapter is active, low then high")
     reference_weight: Weight = option(1.0, "weight of |adapter-on minus adapter-off prediction|^2")
     reference_sigma_range: list[float] = option(
         [0.0, 0.6], "noise levels of that distance: below those at which motion is decided (`trainers.commitment`)"
@@ -195,7 +202,7 @@ class OROConfig(ModelConfig, DataConfig, RunConfig):
     @pydantic.model_validator(mode="after")
     def _check(self) -> "OROConfig":
         check_offload(self)
-        for name in ("adapter_sigma_range", "reference_sigma_range", "denoising_sigma_range"):
+        for name in ("reference_sigma_range", "denoising_sigma_range"):
             check_range(name, getattr(self, name))
         if self.grad_steps_k > self.num_inference_steps:
             raise ValueError(

@@ -32,7 +32,7 @@ def generate(model: VideoModel, scenes: Scenes, config: Any, numbers: list[int])
         condition,
         generators,
         num_steps=config.num_inference_steps,
-        adapter_sigma_range=getattr(config, "adapter_sigma_range", (0.0, 1.0)),
+        adapter_sigma_range=config.adapter_sigma_range,
     )
 
 

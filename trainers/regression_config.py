@@ -23,6 +23,15 @@ from trainers.config import (
 from trainers.reward_weights import Weighting
 
 
+def check_trained_levels(trained: list[float], active: list[float]) -> None:
+    """Raise ValueError where the adapter would learn at noise levels at which it is switched off in sampling."""
+    if not active[0] <= trained[0] <= trained[1] <= active[1]:
+        raise ValueError(
+            f"denoising_sigma_range must lie within adapter_sigma_range {active}, where the adapter samples, got "
+            f"{trained}: narrow the one or widen the other"
+        )
+
+
 @strict
 class RWRConfig(ModelConfig, DataConfig, RunConfig):
     """Reward-weighted regression: sample, score, weight, regress, repeat."""
@@ -62,6 +71,7 @@ class RWRConfig(ModelConfig, DataConfig, RunConfig):
     def _check(self) -> "RWRConfig":
         for name in ("denoising_sigma_range", "reference_sigma_range"):
             check_range(name, getattr(self, name))
+        check_trained_levels(self.denoising_sigma_range, self.adapter_sigma_range)
         if self.top_k > self.num_generations and not self.scored:
             raise ValueError(f"top_k must be at most num_generations {self.num_generations}, got {self.top_k}")
         if self.weighting == "signed" and (self.scored or self.replay_rounds > 1):
@@ -107,6 +117,7 @@ class PSFTConfig(ModelConfig, DataConfig, RunConfig):
     def _check(self) -> "PSFTConfig":
         for name in ("denoising_sigma_range", "physics_sigma_range"):
             check_range(name, getattr(self, name))
+        check_trained_levels(self.denoising_sigma_range, self.adapter_sigma_range)
         if self.full and self.bf16:
             raise ValueError("full trains the network's own weights, which bf16 would keep from moving: set bf16 false")
         if self.full and self.lora_path:

@@ -155,7 +155,7 @@ def sample_and_score(
     condition = condition[of]
     schedule = model.schedule(config.num_inference_steps, condition)
     noise = model.initial_latents(condition, clip_generators(config.seed, numbers, NOISE))
-    clean = rollout(model, condition, schedule, noise).latents
+    clean = rollout(model, condition, schedule, noise, adapter_sigma_range=config.adapter_sigma_range).latents
     with phase("decode"):
         frames = model.decode(clean, condition).clamp(0, 1)
     with phase("reward"):

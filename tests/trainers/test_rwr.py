@@ -189,6 +189,25 @@ def test_the_samples_do_not_depend_on_how_many_are_made_at_a_time(base, brightne
     assert not torch.equal(together[0], together[1])  # two samples of one prompt
 
 
+def test_an_adapter_outside_its_noise_levels_leaves_the_base_models_samples(base, brightness):
+    model = LTXModel.load(base["model_name_or_path"])
+    made = {}
+    for name, active in {"base": None, "nowhere": [0.0, 0.0], "early": [0.9, 1.0], "everywhere": [0.0, 1.0]}.items():
+        config = RWRConfig(
+            **base
+            | ROUND
+            | {"adapter_sigma_range": active or [0.0, 1.0], "denoising_sigma_range": active or [0.0, 1.0]}
+        )
+        made[name], _ = rwr.sample_and_score(config, brightness(), model, Scenes(config, "train"), [0], Phases())
+        if active is None:
+            model.add_lora(r=2, alpha=64.0)
+            for parameter in lora_parameters(model.transformer).values():
+                torch.nn.init.normal_(parameter.data, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(made["nowhere"], made["base"])
+    assert not torch.equal(made["early"], made["base"])
+    assert not torch.equal(made["early"], made["everywhere"])
+
+
 def test_the_replay_is_bounded_and_a_half_written_round_is_not_there(tmp_path):
     replay = Replay(tmp_path, rounds=2)
     for index in range(4):
@@ -233,5 +252,7 @@ def test_settings_that_cannot_be_meant_are_refused(base):
         RWRConfig(**base | ROUND | {"top_k": 3})
     with pytest.raises(ValueError, match="denoising_sigma_range must be two noise levels"):
         RWRConfig(**base | {"denoising_sigma_range": [0.9, 0.1]})
+    with pytest.raises(ValueError, match=r"denoising_sigma_range must lie within adapter_sigma_range \[0.6, 1.0\]"):
+        RWRConfig(**base | {"adapter_sigma_range": [0.6, 1.0], "denoising_sigma_range": [0.5, 1.0]})
     with pytest.raises(ValueError, match="weighting signed compares with the policy"):
         RWRConfig(**base | {"weighting": "signed", "replay_rounds": 2})
