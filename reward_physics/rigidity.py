@@ -2,9 +2,12 @@
 
     size    s_t = (A_t - A_0) / (A_t + A_0)                    in [-1, 1], A_0 the median of the frames that show it
     shape   f_t = (I_t - I_0) / (I_t + I_0),  I = (mu_20 + mu_02) / A^2,  Hu's first invariant: 1 / (2 pi) for a disc
+    stretch q_t = |e_t - e_0|,  e = (mu_20 - mu_02, 2 mu_11) / (mu_20 + mu_02)
 
-The invariant does not change when the object moves, turns in the picture or is scaled: it grows when the object smears,
-splits or stretches. A body that tumbles shows other sides of itself: give a tolerance.
+The invariant does not change when the object moves, turns in the picture or is scaled: it grows when the object smears
+or splits. A stretch changes it by its square alone, which e, the axes of the ellipse with the mask's moments, sees at
+once: 0 for a disc, 1 in length for a line; e_0 is that of the first frame that shows the object. A body that tumbles
+shows other sides of itself: give a tolerance.
 
 Reference: Hu, "Visual pattern recognition by moment invariants", 1962, equation 19.
 
@@ -25,12 +28,14 @@ class Rigidity:
 
     Args:
         size_BT, shape_BT: in [-1, 1].
+        stretch_BT: in [0, 2].
         inside_BT: True where the object should be seen whole.
         travel_B: how far its centre moves, in radii, detached.
     """
 
     size_BT: Tensor
     shape_BT: Tensor
+    stretch_BT: Tensor
     inside_BT: Tensor
     travel_B: Tensor
 
@@ -55,32 +60,39 @@ def measure_rigidity(
     inside = ((at > 1.2 * radius[..., None]) & (at < size_px - 1.2 * radius[..., None])).all(-1)
     usual = usual_area_B.detach()[:, None].to(area)
     size = (area * scale - usual) / (area * scale + usual)
-    invariant = _first_invariant(mask_BTHW, area)
+    invariant, axes = _moments(mask_BTHW, area)
     shows = inside & (area.detach() > 0.3 * usual)
     known = torch.where(shows, invariant.detach(), torch.nan).nanmedian(1).values
     known = torch.where(known.isnan(), torch.full_like(known, 1 / (2 * torch.pi)), known)[:, None]
     shape = (invariant - known) / (invariant + known)
+    first = shows.float().argmax(1)[:, None, None].expand(-1, 1, 2)
+    stretch = ((axes - axes.detach().gather(1, first)).square().sum(-1) + 1e-8).sqrt()
     zero = torch.zeros_like(area)
     way = torch.where(inside[..., None], at, torch.nan)
     spread = _nan_range(way[..., 0]).square() + _nan_range(way[..., 1]).square()
     return Rigidity(
         size_BT=torch.where(inside, size, zero),
         shape_BT=torch.where(shows, shape, zero),
+        stretch_BT=torch.where(shows, stretch, zero),
         inside_BT=inside,
         travel_B=spread.sqrt() / radius[:, 0].to(spread),
     )
 
 
-def _first_invariant(mask: Tensor, area_BT: Tensor) -> Tensor:
+def _moments(mask: Tensor, area_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Hu's first invariant (B, T), and the axes e (B, T, 2) of the ellipse; zeros where there is no mask."""
     height, width = mask.shape[-2:]
     v = torch.arange(height, dtype=mask.dtype, device=mask.device)[:, None]
     u = torch.arange(width, dtype=mask.dtype, device=mask.device)
     some = area_BT.detach() > 1e-3
     safe = torch.where(some, area_BT, torch.ones_like(area_BT))
     mean_u, mean_v = (mask * u).sum((2, 3)) / safe, (mask * v).sum((2, 3)) / safe
-    spread = (u - mean_u[..., None, None]).square() + (v - mean_v[..., None, None]).square()
-    moment = (mask * spread).sum((2, 3)) / safe.square()
-    return torch.where(some, moment, torch.zeros_like(moment))
+    du, dv = u - mean_u[..., None, None], v - mean_v[..., None, None]
+    across, down, mixed = ((mask * product).sum((2, 3)) / safe for product in (du.square(), dv.square(), du * dv))
+    spread = across + down
+    axes = torch.stack((across - down, 2 * mixed), -1) / spread.clamp(min=1e-6)[..., None]
+    invariant = torch.where(some, spread / safe, torch.zeros_like(spread))
+    return invariant, torch.where(some[..., None], axes, torch.zeros_like(axes))
 
 
 def _nan_range(values_BT: Tensor) -> Tensor:

@@ -140,8 +140,8 @@ def rigidity_of(name: str) -> Case:
         found = measure_rigidity(mask, centre.expand(len(mask), -1, -1), torch.full((len(mask),), 90.0).double())
         return getattr(found, name)
 
-    # The clip's usual shape is detached: see test_rigidity.
-    rel = math.inf if name == "shape_BT" else 1e-4
+    # The clip's usual shape and its first one are detached: see test_rigidity.
+    rel = 1e-4 if name == "size_BT" else math.inf
     return Case(measure=value, clips=clips, singular=empty_and_cut(clips), rel=rel)
 
 
@@ -266,6 +266,7 @@ CASES = {
     "restitution of a pair": colliding(lambda p: collisions.restitution(jump_of(p))[0], rel=2e-2),
     "size of a mask": rigidity_of("size_BT"),
     "shape of a mask": rigidity_of("shape_BT"),
+    "stretch of a mask": rigidity_of("stretch_BT"),
     "centroid": tracked("centroid_BT2"),
     "area": tracked("area_BT"),
     "divergence": of_field(fields.divergence),

@@ -36,6 +36,16 @@ def test_a_stretched_disc_has_its_known_invariant():
     assert abs(found.size_BT[0, 3].item()) < 0.02
 
 
+def test_a_stretch_is_that_of_the_ellipse():
+    squash, wide = 1.4, disc(6, squash=1 / 1.4)
+    found = measured([disc(6), disc(6), disc(6, squash=squash), wide, torch.zeros(32, 40).double()])
+    axes = (squash**2 - squash**-2) / (squash**2 + squash**-2)
+    assert found.stretch_BT[0, :4].tolist() == pytest.approx([0, 0, axes, axes], abs=0.02)
+    assert found.stretch_BT[0, 4] == 0, "what is not seen is not stretched"
+    turned = measured([wide, disc(6, squash=squash)])
+    assert turned.stretch_BT[0, 1].item() == pytest.approx(2 * axes, abs=0.03), "against the first frame"
+
+
 def test_distance_explains_a_smaller_picture():
     masks = [disc(6), disc(5), disc(4)]
     distance = torch.tensor([[1.0, 6 / 5, 6 / 4]]).double()
@@ -52,7 +62,7 @@ def test_an_empty_mask_is_minus_one_and_has_a_finite_gradient():
     empty = torch.zeros(32, 40).double().requires_grad_()
     found = measured([disc(6), empty])
     assert found.size_BT[0, 1].item() == -1
-    (gradient,) = torch.autograd.grad(found.size_BT.sum() + found.shape_BT.sum(), empty)
+    (gradient,) = torch.autograd.grad(found.size_BT.sum() + found.shape_BT.sum() + found.stretch_BT.sum(), empty)
     assert torch.isfinite(gradient).all() and (gradient > 0).any()
     nothing = measured([torch.zeros(32, 40).double()] * 2, area=1.0)
     assert math.isfinite(nothing.size_BT.sum()) and math.isfinite(nothing.shape_BT.sum())
@@ -67,8 +77,8 @@ def test_gradcheck():
 
     def against_the_first(m):
         # The usual shape, a detached median, is one of the fixed frames'.
-        shape = measure_rigidity(torch.cat((fixed, m), dim=1), centres, torch.tensor([5.0]).double()).shape_BT
-        return shape[:, -1]
+        found = measure_rigidity(torch.cat((fixed, m), dim=1), centres, torch.tensor([5.0]).double())
+        return found.shape_BT[:, -1], found.stretch_BT[:, -1]
 
     assert torch.autograd.gradcheck(sizes, (mask,))
     fixed = torch.stack([disc(r, centre=(3.0, 3.0), size=(6, 6)) for r in (1.2, 1.3, 1.3, 1.4)])[None]

@@ -104,6 +104,8 @@ def test_rigidity_ranks_melting_growing_smearing_and_knows_a_rigid_disc():
         assert spearman([-s for s in sizes], scores) >= 0.9
     scores = [rigidity(disc(torch.ones(16), stretch_T=1 / (1 + s * t))).item() for s in sizes]
     assert scores[-1] < scores[0] - 0.001
+    melting = disc(torch.ones(16), stretch_T=1 / (1 + 0.6 * t))
+    assert rigidity(melting).item() < rigidity(melting, stretch=2.0).item() - 0.01, "a small stretch is seen"
     gone = rigidity(disc(torch.where(t < 0.5, 1.0, 1e-3)))
     assert gone.item() < -0.3
 
