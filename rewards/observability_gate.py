@@ -56,7 +56,11 @@ def _seen(observation: Observation, mask_BTHW: Tensor, first_BHW: Tensor | None,
     usual_B = area_BT[:, 0].detach()
     if first_BHW is not None:
         usual_B = torch.maximum(usual_B, first_BHW.to(usual_B).sum((1, 2)))
-    share_BT = area_BT / (usual_B.clamp(min=1)[:, None] * perspective(observation, track))
+    return steady_share(area_BT / (usual_B.clamp(min=1)[:, None] * perspective(observation, track)))
+
+
+def steady_share(share_BT: Tensor) -> Tensor:
+    """mean_t min(a_t, 1 / a_t): 1 where the share stays 1, less where it wanes or waxes, (B,)."""
     small_BT = share_BT < 1
     # Inverting a safe value: an area of nothing must not put infinity into the gradient.
     return torch.where(small_BT, share_BT, 1 / torch.where(small_BT, 1.0, share_BT)).mean(1)

@@ -23,8 +23,9 @@ def rigidity(
     Args:
         observation: needs a mask; for clips with one object.
         tolerance: change that is allowed, of s and of f: a body that tumbles shows other sides.
-        stretch: the same of q, >= 0: a true box, or an edge that an autoencoder frays, has up to 0.37 in a frame and
-            0.17 on average; a disc that becomes twice as wide as it is high 0.6.
+        stretch: the same of q, in [0, 2], 2 to leave it out. A box, or an edge that an autoencoder frays, has up to
+            0.37 in a frame and 0.17 on average; a disc that becomes twice as wide as it is high 0.6, and a long body
+            that tumbles as much: it needs 2.
         least_travel: way in radii from which a clip is judged: one that is frozen keeps its shape for nothing.
 
     Returns:

@@ -98,6 +98,13 @@ LOSE: dict[str, dict[str, str]] = {
         "duplicate": "its mask doubles",
         "edge": "it is hidden",
     },
+    "own_colours": {
+        "vanish": "its colours are gone",
+        "fade": "its colours go over into the background's",
+        "shrink": "fewer pixels have its colours",
+        "grow": "more pixels have its colours",
+        "edge": "it is hidden",
+    },
     "sharpness": {"blur": "edges soften"},
     "saturation": {"overexpose": "pixels saturate"},
     "background": {

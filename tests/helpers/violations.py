@@ -271,6 +271,7 @@ CASES: dict[str, tuple[str, Case]] = {
         "opacity lost, 0 to 1",
         with_frames("observability_gate", [0.0, 0.25, 0.5, 0.75, 1.0], faded, enough=1.0),
     ),
+    "own_colours": ("opacity lost, 0 to 1", with_frames("own_colours", [0.0, 0.25, 0.5, 0.75, 1.0], faded)),
     "continuity": ("jump to the side, 0 to 0.8 m", with_frames("continuity", [0.0, 0.5, 0.6, 0.8], jumped)),
     "first_frame": ("brightness, 0 to 0.1", other_first_frame),
     "sharpness": ("blur, 0 to 3 px", with_frames("sharpness", [0.0, 0.5, 1.0, 2.0, 3.0], blurred)),

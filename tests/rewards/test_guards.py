@@ -13,6 +13,7 @@ from rewards.continuity import continuity
 from rewards.first_frame import first_frame
 from rewards.motion_gate import motion_gate
 from rewards.observability_gate import observability_gate, perspective
+from rewards.own_colours import own_colours
 from rewards.registration import registration
 from rewards.saturation import saturation
 from rewards.sharpness import sharpness
@@ -20,7 +21,7 @@ from rewards.steadiness import steadiness
 
 FALL = make_world(free_fall(frames=8))
 FRAMES = FALL.video.frames_BTCHW
-GUARDS = [motion_gate, continuity, observability_gate, sharpness, saturation, background, registration]
+GUARDS = [motion_gate, continuity, observability_gate, own_colours, sharpness, saturation, background, registration]
 
 
 def observe(frames, grad=False, world=FALL):
@@ -33,7 +34,7 @@ def score(guard, frames, world=FALL, **parameters):
 
 @pytest.mark.parametrize("guard", GUARDS)
 def test_a_true_fall_passes(guard):
-    assert score(guard, FRAMES) > {"sharpness": 0.85}.get(guard.__name__, 0.99)
+    assert score(guard, FRAMES) > {"sharpness": 0.85, "own_colours": 0.97}.get(guard.__name__, 0.99)
 
 
 @pytest.mark.parametrize("guard", [*GUARDS, lambda seen: first_frame(seen, reference_BTCHW=FRAMES)])
@@ -69,6 +70,17 @@ def test_observability_gate_shuts_when_the_object_goes_swells_or_doubles():
     assert score(observability_gate, double, enough=1.0) < 0.65
     faded = torch.cat((FRAMES[:, :1], 0.5 * FRAMES[:, 1:] + 0.5 * empty[:, 1:]), 1)
     assert score(observability_gate, faded, enough=1.0) == pytest.approx(1 / 8 + 7 / 16, abs=0.05)
+
+
+def test_own_colours_see_what_a_segmenter_takes_for_the_whole_body():
+    empty = make_world(free_fall(frames=8, start_m=(9.0, 4.0, 1.7))).video.frames_BTCHW
+    faded = torch.cat((FRAMES[:, :1], 0.4 * FRAMES[:, 1:] + 0.6 * empty[:, 1:]), 1)
+    seen = observe(faded)
+    seen.__dict__["mask_BTHW"] = observe(FRAMES).mask_BTHW
+    assert observability_gate(seen, enough=1.0).item() > 0.95, "the segmenter still sees all of it"
+    assert own_colours(seen).item() < 0.7
+    with pytest.raises(ValueError, match=r"^own_colours: .*give first_mask_BHW"):
+        own_colours(Observation(dataclasses.replace(FALL.video, first_mask_BHW=None), FALL.instruments(), grad=False))
 
 
 def test_sharpness_loses_by_blur_and_by_painted_texture(generator):
@@ -203,7 +215,7 @@ def test_what_one_body_lacks_no_other_fills_up():
     def drawn(scale_T, at):
         return (7 * scale_T[:, None, None] + 0.5 - torch.hypot(u - at, v - 20)).clamp(0, 1)
 
-    def gate(*scales):
+    def gate(*scales, guard=observability_gate):
         masks = [drawn(scale, at) for scale, at in zip(scales, (22, 58), strict=True)]
         colours = (torch.tensor([0.9, 0.1, 0.1]), torch.tensor([0.1, 0.2, 0.9]))
         frames = torch.full((16, 3, 40, 80), 0.5)
@@ -212,11 +224,16 @@ def test_what_one_body_lacks_no_other_fills_up():
         first = torch.stack([(mask[0] > 0.5).float() for mask in masks])
         video = Video.make(frames[None], 24, first_mask_BHW=first.amax(0)[None])
         video = dataclasses.replace(video, object_masks_BNHW=first[None])
-        return observability_gate(Observation(video, Instruments(mask="appearance"), grad=False), enough=0.9).item()
+        return guard(Observation(video, Instruments(mask="appearance"), grad=False), enough=0.9).item()
 
     ones = torch.ones(16)
     assert gate(ones, ones) == 1.0
     assert gate(small, large) < gate(small, ones) < 0.8 and gate(small, large) < gate(ones, large) < 0.9
+    assert gate(ones, ones, guard=own_colours) == 1.0
+    assert gate(small, large, guard=own_colours) < min(
+        gate(*some, guard=own_colours) for some in ((small, ones), (ones, large))
+    )
+    assert gate(small, ones, guard=own_colours) < 0.8 and gate(ones, large, guard=own_colours) < 0.9
 
 
 def two_discs(one, other):
@@ -242,6 +259,7 @@ def test_first_frame_fidelity():
         (motion_gate, {"least_diameters": 0}),
         (motion_gate, {"closed": 1}),
         (observability_gate, {"enough": 0}),
+        (own_colours, {"reach": 1}),
         (sharpness, {"enough": 2}),
         (sharpness, {"allowed": 0.5}),
         (continuity, {"tolerance": 0}),
