@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The red team's held-out table, in parts side by side (twelve processes of one thread), since not all recipes speak of all
-# scenes or cost alike. Each part goes on where it was stopped: FOLDER/PART/{measured.jsonl,redteam.md}.
+# scenes or cost alike. Each part goes on where it was stopped: FOLDER/PART/measured.jsonl; FOLDER/redteam.md is of all.
 #   benchmarks/redteam.sh FOLDER
 # The scenes: python -m data.write --split heldout --g_m_s2 9.81 --clips 653 --light
 set -u
@@ -23,3 +23,4 @@ part fields 1 "swirl=9" "divergence_free pde_residual"
 part flow 1 "drop=3 throw=1 bounce=1" "gravity flow_match"
 part noise 2 "drop=1" "gravity_positions gravity_rigid gravity_guarded" --attack none --noise_clips 5 --noise_steps 24
 wait
+${PYTHON:-python} -m trainers.redteam_table "$folder" >"$folder/redteam.md"

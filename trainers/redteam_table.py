@@ -1,10 +1,18 @@
-"""What the red team measured -> pairs, shares ranked rightly with their intervals, and tables."""
+"""What the red team measured -> pairs, shares ranked rightly with their intervals, and tables.
+
+    python -m trainers.redteam_table outputs/redteam > outputs/redteam/redteam.md
+
+draws one table of all parts below a folder, of the shipped recipes as they stand.
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import json
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,6 +82,22 @@ def _column(both: Iterable[tuple[dict[str, Any], int]], name: str) -> torch.Tens
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
+
+
+def gathered(folder: str | Path, prints: dict[str, str]) -> list[dict[str, Any]]:
+    """The records of all parts below a folder whose recipes are as they were, each clip once.
+
+    Args:
+        prints: `redteam.fingerprint` of the recipes by name.
+    """
+    found: dict[tuple[str, str, bool], dict[str, Any]] = {}
+    for path in sorted(Path(folder).rglob("measured.jsonl")):
+        # The last line is cut short where a part was stopped.
+        for line in (line for line in path.read_text().splitlines() if line.endswith("}")):
+            record = json.loads(line)
+            if prints.get(record["recipe"]) == record["print"]:
+                found[record["recipe"], record["clip"], record["through"]] = record
+    return list(found.values())
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
@@ -186,8 +210,32 @@ def _table(stem: str, recipe: Any, pairs: list[Pair], decisive: list[Pair]) -> l
         lines.append(f"| {name} | {word} | {shown} | {_gain(cell(own))} |")
     low, high = wilson(whole.right, whole.count)
     lines += ["", f"Must lose, two stronger strengths: {_share(whole)} ranked rightly ({low:.1%} to {high:.1%})."]
+    wrong = [pair for pair in decisive if pair.measurable and not pair.right]
+    if wrong:
+        named = (f"{one.attack} ({one.strength}) of {one.clip}{', round trip' * one.through}" for one in wrong)
+        lines.append(f"Ranked wrongly: {'; '.join(named)}.")
     unknown = [pair for pair in pairs if not pair.measurable]
     if unknown:
         won = sum(pair.gain > 0 for pair in unknown)
         lines.append(f"Of {len(unknown)} pairs whose true clip cannot be measured the attack gains in {won}.")
     return [*lines, ""]
+
+
+def main() -> None:
+    from trainers.redteam import fingerprint, load_recipes
+    from trainers.redteam_noise import render_noise
+
+    parse = argparse.ArgumentParser(prog="python -m trainers.redteam_table", description="One table of all parts.")
+    parse.add_argument("folder", type=Path, help="parts of trainers.redteam, each a folder with measured.jsonl")
+    folder = parse.parse_args().folder
+    recipes = load_recipes(["all"])
+    print(render(gathered(folder, {stem: fingerprint(one, list(ATTACKS)) for stem, one in recipes.items()}), recipes))
+    whole = {stem: fingerprint(one, []) for stem, one in recipes.items()}
+    noise = [record for path in sorted(folder.rglob("noise.json")) for record in json.loads(path.read_text())]
+    noise = [record for record in noise if record["print"].startswith(f"{whole.get(record['recipe'])}-")]
+    if noise:
+        print(render_noise(noise))
+
+
+if __name__ == "__main__":
+    main()

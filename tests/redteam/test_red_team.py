@@ -14,7 +14,7 @@ from rewards.verdicts import INVARIANT, LOSE, SCENES, recipe_verdict, scenes, ve
 from trainers.redteam import NOT_TRAINED_ON, RedTeamConfig, load_recipes, names_of, red_team
 from trainers.redteam_noise import noise, render_noise
 from trainers.redteam_scenes import STAGED, true_clips
-from trainers.redteam_table import Pair, cell, pairs_of, render, wilson
+from trainers.redteam_table import Pair, cell, gathered, pairs_of, render, wilson
 
 
 def test_every_reward_has_a_verdict_on_every_attack_and_a_reason():
@@ -116,6 +116,28 @@ def test_totals_from_what_was_written_are_those_of_the_recipe(root, monkeypatch)
     torch.testing.assert_close(total_B, result.total_B)
     assert measurable_B.tolist() == result.measurable_B.tolist() and total_B[1] < total_B[0]
     assert names_of(recipe)[:2] == ["rigidity", "motion_gate"]
+
+
+def test_the_parts_of_a_folder_make_one_table(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    recipes = load_recipes(["configs/recipes/gravity_positions.yaml"])
+
+    def record(clip, attacked, print_="now"):
+        values = {"gravity": [-0.1, -0.1, attacked, -0.9]}
+        keys = [["true", ""], *(["freeze", level] for level in ("weak", "middle", "strong"))]
+        some = {"recipe": "gravity_positions", "clip": clip, "through": False, "print": print_, "variants": keys}
+        return some | {"values": values, "visibility": [1.0] * 4, "changed": [False, True, True, True]}
+
+    parts = {"a": [record("one", -0.9), record("two", -0.05)], "b": [record("one", -0.9), record("three", -0.9, "old")]}
+    for name, records in parts.items():
+        (tmp_path / name).mkdir()
+        lines = [json.dumps(one) for one in records]
+        (tmp_path / name / "measured.jsonl").write_text("\n".join([*lines, lines[0][:20]]))
+    found = gathered(tmp_path, {"gravity_positions": "now"})
+    assert [one["clip"] for one in found] == ["one", "two"], "each once, and none of a recipe that has changed"
+    text = render(found, recipes)
+    assert "| gravity_positions | 2 of 2 | 3/4 = 75.0% |" in text
+    assert "Ranked wrongly: freeze (middle) of two.\n" in text
 
 
 def pair(clip, gain, measurable=True):
