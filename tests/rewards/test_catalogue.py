@@ -14,7 +14,7 @@ from rewards.load import known_rewards, load_reward
 from rewards.recipe import Recipe, main, read_recipe
 
 CATALOGUE = [name for name in known_rewards() if name != "http"]
-NEVER_NAN = ("first_frame", "observability_gate", "saturation", "segmentation_match")
+NEVER_NAN = ("first_frame", "observability_gate", "own_colours", "saturation", "segmentation_match")
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "configs" / "recipes").glob("*.yaml"))
 
 
