@@ -19,7 +19,7 @@ part collisions 3 "collide=32" "collision momentum non_penetration"
 part falls 3 "drop=6 throw=3 bounce=6" "arc_residual depth_match energy_drift energy_rise energy_variance galileo gravity_guarded gravity_positions gravity_rigid projectile rigidity segmentation_match"
 part bounces 1 "drop=1 bounce=20" "restitution"
 part staged 1 "slope=6 pendulum=6" "incline pendulum"
-part fields 1 "swirl=9" "divergence_free pde_residual"
+part fields 1 "swirl=12" "divergence_free pde_residual"
 part flow 1 "drop=3 throw=1 bounce=1" "gravity flow_match"
 part noise 2 "drop=1" "gravity_positions gravity_rigid gravity_guarded" --attack none --noise_clips 5 --noise_steps 24
 wait
