@@ -160,16 +160,10 @@ LOSE: dict[str, dict[str, str]] = {
 """Which attacks each reward must lose to, and why."""
 
 _UNIT_FREE = "neither metres nor seconds enter"
-_CENTRE = "the path of the object's centre alone is read, and stays: other rewards and gates ask for its looks"
 INVARIANT: dict[str, dict[str, str]] = {
     "gravity": {
         "cut_bounce": "only the first flight counts",
         "pump_energy": "only the first flight counts",
-        "melt": _CENTRE,
-        "shrink": _CENTRE,
-        "grow": _CENTRE,
-        "background_drift": _CENTRE,
-        "duplicate": "the object that is followed alone is read",
     },
     "galileo": {"slow_motion": _UNIT_FREE, "fast_motion": _UNIT_FREE},
     "arc_residual": {

@@ -32,8 +32,6 @@ def test_every_reward_has_a_verdict_on_every_attack_and_a_reason():
 
 def test_a_recipe_loses_where_one_of_its_rewards_or_gates_does():
     assert recipe_verdict(["galileo"], "slow_motion") == "invariant"
-    assert recipe_verdict(["gravity"], "grow") == "invariant", "gravity alone is blind to the object's size"
-    assert recipe_verdict(["gravity", "observability_gate"], "grow") == "lose"
     assert recipe_verdict(["galileo", "motion_gate"], "slow_motion") == "not gain"
     assert recipe_verdict(["galileo", "gravity"], "slow_motion") == "lose"
     assert scenes(["galileo", "gravity"]) == ("drop", "bounce") and scenes(["incline"]) == ("slope",)
