@@ -209,9 +209,12 @@ def test_check_says_what_a_recipe_does(root, capsys, tmp_path):
         "Minus the squared relative error of the acceleration",
         "g_m_s2 = 9.81",
         "needs: metres: a camera and metric depth, depth, the object's mask",
-        "as much as the worst of its batch, less up to 0.1",
+        "each gate multiplies",
+        "worth -2, less up to 0.1",
     ):
         assert words in said
+    assert main(["check", str(root / "configs" / "recipes" / "judge_scene.yaml")]) == 0
+    assert "as much as the worst of its batch" in capsys.readouterr().out
     assert main(["check", str(write(tmp_path, "rewards: [{name: gravty}]"))]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert main([]) == 0 and main(["chekc"]) == 2
