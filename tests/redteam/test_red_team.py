@@ -124,6 +124,7 @@ def test_the_parts_of_a_folder_make_one_table(root, tmp_path, monkeypatch):
 
     def record(clip, attacked, print_="now"):
         values = {"gravity": [-0.1, -0.1, attacked, -0.9]}
+        values |= {f"gates/{name}": [1.0] * 4 for name in ("observability_gate", "registration")}
         keys = [["true", ""], *(["freeze", level] for level in ("weak", "middle", "strong"))]
         some = {"recipe": "gravity_positions", "clip": clip, "through": False, "print": print_, "variants": keys}
         return some | {"values": values, "visibility": [1.0] * 4, "changed": [False, True, True, True]}
