@@ -31,7 +31,7 @@ from trainers.clips import write_text
 from trainers.config import Positive, exit_with_one_line, option, parse_config, strict, suggestion
 from trainers.models import load_video_model, round_trip
 from trainers.redteam_scenes import ALL_KINDS, TrueClip, true_clips
-from trainers.redteam_table import LEVELS, names_of, render
+from trainers.redteam_table import LEVELS, names_of, read_records, render
 
 RECIPES = "configs/recipes"
 NOT_TRAINED_ON = ("judge", "judge_scene", "real_clips")
@@ -303,12 +303,7 @@ def _resumed(store: Path, settings: dict[str, Any], prints: dict[str, str]) -> l
     write_text(note, json.dumps(settings) + "\n")
     if not store.is_file():
         return []
-    records = []
-    for line in store.read_text().splitlines():
-        # The last line is cut short where the command was stopped.
-        if line.endswith("}"):
-            records.append(json.loads(line))
-    records = [record for record in records if prints.get(record["recipe"]) == record["print"]]
+    records = [record for record in read_records(store) if prints.get(record["recipe"]) == record["print"]]
     write_text(store, "".join(json.dumps(record) + "\n" for record in records))
     return records
 

@@ -19,6 +19,7 @@ import torch
 
 from reward_physics.attacks import ATTACKS
 from rewards.verdicts import recipe_verdict
+from trainers.config import exit_with_one_line
 
 LEVELS = ("weak", "middle", "strong")
 
@@ -84,6 +85,11 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of one measured.jsonl, whose last line is cut short where the command was stopped."""
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
 def gathered(folder: str | Path, prints: dict[str, str]) -> list[dict[str, Any]]:
     """The records of all parts below a folder whose recipes are as they were, each clip once.
 
@@ -92,9 +98,7 @@ def gathered(folder: str | Path, prints: dict[str, str]) -> list[dict[str, Any]]
     """
     found: dict[tuple[str, str, bool], dict[str, Any]] = {}
     for path in sorted(Path(folder).rglob("measured.jsonl")):
-        # The last line is cut short where a part was stopped.
-        for line in (line for line in path.read_text().splitlines() if line.endswith("}")):
-            record = json.loads(line)
+        for record in read_records(path):
             if prints.get(record["recipe"]) == record["print"]:
                 found[record["recipe"], record["clip"], record["through"]] = record
     return list(found.values())
@@ -228,6 +232,8 @@ def main() -> None:
     parse = argparse.ArgumentParser(prog="python -m trainers.redteam_table", description="One table of all parts.")
     parse.add_argument("folder", type=Path, help="parts of trainers.redteam, each a folder with measured.jsonl")
     folder = parse.parse_args().folder
+    if next(folder.rglob("measured.jsonl"), None) is None:
+        raise ValueError(f"{folder} holds no measured.jsonl: give the folder of parts that trainers.redteam has made")
     recipes = load_recipes(["all"])
     print(render(gathered(folder, {stem: fingerprint(one, list(ATTACKS)) for stem, one in recipes.items()}), recipes))
     whole = {stem: fingerprint(one, []) for stem, one in recipes.items()}
@@ -238,4 +244,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_one_line(main)
