@@ -94,18 +94,23 @@ def make_row(scene: Scene, split: str, motion: Motion, geometry: Geometry, frame
 def load_split(split: str, root: str | Path | None = None, columns: list[str] | None = None) -> datasets.Dataset:
     """Load every Parquet file of `root/split` (the shipped clips by default), in the order of their names.
 
+    Several splits are joined by +, as `practice+tall`.
+
     Returns: a table whose rows are NumPy arrays.
 
-    Raises: ValueError where the folder holds no Parquet file or a file cannot be read.
+    Raises: ValueError where a folder holds no Parquet file or a file cannot be read.
     """
-    folder = Path(root or SHIPPED) / split
-    files = sorted(folder.glob("*.parquet"))
-    if not files:
-        known = ", ".join(sorted(path.name for path in folder.parent.glob("*/"))) or "none"
-        raise ValueError(
-            f"split {split!r}: expected Parquet files in {folder}, found none (splits there: {known}): "
-            f"name another split or write it with `python -m data.write --split {split}`"
-        )
+    files: list[Path] = []
+    for name in split.split("+"):
+        folder = Path(root or SHIPPED) / name
+        found = sorted(folder.glob("*.parquet"))
+        if not found:
+            known = ", ".join(sorted(path.name for path in folder.parent.glob("*/"))) or "none"
+            raise ValueError(
+                f"split {name!r}: expected Parquet files in {folder}, found none (splits there: {known}): "
+                f"name another split or write it with `python -m data.write --split {name}`"
+            )
+        files += found
     tables = []
     for file in files:
         try:

@@ -78,6 +78,13 @@ SPLITS: dict[str, Ranges] = {
         fov_deg=(40.0, 62.0),
         g_m_s2=SLOW_GRAVITY,
     ),
+    "tall": Ranges(
+        kinds={"drop": 0.85, "bounce": 0.15},
+        height_m=(1.75, 2.0),
+        distance_m=(3.4, 3.9),
+        fov_deg=(52.0, 62.0),
+        g_m_s2=SLOW_GRAVITY,
+    ),
     "heldout": Ranges(
         shapes=("capsule",),
         kinds={"drop": 0.8, "bounce": 0.05, "throw": 0.05, "slide": 0.05, "collide": 0.05},
@@ -87,8 +94,9 @@ SPLITS: dict[str, Ranges] = {
         g_m_s2=((0.5, GRAVITY_M_S2, GRAVITY_M_S2), (0.5, 2.0, 14.0)),
     ),
 }
-"""`train` and `validation` share ranges and differ in seeds; `varied` trains the estimators; `practice` gives ORO first
-frames by wider lenses than the video model knows, a metre down to 14 px; `heldout` judges."""
+"""`train` and `validation` share ranges and differ in seeds; `varied` trains the estimators; `practice` gives ORO and
+RWR first frames by wider lenses than the video model knows, a metre down to 14 px, and `tall` from greater heights;
+`heldout`, whose heights lie between the two, judges."""
 
 SPLIT_SEEDS = {
     "train": 0,
@@ -96,6 +104,7 @@ SPLIT_SEEDS = {
     "varied": 20_000_000,
     "heldout": 30_000_000,
     "practice": 40_000_000,
+    "tall": 50_000_000,
 }
 """First seed of each split, so that no two splits share a scene."""
 

@@ -13,6 +13,9 @@ STEPS = {"oro": 240, "rwr": 40, "psft": 800}
 """Optimizer steps of one training, each about 20 minutes of one core: the same budget of time."""
 
 MINUTES = {"oro": 22, "rwr": 22, "psft": 20, "evaluate": 3, "data": 10}
+TRUE_CLIPS = {"train": 1 / 2, "practice": 1 / 3, "tall": 1 / 6}
+"""Splits whose scenes supervised fine-tuning sees under true gravity, the other methods' among them, and their shares."""
+
 FREE = ("--reference_weight", "0", "--denoising_weight", "0")
 SMALL = ("--max_steps", "1", "--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "1")
 QUICK = {
@@ -37,7 +40,7 @@ ABLATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 """One seed each: name, method, flags beyond those of the core table."""
 
 MATCHES = ("flow_match", "depth_match", "segmentation_match")
-"""Recipes that compare with the true clip; a cell each where the recipe is there."""
+"""Recipes that compare with the true clip, and so are given clips that fall at 9.81 m/s^2; a cell each where it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,7 @@ class Plan:
 
 def cells_of(plan: Plan) -> list[Cell]:
     """Every cell in the order of the queue: data, base, seed by seed the core arms, then the ablations."""
-    cells = [] if plan.true_clips else [data_cell(plan)]
+    cells = [] if plan.true_clips else [data_cell(plan, split, share) for split, share in TRUE_CLIPS.items()]
     cells.append(evaluate_cell(plan, "base", "base"))
     for seed in plan.seeds:
         for method in ("psft", "oro", "rwr"):  # others wait for the first
@@ -96,24 +99,33 @@ def cells_of(plan: Plan) -> list[Cell]:
         matches = {name: str(path) for name, path in recipes.items() if path.exists()}
         several = ABLATIONS | {f"oro_{name}": ("oro", ("--recipe", recipe)) for name, recipe in matches.items()}
         for name, (method, flags) in several.items():
-            cells += arm_cells(plan, name, method, plan.seeds[0], flags)
+            cells += arm_cells(plan, name, method, plan.seeds[0], flags, true=name.removeprefix("oro_") in matches)
     return cells
 
 
-def data_cell(plan: Plan) -> Cell:
-    """Clips of the training scenes under true gravity."""
-    flags = ("--split", "train", "--g_m_s2", "9.81", "--light", "--clips", str(2 if plan.quick else plan.clips))
-    folder = ("--output_dir", str(plan.folder / "data"))
-    return Cell(name="data", command=(sys.executable, "-m", "data.write", *flags, *folder), minutes=MINUTES["data"])
+def data_cell(plan: Plan, split: str, share: float) -> Cell:
+    """Clips of the scenes of a split under true gravity."""
+    clips = 2 if plan.quick else max(1, round(share * plan.clips))
+    flags = ("--split", split, "--g_m_s2", "9.81", "--light", "--clips", str(clips))
+    command = (sys.executable, "-m", "data.write", *flags, "--output_dir", str(plan.folder / "data"))
+    return Cell(name=f"data-{split}", command=command, minutes=0.2 if plan.quick else MINUTES["data"] * share)
 
 
 def arm_cells(
-    plan: Plan, arm: str, method: str, seed: int, flags: tuple[str, ...], *, start: str | None = None
+    plan: Plan,
+    arm: str,
+    method: str,
+    seed: int,
+    flags: tuple[str, ...],
+    *,
+    start: str | None = None,
+    true: bool = False,
 ) -> list[Cell]:
     """The training of one arm with one seed, and its evaluation.
 
     Args:
         start: the cell whose LoRA it starts from.
+        true: whether it is given clips that fall at 9.81 m/s^2, as PSFT always is.
     """
     name = f"{arm}-{seed}"
     needs = (start,) if start else ()
@@ -121,10 +133,11 @@ def arm_cells(
     steps = ("--max_steps", str(STEPS[method]), "--warmup_steps", "10")
     own = ("--output_dir", str(plan.folder / name), "--seed", str(seed), "--model_name_or_path", plan.model)
     run = ("--resume_from_checkpoint", "auto", "--save_steps", "20", "--eval_steps", "0", "--report_to", "none")
-    if method == "psft":
-        dataset, split = plan.true_clips or (str(plan.folder / "data"), "train-g9.81")
+    if true or method == "psft":
+        written = "+".join(f"{split}-g9.81" for split in TRUE_CLIPS)
+        dataset, split = plan.true_clips or (str(plan.folder / "data"), written)
         own += ("--dataset", dataset, "--split", split)
-        needs += () if plan.true_clips else ("data",)
+        needs += () if plan.true_clips else tuple(f"data-{split}" for split in TRUE_CLIPS)
     if start:
         own += ("--lora_path", str(plan.folder / start))
     size = QUICK[method] if plan.quick else ()

@@ -51,7 +51,7 @@ class DropsBenchConfig:
     model: str = option("data/drops/model", "diffusers pipeline that every arm starts from")
     split: str = option("heldout", "split of the scenes that are judged")
     scenes: Positive = option(64, "scenes of the split, at rest in the first frame")
-    clips: Positive = option(600, "clips of true gravity that PSFT learns from")
+    clips: Positive = option(1200, "clips of true gravity that PSFT learns from")
     true_clips: list[str] = option([], "folder of splits and split of clips for PSFT, instead of writing them")
     cell_minutes: Rate = option(30.0, "a cell that takes longer is stopped; the next run goes on with it")
     total_minutes: Weight = option(0.0, "stop all cells after so long, with the tables of what is done; 0 is never")

@@ -35,7 +35,7 @@ def test_the_core_table_has_six_arms_of_three_seeds_and_the_ablations_one(at_roo
     assert len(names) == len(set(names))
     for arm in ("psft", "oro", "rwr", "psft+oro", "psft+rwr"):
         assert [f"{arm}-{seed}" in names for seed in range(3)] == [True] * 3
-    assert {"data", "evaluate-base", "rwr_uniform-0", "oro_last-0"} <= set(names)
+    assert {"data-train", "data-practice", "data-tall", "evaluate-base", "rwr_uniform-0", "oro_last-0"} <= set(names)
     assert "rwr_uniform-1" not in names
     assert all(cell.minutes <= 30 for cell in cells)
     assert "hours of one core" in plan_table(cells, Path("nowhere"))
@@ -52,7 +52,7 @@ def test_every_command_is_one_that_the_trainers_take(at_root):
         for cell in chosen(DropsBenchConfig(quick=quick)):
             if cell.command[1] in classes:
                 config = parse_config(classes[cell.command[1]], cell.command[2:])
-                assert config.split != "heldout"
+                assert not {"heldout", "validation"} & set(config.split.split("+"))
                 seen.add(cell.command[1])
             elif "trainers.evaluation" in cell.command:
                 parse_config(EvaluationConfig, cell.command[3:])
@@ -61,12 +61,23 @@ def test_every_command_is_one_that_the_trainers_take(at_root):
 
 def test_only_asks_for_what_an_arm_needs(at_root):
     names = [cell.name for cell in chosen(DropsBenchConfig(only=["psft+rwr"], seeds=[4]))]
-    assert names == ["data", "evaluate-base", "psft-4", "psft+rwr-4", "evaluate-psft+rwr-4"]
-    assert "data" not in [cell.name for cell in chosen(DropsBenchConfig(true_clips=["some/folder", "train"]))]
+    data = ["data-train", "data-practice", "data-tall"]
+    assert names == [*data, "evaluate-base", "psft-4", "psft+rwr-4", "evaluate-psft+rwr-4"]
+    given = [cell.name for cell in chosen(DropsBenchConfig(true_clips=["some/folder", "train"]))]
+    assert not set(data) & set(given)
     with pytest.raises(ValueError, match="arm orro, which is none of base, psft, oro"):
         chosen(DropsBenchConfig(only=["orro"]))
     with pytest.raises(ValueError, match="true_clips must be a folder"):
         chosen(DropsBenchConfig(true_clips=["one"]))
+
+
+def test_supervised_and_matching_arms_alone_see_true_clips(at_root):
+    true = ("--split", "train-g9.81+practice-g9.81+tall-g9.81")
+    trainings = [cell for cell in chosen(DropsBenchConfig()) if cell.command[1].startswith("trainers/")]
+    sees = {cell.name for cell in trainings if " ".join(true) in " ".join(cell.command)}
+    matches = {f"oro_{name}_match-0" for name in ("flow", "depth", "segmentation")}
+    assert sees == {"psft-0", "psft-1", "psft-2", "psft_physics-0"} | matches
+    assert all("data-tall" in cell.needs for cell in trainings if cell.name in sees)
 
 
 def test_settings_of_a_method_reach_its_trainings_alone(at_root):
