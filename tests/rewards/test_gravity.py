@@ -21,6 +21,21 @@ def test_values_of_the_formula():
     torch.testing.assert_close(reward(centres[1:2], g_m_s2=4.905), torch.tensor([0.0]), atol=0.001, rtol=0)
 
 
+def test_a_delta_makes_it_a_line_that_feels_small_errors():
+    g = torch.tensor([9.81, 9.81 * 0.9, 9.81 * 0.6, 0.0])
+    score = reward(free_fall(batch=4, frames=8, g_m_s2=g), delta=0.1)
+    # (sqrt(e^2 + 0.01) - 0.1) / (sqrt(1.01) - 0.1) for e = 0, 0.1, 0.4, 1: the same by another form
+    torch.testing.assert_close(score, torch.tensor([0.0, -0.0458, -0.3451, -1.0]), atol=0.015, rtol=0)
+    coarse = reward(free_fall(batch=4, frames=8, g_m_s2=g), delta=1e3)
+    torch.testing.assert_close(coarse, reward(free_fall(batch=4, frames=8, g_m_s2=g)), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("delta", [0.0, -0.1, float("nan"), float("inf")])
+def test_delta_must_be_positive(delta):
+    with pytest.raises(ValueError, match="delta must be > 0, or left out for the square, got"):
+        reward(free_fall(frames=8), delta=delta)
+
+
 def test_floating_scores_minus_one_and_direction_counts():
     still = free_fall(g_m_s2=0.0, start_m=(0.0, 4.0, 1.0))
     torch.testing.assert_close(reward(still), torch.tensor([-1.0]), atol=0.02, rtol=0)
