@@ -10,6 +10,7 @@ from reward_physics.intervals import Interval
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("L2 (m)", "trajectory_l2_m", ".2f"),
+    ("L2 until impact (m)", "fall_l2_m", ".2f"),
     ("L2 published", "published_l2", ".3f"),
     ("Chamfer (px)", "chamfer_px", ".1f"),
     ("Chamfer published", "published_chamfer", ".3f"),

@@ -160,18 +160,19 @@ def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> 
         scene: the clip's scene.
         g_m_s2: the gravity that would be right: 9.81, or the clip's own where it is a true clip.
     Returns:
-        g, its standard error and relative error, and the g that has this error beside 9.81; position error, unaligned
-        IoU and Chamfer against the scene under the right gravity over all frames, each as `metrics` and as published
-        tables define it, and the share of frames from which the object has vanished; area ratio and aligned IoU against
-        the scene under the clip's own fitted g over the free flight (NaN where g could not be measured); landing time,
-        measured and true; energy gained, restitution, Galileo's ratio and collision consistency, NaN where there is
-        nothing to measure.
+        g, its standard error and relative error, and the g that has this error beside 9.81; position error over all
+        frames and over those up to the true impact; unaligned IoU and Chamfer against the scene under the right gravity
+        over all frames, each as `metrics` and as published tables define it, and the share of frames from which the
+        object has vanished; area ratio and aligned IoU against the scene under the clip's own fitted g over the free
+        flight (NaN where g could not be measured); landing time, measured and true; energy gained, restitution,
+        Galileo's ratio and collision consistency, NaN where there is nothing to measure.
     """
     right = scene.at(g_m_s2)
     fall_m = float(right.position_T3[0, 2] - right.position_T3[:, 2].min())
     position, true = reading.position_T3[None], right.position_T3[None]
     centroid = reading.centroid_T2[None]
     diagonal_px = math.hypot(scene.scene.height_px, scene.scene.width_px)
+    falls_T = reading.time_T <= right.impact_s  # how it bounces afterwards, no first frame tells
     mask, true_mask = reading.mask_THW, right.mask_THW
     figures: dict[str, Any] = {
         "g_m_s2": reading.g_m_s2,
@@ -180,6 +181,7 @@ def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> 
         "g_scaled_m_s2": reading.g_m_s2 * STANDARD_G_M_S2 / g_m_s2,
         "g_error": abs(reading.g_m_s2 - g_m_s2) / g_m_s2,
         "trajectory_l2_m": float(metrics.trajectory_l2(position, true, missing=max(fall_m, 0.1))),
+        "fall_l2_m": float(metrics.trajectory_l2(position[:, falls_T], true[:, falls_T], missing=max(fall_m, 0.1))),
         "trajectory_l2_px": float(metrics.trajectory_l2(centroid, right.centroid_T2[None], missing=diagonal_px)),
         **mask_figures(mask, true_mask),
         "impact_s": reading.impact_s,

@@ -18,7 +18,16 @@ from reward_physics.metrics import nan_median
 INSTRUMENTS = ("reward", "judge")
 RESAMPLES = 1000
 DETAILS = (
-    *("trajectory_l2_m", "trajectory_l2_px", "published_l2", "chamfer_px", "published_chamfer", "iou", "published_iou"),
+    *(
+        "trajectory_l2_m",
+        "fall_l2_m",
+        "trajectory_l2_px",
+        "published_l2",
+        "chamfer_px",
+        "published_chamfer",
+        "iou",
+        "published_iou",
+    ),
     *("vanished",),
 )
 """Figures of one clip whose mean over scenes is told with an interval."""
@@ -40,6 +49,21 @@ def scene_means(figures: Sequence[Mapping[str, Any]], values_N: Tensor) -> Tenso
     return torch.stack(
         [torch.nanmean(values_N[[i for i, other in enumerate(scenes) if other == scene]]) for scene in order]
     )
+
+
+def by_scene(figures: Sequence[Mapping[str, Any]], values_N: Tensor) -> Tensor:
+    """values_NS: one row a scene, one column a seed, NaN where there is none."""
+    scenes = list(dict.fromkeys(clip["scene"] for clip in figures))
+    rows = [values_N[[i for i, clip in enumerate(figures) if clip["scene"] == scene]] for scene in scenes]
+    most = max(len(row) for row in rows)
+    return torch.stack([torch.nn.functional.pad(row, (0, most - len(row)), value=math.nan) for row in rows])
+
+
+def median_of_clips(figures: Sequence[Mapping[str, Any]], values_N: Tensor) -> Interval:
+    """Median over the measurable clips; its interval draws scenes, each with all of its seeds."""
+    values_NS = by_scene(figures, values_N)
+    places_N = torch.arange(len(values_NS), dtype=torch.float64)
+    return _interval(places_N, lambda places_RN: _medians(values_NS[places_RN.long()].flatten(1)))
 
 
 def _interval(values_N: Tensor, statistic: Any) -> Interval:
@@ -67,8 +91,8 @@ def instrument_summary(figures: Sequence[Mapping[str, Any]], instrument: str, *,
     within_N = scene_means(figures, (error_N <= tolerance).double())
     return {
         "measurable": float(torch.isfinite(g_N).double().mean()),
-        "g_m_s2": _interval(scene_means(figures, g_N), _medians),
-        "g_error": _interval(scene_means(figures, error_N), _medians),
+        "g_m_s2": median_of_clips(figures, g_N),
+        "g_error": median_of_clips(figures, error_N),
         "within": _interval(within_N, _means),
         "area_ratio": nan_median(take("area_ratio")),
         "aligned_iou": float(torch.nanmean(take("aligned_iou"))),
@@ -81,14 +105,10 @@ def instrument_summary(figures: Sequence[Mapping[str, Any]], instrument: str, *,
 
 def spread_figures(figures: Sequence[Mapping[str, Any]], g_N: Tensor) -> dict[str, float]:
     """How far g differs between the seeds of one scene (median over scenes) and between the scenes' means."""
-    scenes = list(dict.fromkeys(clip["scene"] for clip in figures))
-    rows = [g_N[[i for i, clip in enumerate(figures) if clip["scene"] == scene]] for scene in scenes]
-    most = max(len(row) for row in rows)
-    padded_NS = torch.stack([torch.nn.functional.pad(row, (0, most - len(row)), value=math.nan) for row in rows])
     means_N = scene_means(figures, g_N)
     means_N = means_N[torch.isfinite(means_N)]
     return {
-        "g_spread_within_m_s2": spread_within(padded_NS.T),
+        "g_spread_within_m_s2": spread_within(by_scene(figures, g_N).T),
         "g_spread_between_m_s2": float(means_N.std()) if len(means_N) > 1 else math.nan,
     }
 

@@ -148,6 +148,7 @@ def test_true_clips_measure_true_and_keep_their_shape(evaluated):
     assert 0.9 < found["judge"]["area_ratio"] < 1.1
     assert found["judge"]["aligned_iou"] > 0.9
     assert found["judge"]["trajectory_l2_m"].estimate < 0.05
+    assert found["judge"]["fall_l2_m"].estimate < 0.05
     assert found["judge"]["vanished"].estimate == 0.0
     assert found["judge"]["published_l2"].estimate < 0.02
     # both look at the same pixels; the reward's metres are 2 % longer
@@ -160,6 +161,11 @@ def test_a_slow_fall_is_wrong_in_motion_and_right_in_shape(evaluated):
     assert evaluated.g("slow").tolist() == pytest.approx([3.0, 4.0, 5.0], rel=0.05)
     assert found["judge"]["g_error"].estimate == pytest.approx(1 - 4 / 9.81, abs=0.04)
     assert found["judge"]["within"].estimate == 0.0
+    # Until the true impact a fall at 4 m/s^2 lags by (9.81 - 4) t^2 / 2, a third of its end's value in the mean.
+    impact_s = [clip["judge"]["true_impact_s"] for clip in evaluated.record["arms"]["slow"]["clips"]]
+    lag_m = sum((9.81 - g) * t**2 / 6 for g, t in zip((3.0, 4.0, 5.0), impact_s, strict=True)) / 3
+    assert found["judge"]["fall_l2_m"].estimate == pytest.approx(lag_m, rel=0.15)
+    assert found["judge"]["trajectory_l2_m"].estimate != found["judge"]["fall_l2_m"].estimate
     assert found["judge"]["iou"].estimate < 0.5
     assert found["judge"]["aligned_iou"] > 0.9
     assert 0.9 < found["judge"]["area_ratio"] < 1.1
@@ -310,6 +316,8 @@ def test_summary_of_scenes_with_several_seeds_counts_scenes():
     assert found["judge"]["within"].estimate == 0.5
     assert found["judge"]["within"].count == 2
     assert found["judge"]["measurable"] == 0.75
+    assert found["judge"]["g_m_s2"].estimate == 9.81  # of the three clips, not of the two scenes' means
+    assert found["judge"]["g_m_s2"].low == 2.0 and found["judge"]["g_m_s2"].count == 2
     assert found["judge"]["landing_ks"].estimate == 0.0
     assert found["judge"]["iou"].count == 2
     assert found["judge"]["g_spread_within_m_s2"] == 0.0  # of scene a; scene b has one measurable seed
