@@ -14,7 +14,7 @@ STEPS = {"oro": 240, "rwr": 40, "psft": 800}
 
 MINUTES = {"oro": 22, "rwr": 22, "psft": 20, "evaluate": 3, "data": 10}
 TRUE_CLIPS = {"train": 1 / 2, "practice": 1 / 3, "tall": 1 / 6}
-"""Splits whose scenes supervised fine-tuning sees under true gravity, the other methods' among them, and their shares."""
+"""Splits whose scenes supervised fine-tuning sees under true gravity, and their shares."""
 
 FREE = ("--reference_weight", "0", "--denoising_weight", "0")
 SMALL = ("--max_steps", "1", "--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "1")
