@@ -41,7 +41,10 @@ RWR_OFFLINE = (
     "python trainers/rwr.py --config configs/rwr_drops.yaml --scored outputs/samples --weighting reward "
     "--target_ess 0.25 --output_dir outputs/rwr_offline"
 )
-TRUE_CLIPS = "python -m data.write --split train --g_m_s2 9.81 --clips 600"
+TRUE_CLIPS = [
+    f"python -m data.write --split {split} --g_m_s2 9.81 --clips {clips}"
+    for split, clips in (("train", 600), ("practice", 400), ("tall", 200))
+]
 PSFT = "accelerate launch trainers/psft.py --config configs/psft_drops.yaml"
 BENCH = "python -m trainers.drops_bench"
 PLAN = "python -m trainers.memory_plan --size wan2.1-1.3b --num_frames 33 --height 384 --width 512 --memory_gib 24"
@@ -79,7 +82,7 @@ SHORTER = {
     # Half a day.
     BENCH: f"{BENCH} --quick --dry_run",
     # The checkout's data folder is linked: write elsewhere.
-    TRUE_CLIPS: "python -m data.write --split train --g_m_s2 9.81 --clips 2 --workers 1 --output_dir outputs/rendered",
+    **{line: f"{line.rpartition(' ')[0]} 2 --workers 1 --output_dir outputs/rendered" for line in TRUE_CLIPS},
     WRITE: "python -m data.write --split train --clips 2 --workers 1 --output_dir outputs/rendered",
 }
 """Commands of the README that take too long for a test, and what runs in their place."""
@@ -89,7 +92,7 @@ MARKS = {
     ARMS: pytest.mark.slow,
     COMMIT: pytest.mark.slow,
     WRITE: pytest.mark.render,
-    TRUE_CLIPS: pytest.mark.render,
+    **dict.fromkeys(TRUE_CLIPS, pytest.mark.render),
     RWR_SCORE: pytest.mark.slow,
     RWR_OFFLINE: pytest.mark.slow,
 }

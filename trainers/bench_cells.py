@@ -9,7 +9,7 @@ from pathlib import Path
 
 ORO, RWR, PSFT = "configs/oro_drops.yaml", "configs/rwr_drops.yaml", "configs/psft_drops.yaml"
 RECIPE, JUDGE = "configs/recipes/gravity_positions.yaml", "configs/recipes/judge_scene.yaml"
-STEPS = {"oro": 240, "rwr": 40, "psft": 800}
+STEPS = {"oro": 60, "rwr": 40, "psft": 800}
 """Optimizer steps of one training, each about 20 minutes of one core: the same budget of time."""
 
 MINUTES = {"oro": 22, "rwr": 22, "psft": 20, "evaluate": 3, "data": 10}

@@ -30,6 +30,9 @@ from trainers.mask_figures import mask_figures
 LEAST_G_M_S2 = 0.1
 """A fitted g below this (a thing that hovers or rises) is simulated with this."""
 
+LANDED = 0.9
+"""Share of the true fall after which a clip has landed: what a model makes often touches down without a sharp end."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
@@ -52,8 +55,6 @@ class Reading:
     """The object's centre in the picture, px; NaN where it is not seen."""
     time_T: Tensor
     """s."""
-    impact_s: float
-    """End of the free flight, NaN where it does not end."""
     energy_rise: float = math.nan
     """Head gained at impacts and elsewhere, in shares of the first; NaN without a second piece of motion."""
     restitution: float = math.nan
@@ -89,7 +90,6 @@ def read(observation: Observation) -> list[Reading]:
             fitted_T3=at(fitted_BT3, clip),
             centroid_T2=at(torch.where(seen_BT1, track.centroid_BT2, torch.nan), clip),
             time_T=at(track.time_BT, clip),
-            impact_s=float(arc.impact_time_B[clip]),
             energy_rise=float(energy.rise_B[clip]) if energy.rise_measured_B[clip] else math.nan,
             restitution=_first(bounces.by_speed_BK[clip], bounces.measured_BK[clip]),
             galileo=_first(galileo.fall_ratio_BK[clip], galileo.fall_measured_BK[clip]),
@@ -153,6 +153,26 @@ class TrueScene:
         return self._worlds[g]
 
 
+def landing_time(height_T: Tensor, time_T: Tensor, level_m: float) -> float:
+    """When a track first comes down to a height, in s, along straight lines between the frames in which it is seen.
+
+    Args:
+        height_T: m, NaN where the object is not seen.
+        time_T: s.
+    Returns:
+        NaN where it never comes so low.
+    """
+    seen_T = torch.isfinite(height_T)
+    heights, times = height_T[seen_T].tolist(), time_T[seen_T].tolist()
+    for i, height in enumerate(heights):
+        if height <= level_m:
+            if i == 0:
+                return times[0]
+            share = (heights[i - 1] - level_m) / (heights[i - 1] - height)
+            return times[i - 1] + share * (times[i] - times[i - 1])
+    return math.nan
+
+
 def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> dict[str, Any]:
     """The figures of one clip by one instrument.
 
@@ -164,14 +184,15 @@ def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> 
         frames and over those up to the true impact; unaligned IoU and Chamfer against the scene under the right gravity
         over all frames, each as `metrics` and as published tables define it, and the share of frames from which the
         object has vanished; area ratio and aligned IoU against the scene under the clip's own fitted g over the free
-        flight (NaN where g could not be measured); landing time, measured and true; energy gained, restitution,
-        Galileo's ratio and collision consistency, NaN where there is nothing to measure.
+        flight (NaN where g could not be measured); landing time, measured and true, by `LANDED`; energy gained,
+        restitution, Galileo's ratio and collision consistency, NaN where there is nothing to measure.
     """
     right = scene.at(g_m_s2)
     fall_m = float(right.position_T3[0, 2] - right.position_T3[:, 2].min())
     position, true = reading.position_T3[None], right.position_T3[None]
     centroid = reading.centroid_T2[None]
     diagonal_px = math.hypot(scene.scene.height_px, scene.scene.width_px)
+    landed_m = float(right.position_T3[0, 2]) - LANDED * fall_m
     falls_T = reading.time_T <= right.impact_s  # how it bounces afterwards, no first frame tells
     mask, true_mask = reading.mask_THW, right.mask_THW
     figures: dict[str, Any] = {
@@ -184,8 +205,8 @@ def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> 
         "fall_l2_m": float(metrics.trajectory_l2(position[:, falls_T], true[:, falls_T], missing=max(fall_m, 0.1))),
         "trajectory_l2_px": float(metrics.trajectory_l2(centroid, right.centroid_T2[None], missing=diagonal_px)),
         **mask_figures(mask, true_mask),
-        "impact_s": reading.impact_s,
-        "true_impact_s": right.impact_s,
+        "landing_s": landing_time(reading.position_T3[:, 2], reading.time_T, landed_m),
+        "true_landing_s": landing_time(right.position_T3[:, 2], reading.time_T, landed_m),
         "energy_rise": reading.energy_rise,
         "restitution": reading.restitution,
         "galileo": reading.galileo,

@@ -117,7 +117,7 @@ def landing_ks(figures: Sequence[Mapping[str, Any]], instrument: str) -> Interva
     """Kolmogorov-Smirnov distance of landing times of clips at rest from the true ones, bootstrapped over scenes."""
     resting = [clip for clip in figures if clip.get("at_rest", True)]
     scenes = list(dict.fromkeys(clip["scene"] for clip in resting))
-    found, true = (column(resting, name, instrument) for name in ("impact_s", "true_impact_s"))
+    found, true = (column(resting, name, instrument) for name in ("landing_s", "true_landing_s"))
     places = [[i for i, clip in enumerate(resting) if clip["scene"] == scene] for scene in scenes]
 
     def distances(index_RN: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ ONE = {
     "area_ratio": 1.0,
     "aligned_iou": 0.9,
     "reason": None,
-    "impact_s": 0.5,
-    "true_impact_s": 0.5,
+    "landing_s": 0.5,
+    "true_landing_s": 0.5,
     **dict.fromkeys((*DETAILS, *MOTION), 0.1),
 }
 PICTURE = {"disagreement": 0.01, "background_psnr_db": 30.0, "sharpness": 1.0, "colour_shift": 0.0}

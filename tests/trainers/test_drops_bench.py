@@ -145,7 +145,7 @@ def test_a_cell_that_takes_too_long_is_stopped_and_not_done(queue, tmp_path, cap
 
 def leave_evaluation(folder, cell, g_m_s2):
     """What an evaluation of three scenes with these g leaves."""
-    one = dict.fromkeys((*DETAILS, *MOTION, "area_ratio", "aligned_iou", "impact_s", "true_impact_s"), 0.5)
+    one = dict.fromkeys((*DETAILS, *MOTION, "area_ratio", "aligned_iou", "landing_s", "true_landing_s"), 0.5)
     picture = dict.fromkeys(("disagreement", "background_psnr_db", "sharpness", "colour_shift"), 1.0)
     clips = []
     for scene, g in enumerate(g_m_s2):

@@ -24,7 +24,7 @@ from trainers.config import DataConfig
 from trainers.details import details_table
 from trainers.evaluation import EvaluationConfig, diversity, evaluate, gather_repeated, plain
 from trainers.models.tiny import tiny_ltx
-from trainers.readings import TrueScene, clip_figures, read
+from trainers.readings import LANDED, TrueScene, clip_figures, landing_time, read
 from trainers.sample import request_for_row, rows_of_split
 from trainers.summary import DETAILS, MOTION, describe, markdown_table, summary
 
@@ -162,8 +162,8 @@ def test_a_slow_fall_is_wrong_in_motion_and_right_in_shape(evaluated):
     assert found["judge"]["g_error"].estimate == pytest.approx(1 - 4 / 9.81, abs=0.04)
     assert found["judge"]["within"].estimate == 0.0
     # Until the true impact a fall at 4 m/s^2 lags by (9.81 - 4) t^2 / 2, a third of its end's value in the mean.
-    impact_s = [clip["judge"]["true_impact_s"] for clip in evaluated.record["arms"]["slow"]["clips"]]
-    lag_m = sum((9.81 - g) * t**2 / 6 for g, t in zip((3.0, 4.0, 5.0), impact_s, strict=True)) / 3
+    landing_s = [clip["judge"]["true_landing_s"] for clip in evaluated.record["arms"]["slow"]["clips"]]
+    lag_m = sum((9.81 - g) * t**2 / LANDED / 6 for g, t in zip((3.0, 4.0, 5.0), landing_s, strict=True)) / 3
     assert found["judge"]["fall_l2_m"].estimate == pytest.approx(lag_m, rel=0.15)
     assert found["judge"]["trajectory_l2_m"].estimate != found["judge"]["fall_l2_m"].estimate
     assert found["judge"]["iou"].estimate < 0.5
@@ -205,10 +205,20 @@ def test_vanishing_is_counted_and_only_the_published_figures_forgive_it(evaluate
 def test_landing_times_of_slow_falls_differ_from_the_true_ones(evaluated):
     """A fall of 1.3 m takes 0.5 s; at 3 to 5 m/s^2 it takes 0.7 to 0.9 s. The true clips land when they should."""
     for clip in evaluated.record["arms"]["truth"]["clips"]:
-        assert clip["judge"]["impact_s"] == pytest.approx(clip["judge"]["true_impact_s"], abs=0.04)
+        assert clip["judge"]["landing_s"] == pytest.approx(clip["judge"]["true_landing_s"], abs=0.02)
     slow = evaluated.record["arms"]["slow"]["summary"]["judge"]["landing_ks"]
     assert (slow.estimate, slow.count) == (1.0, 3)
     assert slow.low <= slow.estimate <= slow.high
+
+
+def test_a_landing_is_timed_between_the_frames_in_which_the_object_is_seen():
+    time_T = torch.arange(6) / 10
+    gone = math.nan
+    assert landing_time(torch.tensor([2.0, 1.8, 1.2, 0.4, 0.3, 0.9]), time_T, 0.8) == pytest.approx(0.25)
+    assert landing_time(torch.tensor([2.0, 1.8, gone, 0.4, 0.3, 0.9]), time_T, 1.1) == pytest.approx(0.2)
+    assert landing_time(torch.tensor([gone, 1.0, 0.9, 0.9, 0.9, 0.9]), time_T, 1.0) == pytest.approx(0.1)
+    assert math.isnan(landing_time(torch.tensor([2.0, 1.9, 1.8, 1.7, 1.6, 1.5]), time_T, 0.8))
+    assert math.isnan(landing_time(torch.full((6,), gone), time_T, 0.8))
 
 
 def test_energy_restitution_and_galileo_of_true_clips(evaluated):
@@ -305,7 +315,7 @@ def test_models_are_sampled_once_and_reported(world, tmp_path):
 
 
 def test_summary_of_scenes_with_several_seeds_counts_scenes():
-    same = dict.fromkeys((*DETAILS, *MOTION, "area_ratio", "aligned_iou", "impact_s", "true_impact_s"), 1.0)
+    same = dict.fromkeys((*DETAILS, *MOTION, "area_ratio", "aligned_iou", "landing_s", "true_landing_s"), 1.0)
     picture = dict.fromkeys(("disagreement", "background_psnr_db", "sharpness", "colour_shift"), 1.0)
 
     def clip(scene, g):
