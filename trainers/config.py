@@ -105,7 +105,7 @@ class DataConfig:
     dataset: str = option(
         "drops", "`drops`, the shipped clips, or a folder with one sub-folder of Parquet files a split"
     )
-    split: str = option("train", "split whose scenes are trained on")
+    split: str = option("train", "split whose scenes are trained on; several joined by +")
     eval_split: str = option("validation", "split whose first scenes are evaluated on now and then; never trained on")
     kinds: list[str] | None = option(None, "kinds of scene to keep, such as drop or throw; by default all")
     at_rest: bool = option(False, "keep only scenes whose object is at rest in the first frame")

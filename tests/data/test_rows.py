@@ -51,6 +51,15 @@ def test_a_missing_split_names_the_folder_and_the_command(tmp_path):
         load_split("nowhere", tmp_path)
 
 
+def test_splits_joined_by_plus_are_one_table():
+    names = load_split("tall+practice", columns=["id"])["id"]
+    apart = [load_split(split, columns=["id"])["id"] for split in ("tall", "practice")]
+    assert list(names) == [*apart[0], *apart[1]]
+    assert (len(apart[0]), len(apart[1])) == (400, 1200)
+    with pytest.raises(ValueError, match="split 'nowhere': expected Parquet files in .*nowhere, found none"):
+        load_split("tall+nowhere")
+
+
 def test_a_corrupt_file_is_named(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "clips.parquet").write_bytes(b"not parquet")
