@@ -44,11 +44,7 @@ def column(figures: Sequence[Mapping[str, Any]], name: str, instrument: str | No
 
 def scene_means(figures: Sequence[Mapping[str, Any]], values_N: Tensor) -> Tensor:
     """One value a scene: the mean over its seeds of what could be measured, so that an interval counts scenes."""
-    scenes = [clip["scene"] for clip in figures]
-    order = list(dict.fromkeys(scenes))
-    return torch.stack(
-        [torch.nanmean(values_N[[i for i, other in enumerate(scenes) if other == scene]]) for scene in order]
-    )
+    return torch.nanmean(by_scene(figures, values_N), dim=-1)
 
 
 def by_scene(figures: Sequence[Mapping[str, Any]], values_N: Tensor) -> Tensor:
