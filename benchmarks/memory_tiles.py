@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from trainers.batches import Scenes
-from trainers.config import OROConfig
 from trainers.memory_meter import MemoryMeter, cpu_workspace
 from trainers.models import load_video_model
+from trainers.settings.oro import OROConfig
 
 
 def main() -> None:

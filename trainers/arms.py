@@ -21,9 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from trainers.clips import ClipFolder, read_clip, read_samples
-from trainers.config import read_yaml
 from trainers.models import VideoModel, round_trip
 from trainers.sample import Request, batches, fill, load_model, model_settings, request_for_row
+from trainers.settings.options import read_yaml
 
 CALIBRATION = ("truth", "autoencoder")
 RUN_SETTINGS = ("num_inference_steps", "guidance_scale", "adapter_sigma_range")

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from data import rows as data_rows
 from reward_physics.video import Video
-from trainers.config import DataConfig, suggestion
 from trainers.models.base import Condition, VideoModel
+from trainers.settings.common import DataConfig
+from trainers.settings.options import suggestion
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

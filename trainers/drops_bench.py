@@ -28,10 +28,10 @@ from reward_physics.intervals import Interval
 from reward_physics.metrics import nan_median
 from trainers.bench_cells import STEPS, Cell, Plan, cells_of
 from trainers.clips import write_text
-from trainers.config import Positive, Rate, Weight, exit_with_one_line, option, parse_config, strict
 from trainers.details import details_table
 from trainers.evaluation import plain
 from trainers.faults import STOPPED
+from trainers.settings.options import Positive, Rate, Weight, exit_with_one_line, option, parse_config, strict
 from trainers.summary import column, comparison, markdown_table, summary
 
 GRACE_S = 120

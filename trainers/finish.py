@@ -12,11 +12,11 @@ from ruamel.yaml import YAML
 from torch import Tensor
 
 from trainers.batches import Scenes
-from trainers.config import OROConfig
 from trainers.model_card import model_card
 from trainers.models.base import VideoModel
 from trainers.parallel import size_of
 from trainers.rollout import choose_grad_steps, in_range
+from trainers.settings.oro import OROConfig
 from trainers.tracking import Trackers, draw_reward_curve, read_metrics
 
 PIPELINE = "model"

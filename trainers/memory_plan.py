@@ -19,13 +19,14 @@ from typing import Any
 import diffusers
 import torch
 
-from trainers.config import OROConfig, exit_with_one_line, option, parse_config, strict
 from trainers.memory_attention import fused_attention
 from trainers.memory_meter import MemoryMeter, Workspace
 from trainers.memory_steps import Peaks, step_of
 from trainers.models import FAMILIES, family_of, lora_parameters
 from trainers.models.offload import AT_HAND, blocks_of
 from trainers.models.sizes import SIZES, Size, find_size
+from trainers.settings.options import exit_with_one_line, option, parse_config, strict
+from trainers.settings.oro import OROConfig
 
 GIB = 2**30
 FEW = 2

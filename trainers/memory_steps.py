@@ -16,8 +16,8 @@ from trainers.losses import masked_mean, reference_distance
 from trainers.memory_decode import decode_peak, there_and_back
 from trainers.memory_meter import MemoryMeter
 from trainers.models.base import Condition
-from trainers.regression_config import PSFTConfig, RWRConfig
 from trainers.rollout import choose_grad_steps, evaluated_again, in_range, predicted, rollout
+from trainers.settings.regression import PSFTConfig, RWRConfig
 
 
 def blank_condition(model: Any, config: Any, *, batch: int | None = None, guided: bool = True) -> Condition:

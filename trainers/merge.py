@@ -7,8 +7,8 @@ python -m trainers.merge --model data/drops/model --lora outputs/oro_drops --out
 from pathlib import Path
 from typing import Any
 
-from trainers.config import exit_with_one_line, option, parse_config, strict
 from trainers.models import load_video_model
+from trainers.settings.options import exit_with_one_line, option, parse_config, strict
 
 
 @strict

@@ -23,7 +23,6 @@ from torch import Tensor
 from rewards.recipe import load_recipe
 from trainers import checkpoint as ckpt
 from trainers.batches import Batch, Scenes, clip_generators, condition_on
-from trainers.config import OROConfig, exit_with_one_line, parse_config
 from trainers.decode import score_latents
 from trainers.faults import warn_not_finite
 from trainers.finish import print_plan, print_sigmas
@@ -33,6 +32,8 @@ from trainers.phases import Phases
 from trainers.rollout import choose_grad_steps, evaluated_again, in_range, rollout
 from trainers.scoring import Judge, check_recipe, gather, reward_metrics
 from trainers.session import CHOICES, DATA_NOISE, NOISE, held_out_judges, make_session, mean_of, start, watched
+from trainers.settings.options import exit_with_one_line, parse_config
+from trainers.settings.oro import OROConfig
 
 
 def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel | None = None) -> dict[str, float]:

@@ -28,10 +28,10 @@ from reward_physics import masks, metrics
 from reward_physics.flow import load_flow
 from reward_physics.intervals import Interval, bootstrap_interval
 from trainers.clips import write_text
-from trainers.config import Rate, exit_with_one_line, option, parse_config, strict
 from trainers.details import cell
 from trainers.evaluation import plain
 from trainers.mask_figures import mask_figures
+from trainers.settings.options import Rate, exit_with_one_line, option, parse_config, strict
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("L2 (of the diagonal)", "trajectory_l2", ".3f"),

@@ -28,10 +28,10 @@ from tqdm import tqdm
 
 from reward_physics.attacks import ATTACKS, apply
 from trainers.clips import write_text
-from trainers.config import Positive, exit_with_one_line, option, parse_config, strict, suggestion
 from trainers.models import load_video_model, round_trip
 from trainers.redteam_scenes import ALL_KINDS, TrueClip, true_clips
 from trainers.redteam_table import LEVELS, names_of, read_records, render
+from trainers.settings.options import Positive, exit_with_one_line, option, parse_config, strict, suggestion
 
 RECIPES = "configs/recipes"
 NOT_TRAINED_ON = ("judge", "judge_scene", "real_clips")

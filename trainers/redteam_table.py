@@ -19,7 +19,7 @@ import torch
 
 from reward_physics.attacks import ATTACKS
 from rewards.verdicts import recipe_verdict
-from trainers.config import exit_with_one_line
+from trainers.settings.options import exit_with_one_line
 
 LEVELS = ("weak", "middle", "strong")
 

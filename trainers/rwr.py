@@ -25,7 +25,6 @@ from tqdm import tqdm
 from rewards.recipe import load_recipe
 from trainers import checkpoint as ckpt
 from trainers.batches import Scenes, clip_generators, condition_on, shuffled
-from trainers.config import exit_with_one_line, parse_config
 from trainers.faults import warn_not_finite
 from trainers.finish import print_plan
 from trainers.losses import contrast_loss, denoising_loss, noised, reference_distance
@@ -33,13 +32,14 @@ from trainers.models import VideoModel
 from trainers.parallel import gathered
 from trainers.phases import Phases
 from trainers.pool import Pool, offline_pool, online_pool, picked, prompts_of
-from trainers.regression_config import RWRConfig
 from trainers.replay import Clip, Replay, shard_name
 from trainers.reward_weights import reward_weights, weight_metrics
 from trainers.rollout import rollout
 from trainers.scored_clips import ScoredClips
 from trainers.scoring import Judge, Scored, gather, joined, reward_metrics, score, warn_unmeasured
 from trainers.session import DATA_NOISE, NOISE, Session, held_out_judges, make_session, mean_of, start, watched
+from trainers.settings.options import exit_with_one_line, parse_config
+from trainers.settings.regression import RWRConfig
 
 REFERENCE_NOISE = 3  # a stream of random numbers
 

@@ -23,9 +23,10 @@ import torch
 from accelerate import Accelerator
 
 from trainers import oro, parallel, psft, rwr, session
-from trainers.config import OROConfig, exit_with_one_line
 from trainers.parallel import engine_of, gathered
-from trainers.regression_config import PSFTConfig, RWRConfig
+from trainers.settings.options import exit_with_one_line
+from trainers.settings.oro import OROConfig
+from trainers.settings.regression import PSFTConfig, RWRConfig
 
 TRAINERS = {"oro": (oro, OROConfig), "rwr": (rwr, RWRConfig), "psft": (psft, PSFTConfig)}
 RANK, PROCESSES = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

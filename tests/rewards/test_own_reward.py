@@ -9,8 +9,8 @@ from toy_model import ToyModel
 
 from rewards.recipe import load_recipe
 from trainers import oro, rwr
-from trainers.config import OROConfig
-from trainers.regression_config import RWRConfig
+from trainers.settings.oro import OROConfig
+from trainers.settings.regression import RWRConfig
 
 OWN = """
 import torch

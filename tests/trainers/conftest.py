@@ -9,8 +9,8 @@ import torch
 from diffusers.utils.logging import disable_progress_bar
 
 from data import rows as data_rows
-from trainers.config import OROConfig
 from trainers.models.tiny import tiny_ltx
+from trainers.settings.oro import OROConfig
 
 disable_progress_bar()
 

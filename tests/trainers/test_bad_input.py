@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from trainers import checkpoint, oro
-from trainers.config import OROConfig, exit_with_one_line, parse_config
 from trainers.oro import train
+from trainers.settings.options import exit_with_one_line, parse_config
+from trainers.settings.oro import OROConfig
 
 
 def parse(tmp_path, text, *flags):

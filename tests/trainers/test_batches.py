@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainers.batches import Scenes, clip_generators, resized
-from trainers.config import DataConfig
+from trainers.settings.common import DataConfig
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from trainers.config import OROConfig, parse_config
-from trainers.regression_config import PSFTConfig, RWRConfig
+from trainers.settings.options import parse_config
+from trainers.settings.oro import OROConfig
+from trainers.settings.regression import PSFTConfig, RWRConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {"oro": OROConfig, "rwr": RWRConfig, "psft": PSFTConfig}

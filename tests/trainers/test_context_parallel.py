@@ -5,7 +5,7 @@ import pytest
 from trainers import rwr
 from trainers.models.tiny_wan import tiny_wan
 from trainers.oro import train
-from trainers.regression_config import RWRConfig
+from trainers.settings.regression import RWRConfig
 
 
 def test_where_it_does_not_hold_it_is_refused(toy_config, base, brightness, tmp_path):

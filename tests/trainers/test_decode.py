@@ -10,7 +10,6 @@ from reward_physics.observation import Instruments
 from reward_physics.video import Video
 from rewards.recipe import Recipe, RecipeConfig
 from trainers.batches import Batch
-from trainers.config import OROConfig
 from trainers.decode import score_latents
 from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
@@ -18,6 +17,7 @@ from trainers.models.tiny import tiny_ltx
 from trainers.oro import oro_loss
 from trainers.parallel import make_accelerator
 from trainers.phases import Phases
+from trainers.settings.oro import OROConfig
 
 REWARDS = """
 import torch

@@ -13,8 +13,8 @@ import pytest
 
 from trainers import drops_bench
 from trainers.bench_cells import Cell
-from trainers.config import parse_config
 from trainers.drops_bench import DropsBenchConfig, chosen, gather, plan_table, run
+from trainers.settings.options import parse_config
 from trainers.summary import DETAILS, MOTION
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,9 +42,9 @@ def test_the_core_table_has_six_arms_of_three_seeds_and_the_ablations_one(at_roo
 
 
 def test_every_command_is_one_that_the_trainers_take(at_root):
-    from trainers.config import OROConfig
     from trainers.evaluation import EvaluationConfig
-    from trainers.regression_config import PSFTConfig, RWRConfig
+    from trainers.settings.oro import OROConfig
+    from trainers.settings.regression import PSFTConfig, RWRConfig
 
     classes = {"trainers/oro.py": OROConfig, "trainers/rwr.py": RWRConfig, "trainers/psft.py": PSFTConfig}
     seen = set()
@@ -81,7 +81,7 @@ def test_supervised_and_matching_arms_alone_see_true_clips(at_root):
 
 
 def test_settings_of_a_method_reach_its_trainings_alone(at_root):
-    from trainers.regression_config import RWRConfig
+    from trainers.settings.regression import RWRConfig
 
     cells = chosen(DropsBenchConfig(set=["rwr.max_steps=7", "rwr.denoising_sigma_range=0.6,0.9", "psft.max_steps=9"]))
     config = parse_config(RWRConfig, command_of(cells, "psft+rwr-0")[2:])

@@ -20,12 +20,12 @@ from rewards.recipe import load_recipe
 from trainers.arms import Clips, parse_arms, run_settings
 from trainers.batches import Scenes
 from trainers.clips import ClipFolder
-from trainers.config import DataConfig
 from trainers.details import details_table
 from trainers.evaluation import EvaluationConfig, diversity, evaluate, gather_repeated, plain
 from trainers.models.tiny import tiny_ltx
 from trainers.readings import LANDED, TrueScene, clip_figures, landing_time, read
 from trainers.sample import request_for_row, rows_of_split
+from trainers.settings.common import DataConfig
 from trainers.summary import DETAILS, MOTION, describe, markdown_table, summary
 
 DISTANCE_M = 3.5

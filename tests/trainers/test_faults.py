@@ -14,9 +14,9 @@ from run_reading import lora_of
 
 from trainers import oro, session
 from trainers.checkpoint import checkpoints
-from trainers.config import exit_with_one_line
 from trainers.faults import STOPPED
 from trainers.oro import train
+from trainers.settings.options import exit_with_one_line
 
 
 class Then:

@@ -29,7 +29,7 @@ KILLS = int(os.environ.get("KILLS", "3"))
 PROGRAM = """
 import os, signal, sys, types, torch
 from trainers import checkpoint, oro
-from trainers.config import OROConfig
+from trainers.settings.common import OROConfig
 
 RANK, writing, seen = os.environ.get("RANK", "0"), False, 0
 

@@ -8,7 +8,6 @@ import torch
 from families import ONE_EACH
 
 from trainers import oro, psft, rwr
-from trainers.config import OROConfig, parse_config
 from trainers.memory_attention import fused_attention
 from trainers.memory_decode import decode_peak
 from trainers.memory_meter import MemoryMeter, allocator_peak_bytes, cpu_workspace
@@ -16,7 +15,9 @@ from trainers.memory_plan import GIB, PlanConfig, build, plan, report
 from trainers.memory_steps import Peaks, blank_condition, step_of
 from trainers.models import load_video_model
 from trainers.models.sizes import SIZES, find_size
-from trainers.regression_config import PSFTConfig, RWRConfig
+from trainers.settings.options import parse_config
+from trainers.settings.oro import OROConfig
+from trainers.settings.regression import PSFTConfig, RWRConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 CARDS = sorted(ROOT.glob("configs/oro_*gb.yaml"))

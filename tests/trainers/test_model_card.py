@@ -1,7 +1,7 @@
 from huggingface_hub import ModelCard
 
-from trainers.config import OROConfig
 from trainers.model_card import add_held_out, model_card
+from trainers.settings.oro import OROConfig
 
 SETTINGS = {
     "model_name_or_path": "some-lab/falling-video", "recipe": "configs/recipes/gravity.yaml", "seed": 3,

@@ -11,7 +11,7 @@ from data import write
 from data.scenes import Scene
 from trainers import psft
 from trainers.models.ltx import LTXModel
-from trainers.regression_config import PSFTConfig
+from trainers.settings.regression import PSFTConfig
 
 
 @pytest.mark.parametrize("full", [False, True])

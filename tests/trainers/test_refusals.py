@@ -16,8 +16,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from trainers import oro
-from trainers.config import exit_with_one_line
 from trainers.models import load_video_model
+from trainers.settings.options import exit_with_one_line
 
 Refusal = Callable[..., str]
 

@@ -15,9 +15,9 @@ from trainers.losses import contrast_loss, denoising_loss
 from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
 from trainers.phases import Phases
-from trainers.regression_config import PSFTConfig, RWRConfig
 from trainers.replay import Clip, Replay, shard_name
 from trainers.scored_clips import ScoredClips, read_rewards, write_rewards
+from trainers.settings.regression import PSFTConfig, RWRConfig
 
 ROUND = {"num_generations": 2, "prompts_per_round": 2, "inner_steps": 2, "sampling_batch_size": 3}
 

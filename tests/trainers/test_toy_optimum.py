@@ -10,8 +10,8 @@ from toy_model import SPREAD, ToyModel
 from data.rows import load_split
 from data.write import write_shard
 from trainers import oro, psft, rwr
-from trainers.config import OROConfig
-from trainers.regression_config import PSFTConfig, RWRConfig
+from trainers.settings.oro import OROConfig
+from trainers.settings.regression import PSFTConfig, RWRConfig
 
 BEST = 0.7
 

@@ -135,7 +135,7 @@ def find_size(model_name_or_path: str) -> Size:
         return _size_of_folder(folder)
     name = REPOSITORIES.get(model_name_or_path, model_name_or_path)
     if name not in SIZES:
-        from trainers.config import suggestion
+        from trainers.settings.options import suggestion
 
         known = [*SIZES, *REPOSITORIES]
         raise ValueError(

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from data.rows import collate, load_split
 from data.write import write_shard
-from trainers.config import exit_with_one_line
 from trainers.models import load_video_model, round_trip
+from trainers.settings.options import exit_with_one_line
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,26 +1,13 @@
 """Settings of the trainers that learn by regression on clips: reward-weighted, and supervised on simulated ones."""
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
+from dataclasses import dataclass
 from typing import Literal
 
 import pydantic
 
-from trainers.config import (
-    Count,
-    DataConfig,
-    Fraction,
-    ModelConfig,
-    Positive,
-    Rate,
-    RunConfig,
-    Weight,
-    check_offload,
-    check_range,
-    check_report_to,
-    option,
-    strict,
-)
-from trainers.reward_weights import Weighting
+from trainers.settings.common import DataConfig, ModelConfig, RunConfig, check_offload, check_report_to
+from trainers.settings.options import Count, Fraction, Positive, Rate, Weight, check_range, option, strict
 
 
 def check_trained_levels(trained: list[float], active: list[float]) -> None:
@@ -30,6 +17,33 @@ def check_trained_levels(trained: list[float], active: list[float]) -> None:
             f"denoising_sigma_range must lie within adapter_sigma_range {active}, where the adapter samples, got "
             f"{trained}: narrow the one or widen the other"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighting:
+    """How rewards become weights.
+
+    Args:
+        temperature: reward difference that makes a factor e, after the normalisation of the advantage.
+        target_ess: where > 0, the temperature is found anew each time so that the mean effective sample size of the
+            groups is this share of their measurable clips.
+        advantage: `none` leaves rewards as they are, `group` divides by the group's standard deviation, `batch` by
+            that of all rewards.
+        top_k: where > 0, only the best k of a group count (best of N); of equal ones the first.
+        max_weight: where > 0, the largest weight relative to the group's mean.
+        absolute_scale: scale of the absolute weight in units of the reward; 0 turns it off.
+        absolute_reward: the reward of a good sample, whose absolute weight is 1.
+        signed: weights in [-1, 1] by the rank within a group; nothing else of these settings counts then.
+    """
+
+    temperature: float = 0.1
+    target_ess: float = 0.0
+    advantage: Literal["none", "group", "batch"] = "none"
+    top_k: int = 0
+    max_weight: float = 0.0
+    absolute_scale: float = 0.25
+    absolute_reward: float = 0.0
+    signed: bool = False
 
 
 @strict

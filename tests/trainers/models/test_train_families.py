@@ -9,8 +9,9 @@ from diffusers.pipelines.wan import pipeline_wan_i2v
 from families import ONE_EACH, stock_pipeline
 
 from trainers import oro, psft, rwr
-from trainers.config import OROConfig, parse_config
-from trainers.regression_config import PSFTConfig, RWRConfig
+from trainers.settings.options import parse_config
+from trainers.settings.oro import OROConfig
+from trainers.settings.regression import PSFTConfig, RWRConfig
 
 pytestmark = pytest.mark.slow
 
