@@ -13,7 +13,7 @@ from trainers.batches import Batch
 from trainers.decode import score_latents
 from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
-from trainers.models.tiny import tiny_ltx
+from trainers.models.tiny.ltx.ltx import tiny_ltx
 from trainers.oro import oro_loss
 from trainers.parallel import make_accelerator
 from trainers.phases import Phases

@@ -10,7 +10,7 @@ from trainers.decode import carry_back
 from trainers.losses import denoising_loss, reference_distance
 from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
-from trainers.models.tiny import tiny_ltx
+from trainers.models.tiny.ltx.ltx import tiny_ltx
 from trainers.rollout import choose_grad_steps, rollout
 
 STEPS = 4

@@ -13,7 +13,7 @@ from families import ALL, NUM_STEPS, ONE_EACH, SIZE, condition_of, keep_float64,
 from trainers.decode import decode_first
 from trainers.losses import denoising_loss
 from trainers.models import load_video_model, lora_parameters
-from trainers.models.tiny import tiny_ltx
+from trainers.models.tiny.ltx.ltx import tiny_ltx
 from trainers.rollout import rollout, sample
 
 BRIEF = [
