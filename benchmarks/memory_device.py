@@ -35,10 +35,10 @@ import torch
 
 from trainers import oro
 from trainers.clips import write_text
+from trainers.learning.clocks import Phases
 from trainers.memory_meter import MemoryMeter, cpu_workspace
 from trainers.memory_plan import GIB, Plan, build, plan
 from trainers.models.sizes import Size, find_size
-from trainers.phases import Phases
 from trainers.settings.options import parse_config
 from trainers.settings.oro import OROConfig
 

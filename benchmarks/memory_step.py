@@ -23,12 +23,12 @@ import pyarrow
 import torch
 
 from rewards.recipe import load_recipe
-from trainers.batches import Batch, Scenes
+from trainers.learning.batches import Batch, Scenes
+from trainers.learning.clocks import Phases
 from trainers.memory_meter import MemoryMeter, cpu_workspace
 from trainers.models import load_video_model, lora_parameters
 from trainers.oro import oro_loss
 from trainers.parallel import make_accelerator
-from trainers.phases import Phases
 from trainers.settings.options import parse_config
 from trainers.settings.oro import OROConfig
 

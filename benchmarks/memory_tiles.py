@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from trainers.batches import Scenes
+from trainers.learning.batches import Scenes
 from trainers.memory_meter import MemoryMeter, cpu_workspace
 from trainers.models import load_video_model
 from trainers.settings.oro import OROConfig

@@ -27,8 +27,8 @@ from reward_physics.metrics import nan_median
 from trainers.clips import fingerprint, write_text
 from trainers.evaluation import Evaluation, EvaluationConfig, evaluate, load_instruments
 from trainers.evaluation_page import g_text, typical_scenes
+from trainers.learning.scoring import Judge
 from trainers.model_card import add_held_out
-from trainers.scoring import Judge
 from trainers.settings.options import Count, Positive, exit_with_one_line, option, parse_config, strict
 from trainers.settings.oro import OROConfig
 from trainers.summary import column, describe, markdown_table

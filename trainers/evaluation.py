@@ -28,9 +28,9 @@ from reward_physics.metrics import STANDARD_G_M_S2
 from trainers.arms import Arm, Clips, parse_arms
 from trainers.clips import write_text
 from trainers.details import details_table
+from trainers.learning.scoring import Judge, score
 from trainers.readings import Reading, TrueScene, clip_figures, read
 from trainers.sample import default_device, rows_of_split
-from trainers.scoring import Judge, score
 from trainers.settings.options import Positive, Rate, exit_with_one_line, option, parse_config, strict
 from trainers.summary import comparison, markdown_table, summary
 

@@ -11,11 +11,11 @@ import torch
 from ruamel.yaml import YAML
 from torch import Tensor
 
-from trainers.batches import Scenes
+from trainers.learning.batches import Scenes
+from trainers.learning.rollout import choose_grad_steps, in_range
 from trainers.model_card import model_card
 from trainers.models.base import VideoModel
 from trainers.parallel import size_of
-from trainers.rollout import choose_grad_steps, in_range
 from trainers.settings.oro import OROConfig
 from trainers.tracking import Trackers, draw_reward_curve, read_metrics
 
@@ -80,7 +80,7 @@ def print_sigmas(config: OROConfig, model: VideoModel, scenes: Scenes) -> None:
 
 def plan_sigmas(model: VideoModel, config: OROConfig, scenes: Scenes) -> list[float]:
     """The noise levels of the run's rollouts."""
-    from trainers.batches import clip_generators, condition_on
+    from trainers.learning.batches import clip_generators, condition_on
 
     batch = scenes.batch([0])
     condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers))

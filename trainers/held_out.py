@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from reward_physics.io import enlarge, upscale_factor, write_video
-from trainers.batches import Scenes, clip_generators, condition_on
+from trainers.learning.batches import Scenes, clip_generators, condition_on
+from trainers.learning.rollout import sample
+from trainers.learning.scoring import Judge, score
 from trainers.models.base import VideoModel
-from trainers.rollout import sample
-from trainers.scoring import Judge, score
 from trainers.tracking import Trackers
 
 STREAM = 7  # of the noise: held-out clips never share theirs with training

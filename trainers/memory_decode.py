@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.decode import carry_back
+from trainers.learning.decode import carry_back
 from trainers.memory_meter import MemoryMeter, Workspace
 from trainers.models.base import Condition
 
 
 def there_and_back(model: Any, latents: Tensor, condition: Condition, *, checkpointing: bool) -> None:
-    """Decode as `trainers.decode` does, and go back with no gradient in particular where the latents have a graph."""
+    """Decode as `learning.decode` does, and go back with no gradient in particular where the latents have a graph."""
     with torch.set_grad_enabled(latents.requires_grad):
         leaf = latents.detach().requires_grad_(latents.requires_grad)
         frames = model.decode(leaf, condition, checkpointing=checkpointing)

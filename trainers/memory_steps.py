@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.losses import masked_mean, reference_distance
+from trainers.learning.losses import masked_mean, reference_distance
+from trainers.learning.rollout import choose_grad_steps, evaluated_again, in_range, predicted, rollout
 from trainers.memory_decode import decode_peak, there_and_back
 from trainers.memory_meter import MemoryMeter
 from trainers.models.base import Condition
-from trainers.rollout import choose_grad_steps, evaluated_again, in_range, predicted, rollout
 from trainers.settings.regression import PSFTConfig, RWRConfig
 
 

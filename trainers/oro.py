@@ -22,16 +22,18 @@ from torch import Tensor
 
 from rewards.recipe import load_recipe
 from trainers import checkpoint as ckpt
-from trainers.batches import Batch, Scenes, clip_generators, condition_on
-from trainers.decode import score_latents
 from trainers.faults import warn_not_finite
 from trainers.finish import print_plan, print_sigmas
-from trainers.losses import denoising_loss, reference_distance
+from trainers.learning.batches import Batch, Scenes, clip_generators, condition_on
+from trainers.learning.clocks import Phases
+from trainers.learning.decode import score_latents
+from trainers.learning.figures import gather, reward_metrics
+from trainers.learning.losses import denoising_loss, reference_distance
+from trainers.learning.rollout import choose_grad_steps, evaluated_again, in_range, rollout
+from trainers.learning.scoring import Judge, check_recipe
+from trainers.learning.streams import CHOICES, DATA_NOISE, NOISE
 from trainers.models import VideoModel
-from trainers.phases import Phases
-from trainers.rollout import choose_grad_steps, evaluated_again, in_range, rollout
-from trainers.scoring import Judge, check_recipe, gather, reward_metrics
-from trainers.session import CHOICES, DATA_NOISE, NOISE, held_out_judges, make_session, mean_of, start, watched
+from trainers.session import held_out_judges, make_session, mean_of, start, watched
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.oro import OROConfig
 

@@ -23,15 +23,17 @@ from torch import Tensor
 
 from rewards.recipe import load_recipe
 from trainers import checkpoint as ckpt
-from trainers.batches import Batch, Scenes, clip_generators, condition_on
-from trainers.decode import score_latents
 from trainers.faults import warn_not_finite
 from trainers.finish import print_plan
-from trainers.losses import denoising_loss, noised
+from trainers.learning.batches import Batch, Scenes, clip_generators, condition_on
+from trainers.learning.clocks import Phases
+from trainers.learning.decode import score_latents
+from trainers.learning.figures import gather, reward_metrics
+from trainers.learning.losses import denoising_loss, noised
+from trainers.learning.scoring import Judge, check_recipe
+from trainers.learning.streams import DATA_NOISE, NOISE
 from trainers.models import VideoModel
-from trainers.phases import Phases
-from trainers.scoring import Judge, check_recipe, gather, reward_metrics
-from trainers.session import DATA_NOISE, NOISE, held_out_judges, make_session, mean_of, start, watched
+from trainers.session import held_out_judges, make_session, mean_of, start, watched
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.regression import PSFTConfig
 

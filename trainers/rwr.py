@@ -8,7 +8,7 @@ One round, for prompts c_g and clean latents x_gi = rollout(noise_gi, c_g; LoRA)
     inner steps: loss = mean_b w_b |v(x_sigma, c) - target|^2 + beta |v_on - v_off|^2, AdamW
 
 With `weighting: signed` bad samples teach as well: w_gi in [-1, 1] is a sample's rank within its group, and the
-loss is `trainers.losses.contrast_loss` against the policy that made the round. Offline (`scored`) the weighted
+loss is `trainers.learning.losses.contrast_loss` against the policy that made the round. Offline (`scored`) the weighted
 regression runs on folders of clips that are scored already.
 """
 
@@ -24,20 +24,22 @@ from tqdm import tqdm
 
 from rewards.recipe import load_recipe
 from trainers import checkpoint as ckpt
-from trainers.batches import Scenes, clip_generators, condition_on, shuffled
 from trainers.faults import warn_not_finite
 from trainers.finish import print_plan
-from trainers.losses import contrast_loss, denoising_loss, noised, reference_distance
+from trainers.learning.advantages import reward_weights, weight_metrics
+from trainers.learning.batches import Scenes, clip_generators, condition_on, shuffled
+from trainers.learning.clocks import Phases
+from trainers.learning.figures import gather, reward_metrics
+from trainers.learning.losses import contrast_loss, denoising_loss, noised, reference_distance
+from trainers.learning.rollout import rollout
+from trainers.learning.scoring import Judge, Scored, joined, score, warn_unmeasured
+from trainers.learning.streams import DATA_NOISE, NOISE
 from trainers.models import VideoModel
 from trainers.parallel import gathered
-from trainers.phases import Phases
 from trainers.pool import Pool, offline_pool, online_pool, picked, prompts_of
 from trainers.replay import Clip, Replay, shard_name
-from trainers.reward_weights import reward_weights, weight_metrics
-from trainers.rollout import rollout
 from trainers.scored_clips import ScoredClips
-from trainers.scoring import Judge, Scored, gather, joined, reward_metrics, score, warn_unmeasured
-from trainers.session import DATA_NOISE, NOISE, Session, held_out_judges, make_session, mean_of, start, watched
+from trainers.session import Session, held_out_judges, make_session, mean_of, start, watched
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.regression import RWRConfig
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from trainers.clips import ClipFolder, Sample, fingerprint
+from trainers.learning.rollout import sample as sample_clips
 from trainers.models import VideoModel, load_video_model
-from trainers.rollout import sample as sample_clips
 from trainers.settings.options import Positive, Rate, check_range, exit_with_one_line, option, parse_config, strict
 
 

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from data.rows import LIGHT_COLUMNS, collate, load_split, reward_columns, to_video
 from trainers.clips import read_clip, read_samples
+from trainers.learning.scoring import Judge, score
 from trainers.sample import default_device
 from trainers.scored_clips import read_rewards, write_rewards
-from trainers.scoring import Judge, score
 from trainers.settings.options import Positive, exit_with_one_line, option, parse_config, strict
 
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from reward_physics.video import Video
-from trainers.batches import Batch
 from trainers.clips import Sample, read_clip, read_samples, write_text
+from trainers.learning.batches import Batch
 
 REWARDS = "rewards.jsonl"
 

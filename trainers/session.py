@@ -23,11 +23,13 @@ from transformers import get_scheduler
 
 from rewards.recipe import load_recipe
 from trainers import checkpoint as ckpt
-from trainers.batches import Scenes
 from trainers.context_parallel import share_sequence
 from trainers.faults import STOPPED, StopSignal, Watched
 from trainers.finish import finish, write_config
 from trainers.held_out import evaluate
+from trainers.learning.batches import Scenes
+from trainers.learning.clocks import Phases, held_gb, memory_gb, open_files, release_memory
+from trainers.learning.scoring import Judge
 from trainers.memory_plan_run import print_memory
 from trainers.models import VideoModel, load_video_model, lora_parameters
 from trainers.monitor import parted, read_run
@@ -42,12 +44,7 @@ from trainers.parallel import (
     use_threads,
     wrap,
 )
-from trainers.phases import Phases, held_gb, memory_gb, open_files, release_memory
-from trainers.scoring import Judge
 from trainers.tracking import PROCESSES, MetricsFile, Trackers, check_trackers, open_trackers
-
-NOISE, CHOICES, DATA_NOISE = 0, 1, 2
-"""Streams of random numbers: of generated clips, of a step's own choices, of the noise on clean latents."""
 
 
 def start(config: Any) -> tuple[Accelerator, Path | None]:

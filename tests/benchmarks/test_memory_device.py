@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.models.tiny.ltx.ltx import tiny_ltx
+from trainers.models.tiny.ltx import tiny_ltx
 
 ROOT = Path(__file__).resolve().parents[2]
 

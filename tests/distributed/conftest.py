@@ -5,7 +5,7 @@ import runpy
 import pytest
 from launches import ROOT, alone, experiment
 
-from trainers.models.tiny.ltx.ltx import tiny_ltx
+from trainers.models.tiny.ltx import tiny_ltx
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from launches import OWN, alone, experiment, launch
 
 from trainers import monitor, monitor_resources
 from trainers.checkpoint import checkpoints
-from trainers.models.tiny.ltx.wan import tiny_wan
+from trainers.models.tiny.wan import tiny_wan
 
 STEPS = 4
 SIGNED = {"weighting": "signed", "max_steps": 2}

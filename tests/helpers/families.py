@@ -15,10 +15,10 @@ from trainers.models import FAMILIES
 from trainers.models.cogvideox import CogVideoXModel
 from trainers.models.hunyuan import HunyuanVideoModel
 from trainers.models.ltx import LTXModel
-from trainers.models.tiny.ltx.cogvideox import tiny_cogvideox
-from trainers.models.tiny.ltx.hunyuan import tiny_hunyuan
-from trainers.models.tiny.ltx.ltx import tiny_ltx
-from trainers.models.tiny.ltx.wan import tiny_wan
+from trainers.models.tiny.ltx import tiny_ltx
+from trainers.models.tiny.cogvideox import tiny_cogvideox
+from trainers.models.tiny.hunyuan import tiny_hunyuan
+from trainers.models.tiny.wan import tiny_wan
 from trainers.models.wan import WanModel
 
 SIZE = {"num_frames": 9, "height_px": 32, "width_px": 32}

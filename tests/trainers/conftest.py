@@ -9,7 +9,7 @@ import torch
 from diffusers.utils.logging import disable_progress_bar
 
 from data import rows as data_rows
-from trainers.models.tiny.ltx.ltx import tiny_ltx
+from trainers.models.tiny.ltx import tiny_ltx
 from trainers.settings.oro import OROConfig
 
 disable_progress_bar()

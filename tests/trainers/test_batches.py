@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from trainers.batches import Scenes, clip_generators, resized
+from trainers.learning.batches import Scenes, clip_generators, resized
 from trainers.settings.common import DataConfig
 
 

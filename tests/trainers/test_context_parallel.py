@@ -3,7 +3,7 @@
 import pytest
 
 from trainers import rwr
-from trainers.models.tiny.ltx.wan import tiny_wan
+from trainers.models.tiny.wan import tiny_wan
 from trainers.oro import train
 from trainers.settings.regression import RWRConfig
 

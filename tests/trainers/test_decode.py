@@ -9,14 +9,14 @@ import torch
 from reward_physics.observation import Instruments
 from reward_physics.video import Video
 from rewards.recipe import Recipe, RecipeConfig
-from trainers.batches import Batch
-from trainers.decode import score_latents
+from trainers.learning.batches import Batch
+from trainers.learning.clocks import Phases
+from trainers.learning.decode import score_latents
 from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
-from trainers.models.tiny.ltx.ltx import tiny_ltx
+from trainers.models.tiny.ltx import tiny_ltx
 from trainers.oro import oro_loss
 from trainers.parallel import make_accelerator
-from trainers.phases import Phases
 from trainers.settings.oro import OROConfig
 
 REWARDS = """

@@ -6,12 +6,12 @@ import pytest
 import torch
 from families import keep_float64
 
-from trainers.decode import carry_back
-from trainers.losses import denoising_loss, reference_distance
+from trainers.learning.decode import carry_back
+from trainers.learning.losses import denoising_loss, reference_distance
+from trainers.learning.rollout import choose_grad_steps, rollout
 from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
-from trainers.models.tiny.ltx.ltx import tiny_ltx
-from trainers.rollout import choose_grad_steps, rollout
+from trainers.models.tiny.ltx import tiny_ltx
 
 STEPS = 4
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from families import BY_NAME, condition_of, seeds
 
+from trainers.learning.rollout import sample
 from trainers.merge import MergeConfig, merge
 from trainers.models import load_video_model, lora_parameters
-from trainers.rollout import sample
 
 
 def test_a_merged_pipeline_samples_as_the_lora_does(tmp_path):

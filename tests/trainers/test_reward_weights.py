@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from trainers.reward_weights import reward_weights, weight_metrics
+from trainers.learning.advantages import reward_weights, weight_metrics
 from trainers.settings.regression import Weighting
 
 REWARD_GN = torch.tensor([[-0.9, -0.1, -0.5, -0.3], [-0.2, -0.2, -0.8, -0.4]])

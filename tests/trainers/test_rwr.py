@@ -8,13 +8,13 @@ import torch
 from run_reading import lora_of
 
 from trainers import psft, rwr
-from trainers.batches import Scenes, clip_generators, condition_on
 from trainers.checkpoint import holding
 from trainers.clips import ClipFolder, Sample
-from trainers.losses import contrast_loss, denoising_loss
+from trainers.learning.batches import Scenes, clip_generators, condition_on
+from trainers.learning.clocks import Phases
+from trainers.learning.losses import contrast_loss, denoising_loss
 from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
-from trainers.phases import Phases
 from trainers.replay import Clip, Replay, shard_name
 from trainers.scored_clips import ScoredClips, read_rewards, write_rewards
 from trainers.settings.regression import PSFTConfig, RWRConfig

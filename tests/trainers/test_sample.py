@@ -4,7 +4,7 @@ from PIL import Image
 
 from trainers.clips import read_clip, read_samples
 from trainers.models import load_video_model
-from trainers.models.tiny.ltx.ltx import tiny_ltx
+from trainers.models.tiny.ltx import tiny_ltx
 from trainers.sample import (
     Request,
     SampleConfig,

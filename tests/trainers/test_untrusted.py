@@ -16,8 +16,8 @@ from data import video_folder
 from reward_physics import readers
 from reward_physics.io import write_video
 from trainers import clips, oro
-from trainers.batches import Scenes
 from trainers.checkpoint import MANIFEST, STATE, checkpoints
+from trainers.learning.batches import Scenes
 from trainers.models.ltx import LTXModel
 
 

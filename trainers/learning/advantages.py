@@ -7,7 +7,7 @@
 a_g is the absolute weight: what a group teaches is worth as much as the reward that its weights expect, so that a group
 of only bad samples teaches nothing. A clip that could not be measured has weight 0: it teaches nothing either.
 
-Signed weights teach by bad samples too (`trainers.losses.contrast_loss`): within a prompt's group
+Signed weights teach by bad samples too (`trainers.learning.losses.contrast_loss`): within a prompt's group
 
     A_gi = (how many of the group are worse - how many are better) / (N - 1)
 

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from reward_physics.video import Video
-from trainers.models.base import Condition, VideoModel
-from trainers.phases import Phases
-from trainers.scoring import (
+from trainers.learning.clocks import Phases
+from trainers.learning.scoring import (
     Judge,
     Scored,
     joined,
@@ -29,6 +28,7 @@ from trainers.scoring import (
     score_with_gradient,
     some_columns,
 )
+from trainers.models.base import Condition, VideoModel
 
 
 def score_latents(

@@ -10,8 +10,8 @@ import contextlib
 import torch
 from torch import Tensor
 
+from trainers.learning.rollout import predicted
 from trainers.models.base import Condition, VideoModel
-from trainers.rollout import predicted
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.rows import load_split
-from trainers.models.tiny.ltx.ltx import small_autoencoder
+from trainers.models.tiny.ltx import small_autoencoder
 from trainers.pretrain.common import (
     Ema,
     cosine_with_warmup,

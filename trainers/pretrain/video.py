@@ -27,7 +27,7 @@ from transformers import T5Config, T5EncoderModel
 
 from data.rows import load_split
 from trainers.models.ltx import LTXModel
-from trainers.models.tiny.ltx.ltx import tiny_tokenizer
+from trainers.models.tiny.ltx import tiny_tokenizer
 from trainers.pretrain.autoencoder import load_clips, to_model
 from trainers.pretrain.common import (
     Ema,

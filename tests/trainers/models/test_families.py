@@ -10,11 +10,11 @@ import torch
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from families import ALL, NUM_STEPS, ONE_EACH, SIZE, condition_of, keep_float64, seeds, stock_pipeline, stock_sample
 
-from trainers.decode import decode_first
-from trainers.losses import denoising_loss
+from trainers.learning.decode import decode_first
+from trainers.learning.losses import denoising_loss
+from trainers.learning.rollout import rollout, sample
 from trainers.models import load_video_model, lora_parameters
-from trainers.models.tiny.ltx.ltx import tiny_ltx
-from trainers.rollout import rollout, sample
+from trainers.models.tiny.ltx import tiny_ltx
 
 BRIEF = [
     one for one in ONE_EACH if one.name in ("ltx-i2v", "wan-a14b", "wan-ti2v-image", "cogvideox-i2v_1.5", "hunyuan-t2v")

@@ -6,7 +6,7 @@ from diffusers import LTXImageToVideoPipeline, LTXPipeline
 
 from trainers.models import load_video_model, lora_parameters, lora_scaled
 from trainers.models.ltx import LTXModel
-from trainers.models.tiny.ltx.ltx import tiny_ltx
+from trainers.models.tiny.ltx import tiny_ltx
 
 SIZE = {"num_frames": 9, "height_px": 32, "width_px": 32}
 PROMPTS = ["a red ball falls", "a blue box slides onto tiles"]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from families import ONE_EACH, PROMPTS, SIZE, condition_of, images, seeds, stock_pipeline
 
+from trainers.learning.rollout import sample
 from trainers.models import load_video_model, lora_parameters
-from trainers.rollout import sample
 
 pytestmark = pytest.mark.slow
 

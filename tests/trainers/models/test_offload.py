@@ -4,9 +4,9 @@ import pytest
 import torch
 from families import BY_NAME, condition_of, seeds
 
+from trainers.learning.rollout import rollout
 from trainers.models import lora_parameters
 from trainers.models.offload import Offloaded
-from trainers.rollout import rollout
 
 NUM_STEPS = 2
 

@@ -13,7 +13,7 @@ from diffusers import (
 )
 from transformers import T5Config, T5EncoderModel
 
-from trainers.models.tiny.ltx.ltx import tiny_tokenizer
+from trainers.models.tiny.ltx import tiny_tokenizer
 
 LAYOUTS = ("t2v", "t2v_1.5", "i2v", "i2v_1.5")
 

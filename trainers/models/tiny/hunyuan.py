@@ -22,7 +22,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from trainers.models.tiny.ltx.ltx import tiny_tokenizer
+from trainers.models.tiny.ltx import tiny_tokenizer
 
 LAYOUTS = ("t2v", "token_replace", "latent_concat")
 MARKS = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>"]

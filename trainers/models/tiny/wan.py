@@ -20,7 +20,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from trainers.models.tiny.ltx.ltx import tiny_tokenizer
+from trainers.models.tiny.ltx import tiny_tokenizer
 
 LAYOUTS = ("t2v", "i2v", "ti2v", "a14b", "a14b_i2v")
 HEADS, HEAD_WIDTH, TEXT, IMAGE = 2, 12, 16, 8
