@@ -1,0 +1,1 @@
+"""Folders of clips: their files, how they are made, and their scores."""
