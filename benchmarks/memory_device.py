@@ -34,7 +34,7 @@ import diffusers
 import torch
 
 from trainers import oro
-from trainers.clips import write_text
+from trainers.clips.folder import write_text
 from trainers.learning.clocks import Phases
 from trainers.memory_meter import MemoryMeter, cpu_workspace
 from trainers.memory_plan import GIB, Plan, build, plan

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from trainers.clips import ClipFolder, read_clip, read_samples
+from trainers.clips.folder import ClipFolder, read_clip, read_samples
+from trainers.clips.making import Request, batches, fill, load_model, model_settings, request_for_row
 from trainers.models import VideoModel, round_trip
-from trainers.sample import Request, batches, fill, load_model, model_settings, request_for_row
 from trainers.settings.options import read_yaml
 
 CALIBRATION = ("truth", "autoencoder")

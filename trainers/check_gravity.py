@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from reward_physics.kinematics import cramer_rao_g_m_s2
 from reward_physics.video import Video
-from trainers.clips import write_text
+from trainers.clips.folder import write_text
 from trainers.models import load_video_model, round_trip
 from trainers.settings.options import Positive, Rate, exit_with_one_line, option, parse_config, strict
 

@@ -24,7 +24,7 @@ from reward_physics import charts, report
 from reward_physics.intervals import Interval
 from reward_physics.io import write_video
 from reward_physics.metrics import nan_median
-from trainers.clips import fingerprint, write_text
+from trainers.clips.folder import fingerprint, write_text
 from trainers.evaluation import Evaluation, EvaluationConfig, evaluate, load_instruments
 from trainers.evaluation_page import g_text, typical_scenes
 from trainers.learning.scoring import Judge

@@ -27,7 +27,7 @@ from typing import IO, Any, Literal
 from reward_physics.intervals import Interval
 from reward_physics.metrics import nan_median
 from trainers.bench_cells import STEPS, Cell, Plan, cells_of
-from trainers.clips import write_text
+from trainers.clips.folder import write_text
 from trainers.details import details_table
 from trainers.evaluation import plain
 from trainers.faults import STOPPED

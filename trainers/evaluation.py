@@ -26,11 +26,11 @@ from data.scenes import Scene
 from reward_physics.distributions import pairwise_rms
 from reward_physics.metrics import STANDARD_G_M_S2
 from trainers.arms import Arm, Clips, parse_arms
-from trainers.clips import write_text
+from trainers.clips.folder import write_text
+from trainers.clips.making import default_device, rows_of_split
 from trainers.details import details_table
 from trainers.learning.scoring import Judge, score
 from trainers.readings import Reading, TrueScene, clip_figures, read
-from trainers.sample import default_device, rows_of_split
 from trainers.settings.options import Positive, Rate, exit_with_one_line, option, parse_config, strict
 from trainers.summary import comparison, markdown_table, summary
 

@@ -14,9 +14,9 @@ from reward_physics import charts, report
 from reward_physics.io import write_video
 from reward_physics.metrics import STANDARD_G_M_S2
 from trainers.arms import true_frames
-from trainers.clips import write_text
+from trainers.clips.folder import write_text
+from trainers.clips.making import request_for_row
 from trainers.details import details_table
-from trainers.sample import request_for_row
 from trainers.summary import markdown_table
 
 if TYPE_CHECKING:

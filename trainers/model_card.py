@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from trainers.clips import write_text
+from trainers.clips.folder import write_text
 
 HELD_OUT = "## Held out"
 SECOND = (

@@ -31,7 +31,7 @@ from rich.text import Text
 
 from trainers import checkpoint as ckpt
 from trainers import monitor_resources as resources
-from trainers.clips import write_text
+from trainers.clips.folder import write_text
 from trainers.settings.options import exit_with_one_line, read_yaml
 from trainers.tracking import METRICS, PROCESSES, read_metrics
 

@@ -27,7 +27,7 @@ from data.video_folder import FolderClip, read_folder
 from reward_physics import masks, metrics
 from reward_physics.flow import load_flow
 from reward_physics.intervals import Interval, bootstrap_interval
-from trainers.clips import write_text
+from trainers.clips.folder import write_text
 from trainers.details import cell
 from trainers.evaluation import plain
 from trainers.mask_figures import mask_figures

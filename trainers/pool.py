@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.clips.scored import ScoredClips
 from trainers.learning.advantages import reward_weights, weight_metrics
 from trainers.learning.batches import Batch, Scenes, clip_generators, condition_on
 from trainers.learning.streams import NOISE
 from trainers.models import Condition, VideoModel
 from trainers.replay import Replay
-from trainers.scored_clips import ScoredClips
 from trainers.session import Session
 from trainers.settings.regression import RWRConfig
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reward_physics.attacks import ATTACKS, apply
-from trainers.clips import write_text
+from trainers.clips.folder import write_text
 from trainers.models import load_video_model, round_trip
 from trainers.redteam_scenes import ALL_KINDS, TrueClip, true_clips
 from trainers.redteam_table import LEVELS, names_of, read_records, render

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reward_physics.attacks import adversarial_noise, apply
-from trainers.clips import write_text
+from trainers.clips.folder import write_text
 from trainers.redteam_scenes import true_clips
 
 BOUNDS = (2 / 255, 4 / 255, 8 / 255)

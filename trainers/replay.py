@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainers.clips import write_text
+from trainers.clips.folder import write_text
 
 FOLDER = "replay"
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from rewards.recipe import load_recipe
 from trainers import checkpoint as ckpt
+from trainers.clips.scored import ScoredClips
 from trainers.faults import warn_not_finite
 from trainers.finish import print_plan
 from trainers.learning.advantages import reward_weights, weight_metrics
@@ -38,7 +39,6 @@ from trainers.models import VideoModel
 from trainers.parallel import gathered
 from trainers.pool import Pool, offline_pool, online_pool, picked, prompts_of
 from trainers.replay import Clip, Replay, shard_name
-from trainers.scored_clips import ScoredClips
 from trainers.session import Session, held_out_judges, make_session, mean_of, start, watched
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.regression import RWRConfig

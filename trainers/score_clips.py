@@ -5,7 +5,7 @@
     python trainers/rwr.py --config configs/rwr_drops.yaml --scored outputs/samples
 
 Camera, distance and the other columns that a reward may ask for come from the scene that each clip starts from. The
-scores are written beside the clips (`trainers.scored_clips` has the format); a run that was stopped goes on.
+scores are written beside the clips (`trainers.clips.scored` has the format); a run that was stopped goes on.
 """
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
@@ -18,10 +18,10 @@ import torch
 from tqdm import tqdm
 
 from data.rows import LIGHT_COLUMNS, collate, load_split, reward_columns, to_video
-from trainers.clips import read_clip, read_samples
+from trainers.clips.folder import read_clip, read_samples
+from trainers.clips.making import default_device
+from trainers.clips.scored import read_rewards, write_rewards
 from trainers.learning.scoring import Judge, score
-from trainers.sample import default_device
-from trainers.scored_clips import read_rewards, write_rewards
 from trainers.settings.options import Positive, exit_with_one_line, option, parse_config, strict
 
 

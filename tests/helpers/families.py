@@ -15,9 +15,9 @@ from trainers.models import FAMILIES
 from trainers.models.cogvideox import CogVideoXModel
 from trainers.models.hunyuan import HunyuanVideoModel
 from trainers.models.ltx import LTXModel
-from trainers.models.tiny.ltx import tiny_ltx
 from trainers.models.tiny.cogvideox import tiny_cogvideox
 from trainers.models.tiny.hunyuan import tiny_hunyuan
+from trainers.models.tiny.ltx import tiny_ltx
 from trainers.models.tiny.wan import tiny_wan
 from trainers.models.wan import WanModel
 

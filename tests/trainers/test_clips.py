@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from trainers.clips import ClipFolder, Sample, fingerprint, read_clip, read_samples
+from trainers.clips.folder import ClipFolder, Sample, fingerprint, read_clip, read_samples
 
 SETTINGS = {"model": "m", "num_inference_steps": 8}
 

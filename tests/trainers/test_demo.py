@@ -8,7 +8,7 @@ import torch
 from reward_physics.intervals import Interval
 from trainers import demo
 from trainers.arms import Arm
-from trainers.clips import write_text
+from trainers.clips.folder import write_text
 from trainers.demo import DemoConfig, Outcome, run, training_config
 from trainers.evaluation import Evaluation, MeasuredArm, record_of
 from trainers.summary import DETAILS, MOTION

@@ -2,19 +2,11 @@ import pytest
 import torch
 from PIL import Image
 
-from trainers.clips import read_clip, read_samples
+from trainers.clips.folder import read_clip, read_samples
+from trainers.clips.making import Request, batches, generate, model_settings, request_for_row, rows_of_split
 from trainers.models import load_video_model
 from trainers.models.tiny.ltx import tiny_ltx
-from trainers.sample import (
-    Request,
-    SampleConfig,
-    batches,
-    generate,
-    model_settings,
-    request_for_row,
-    rows_of_split,
-    run,
-)
+from trainers.sample import SampleConfig, run
 
 SIZE = {"num_frames": 9, "height": 32, "width": 32, "num_inference_steps": 2}
 
@@ -93,7 +85,7 @@ def test_a_first_frame_is_kept(model_path, image_path, tmp_path):
 
 def test_batches_never_mix_sizes():
     def request(frames):
-        from trainers.clips import Sample
+        from trainers.clips.folder import Sample
 
         return Request(sample=Sample(name="a", prompt="", seed=0, fps=1), num_frames=frames, height_px=32, width_px=32)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from data.rows import load_split
-from trainers.clips import ClipFolder, Sample
+from trainers.clips.folder import ClipFolder, Sample
+from trainers.clips.scored import ScoredClips
 from trainers.score_clips import ScoreClipsConfig, run
-from trainers.scored_clips import ScoredClips
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ import torch
 from data import video_folder
 from reward_physics import readers
 from reward_physics.io import write_video
-from trainers import clips, oro
+from trainers import oro
 from trainers.checkpoint import MANIFEST, STATE, checkpoints
+from trainers.clips import folder
 from trainers.learning.batches import Scenes
 from trainers.models.ltx import LTXModel
 
