@@ -2,8 +2,8 @@
 
     python benchmarks/memory_decode.py --output docs/results/memory_decode.md
 
-The published autoencoders without weights, on tensors without data, in bfloat16: `trainers.memory_meter` counts what is
-alive at the most, the pixels and their gradient among it. `whole` keeps the graph of the whole clip.
+The published autoencoders without weights, on tensors without data, in bfloat16: `trainers.memory_plan.meter` counts
+what is alive at the most, the pixels and their gradient among it. `whole` keeps the graph of the whole clip.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 import diffusers
 import torch
 
-from trainers.memory_attention import fused_attention
-from trainers.memory_decode import decode_peak
-from trainers.memory_plan import GIB, PlanConfig, build
-from trainers.memory_steps import blank_condition
+from trainers.memory_plan.__main__ import PlanConfig
+from trainers.memory_plan.meter import fused_attention
+from trainers.memory_plan.plan import GIB, build
+from trainers.memory_plan.steps import blank_condition, decode_peak
 from trainers.models.sizes import SIZES
 
 AUTOENCODERS = {

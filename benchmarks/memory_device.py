@@ -10,7 +10,7 @@ denoising steps, the plan is that of the same number.
 
 Every row has a process of its own, with no more of the device than the config's `memory_gib`. The processes import and
 plan beside each other, and take the device by turns. Without a GPU the same code runs on the CPU under
-`trainers.memory_meter`; give small models of your own by `--config`. Results are written after every row.
+`trainers.memory_plan.meter`; give small models of your own by `--config`. Results are written after every row.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ import torch
 from trainers import oro
 from trainers.clips.folder import write_text
 from trainers.learning.clocks import Phases
-from trainers.memory_meter import MemoryMeter, cpu_workspace
-from trainers.memory_plan import GIB, Plan, build, plan
+from trainers.memory_plan.meter import MemoryMeter, cpu_workspace
+from trainers.memory_plan.plan import GIB, Plan, build, plan
 from trainers.models.sizes import Size, find_size
 from trainers.settings.options import parse_config
 from trainers.settings.oro import OROConfig

@@ -19,9 +19,10 @@ from typing import Any
 import diffusers
 import torch
 
-from trainers.memory_meter import allocator_peak_bytes, cpu_workspace
-from trainers.memory_plan import GIB, PlanConfig, build, plan
-from trainers.memory_steps import Peaks, oro_step
+from trainers.memory_plan.__main__ import PlanConfig
+from trainers.memory_plan.meter import allocator_peak_bytes, cpu_workspace
+from trainers.memory_plan.plan import GIB, build, plan
+from trainers.memory_plan.steps import Peaks, oro_step
 from trainers.models.sizes import SIZES, Size
 
 LAYOUTS: dict[str, dict[str, int]] = {

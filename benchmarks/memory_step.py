@@ -4,9 +4,9 @@
 
 The full graph is what published trainers keep: every denoising step, both branches of the guidance, the whole decode of
 all clips. Beside it the same step with the savings on: the same clips, noise, LoRA and loss, the same model in the same
-process. Memory is the peak of `trainers.memory_meter` with what convolutions take on a CPU; time is the process's CPU
-seconds without the meter, the ways by turns, the least of each. The last columns are how far the gradients of the LoRA
-part, relative to the full graph's: with the instruments in bfloat16 as the recipe has them, which makes of a difference
+process. Memory is the peak of `trainers.memory_plan.meter` with what convolutions take on a CPU; time is the
+process's CPU seconds without the meter, the ways by turns, the least of each. The last columns are how far the
+gradients of the LoRA part, relative to the full graph's: with the instruments in bfloat16 as the recipe has them, which makes of a difference
 in the seventh digit of a pixel one in the third, and with them in float32.
 """
 
@@ -25,7 +25,7 @@ import torch
 from rewards.recipe import load_recipe
 from trainers.learning.batches import Batch, Scenes
 from trainers.learning.clocks import Phases
-from trainers.memory_meter import MemoryMeter, cpu_workspace
+from trainers.memory_plan.meter import MemoryMeter, cpu_workspace
 from trainers.models import load_video_model, lora_parameters
 from trainers.oro import oro_loss
 from trainers.parallel import make_accelerator

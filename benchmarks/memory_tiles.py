@@ -4,7 +4,7 @@
 
 The embedded model's autoencoder on training clips, enlarged so that there are tiles to cut. The pixel error is against
 the decode of the whole in [0, 1]; the gradient is that of a wave over the pixels with respect to the latents, its error
-relative to the norm of the exact one. Memory is the peak of decode and backward by `trainers.memory_meter`.
+relative to the norm of the exact one. Memory is the peak of decode and backward by `trainers.memory_plan.meter`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from trainers.learning.batches import Scenes
-from trainers.memory_meter import MemoryMeter, cpu_workspace
+from trainers.memory_plan.meter import MemoryMeter, cpu_workspace
 from trainers.models import load_video_model
 from trainers.settings.oro import OROConfig
 

@@ -30,7 +30,7 @@ from trainers.held_out import evaluate
 from trainers.learning.batches import Scenes
 from trainers.learning.clocks import Phases, held_gb, memory_gb, open_files, release_memory
 from trainers.learning.scoring import Judge
-from trainers.memory_plan_run import print_memory
+from trainers.memory_plan.of_run import print_memory
 from trainers.models import VideoModel, load_video_model, lora_parameters
 from trainers.monitor import parted, read_run
 from trainers.parallel import (

@@ -8,11 +8,10 @@ import torch
 from families import ONE_EACH
 
 from trainers import oro, psft, rwr
-from trainers.memory_attention import fused_attention
-from trainers.memory_decode import decode_peak
-from trainers.memory_meter import MemoryMeter, allocator_peak_bytes, cpu_workspace
-from trainers.memory_plan import GIB, PlanConfig, build, plan, report
-from trainers.memory_steps import Peaks, blank_condition, step_of
+from trainers.memory_plan.__main__ import PlanConfig
+from trainers.memory_plan.meter import MemoryMeter, allocator_peak_bytes, cpu_workspace, fused_attention
+from trainers.memory_plan.plan import GIB, build, plan, report
+from trainers.memory_plan.steps import Peaks, blank_condition, decode_peak, step_of
 from trainers.models import load_video_model
 from trainers.models.sizes import SIZES, find_size
 from trainers.settings.options import parse_config
@@ -129,7 +128,7 @@ def test_a_plan_from_few_blocks_and_steps_is_that_of_all(monkeypatch):
     few = {"num_inference_steps": 5, "reference_sigma_range": [0.0, 0.4]}  # which a rollout of two steps does not enter
     config = dataclasses.replace(SMALL, gradient_checkpointing=False, **few)
     short = plan(cut, config)
-    monkeypatch.setattr("trainers.memory_plan.FEW", 9)
+    monkeypatch.setattr("trainers.memory_plan.plan.FEW", 9)
     full = plan(cut, config)
     assert short.held == full.held
     assert short.weights == full.weights

@@ -17,7 +17,7 @@ from reward_physics import readers
 from reward_physics.io import write_video
 from trainers import oro
 from trainers.checkpoint import MANIFEST, STATE, checkpoints
-from trainers.clips import folder
+from trainers.clips.folder import ClipFolder, Sample, read_clip, read_samples
 from trainers.learning.batches import Scenes
 from trainers.models.ltx import LTXModel
 
@@ -102,8 +102,8 @@ def test_a_lora_that_is_a_pickle_does_not_run(toy_world, tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     """A folder with one clip, `ball`."""
-    made = clips.ClipFolder(tmp_path / "clips_of_others", {})
-    made.write(clips.Sample(name="ball", prompt="a ball", seed=0, fps=8.0), torch.rand(3, 3, 16, 16))
+    made = ClipFolder(tmp_path / "clips_of_others", {})
+    made.write(Sample(name="ball", prompt="a ball", seed=0, fps=8.0), torch.rand(3, 3, 16, 16))
     return made.folder
 
 
@@ -112,7 +112,7 @@ def test_a_clip_s_name_is_no_path(folder, name):
     line = json.loads((folder / "samples.jsonl").read_text()) | {"name": name}
     (folder / "samples.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(ValueError, match="a name must be no path"):
-        clips.read_samples(folder)
+        read_samples(folder)
 
 
 def npz(path, body):
@@ -148,7 +148,7 @@ def test_a_clip_that_is_corrupt_or_a_bomb_is_named(folder, damage, message):
     path = folder / "clips" / "ball.npz"
     damage(path)
     with pytest.raises(ValueError, match=message):
-        clips.read_clip(folder, "ball")
+        read_clip(folder, "ball")
     assert not path.with_name("ran").exists()
 
 
@@ -157,7 +157,7 @@ def test_a_clip_that_is_a_link_out_of_its_folder_is_refused(folder, tmp_path):
     path.rename(tmp_path / "private.npz")
     path.symlink_to(tmp_path / "private.npz")
     with pytest.raises(ValueError, match="a link that leads out of its folder"):
-        clips.read_clip(folder, "ball")
+        read_clip(folder, "ball")
 
 
 def test_a_data_set_that_is_corrupt_or_no_data_set_is_named(toy_config, toy_world, tmp_path):

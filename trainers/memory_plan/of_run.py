@@ -12,8 +12,8 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 from trainers.learning.batches import Scenes
-from trainers.memory_meter import cpu_workspace
-from trainers.memory_plan import GIB, report
+from trainers.memory_plan.meter import cpu_workspace
+from trainers.memory_plan.plan import GIB, report
 from trainers.models.sizes import find_size
 
 

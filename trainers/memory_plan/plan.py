@@ -4,7 +4,7 @@
     accelerate launch trainers/oro.py --config configs/oro_wan_24gb.yaml --dry_run
 
 No weights are needed: the networks are built from their configs on PyTorch's meta device, and the trainer's own
-rollout, decode and losses run there, forward and backward, while `trainers.memory_meter` counts what is alive.
+rollout, decode and losses run there, forward and backward, while `trainers.memory_plan.meter` counts what is alive.
 Attention counts as the fused kernels do. Not counted: the reward's instruments (their graph is freed before the
 decoder's backward), a GPU's workspaces inside an operator, and the allocator's fragments. A plan is that of one process
 without sharding.
@@ -19,36 +19,16 @@ from typing import Any
 import diffusers
 import torch
 
-from trainers.memory_attention import fused_attention
-from trainers.memory_meter import MemoryMeter, Workspace
-from trainers.memory_steps import Peaks, step_of
+from trainers.memory_plan.meter import MemoryMeter, Workspace, fused_attention
+from trainers.memory_plan.steps import Peaks, step_of
 from trainers.models import FAMILIES, family_of, lora_parameters
 from trainers.models.offload import AT_HAND, blocks_of
-from trainers.models.sizes import SIZES, Size, find_size
-from trainers.settings.options import exit_with_one_line, option, parse_config, strict
-from trainers.settings.oro import OROConfig
+from trainers.models.sizes import Size
 
 GIB = 2**30
 FEW = 2
 """Rollouts of more steps and networks of more blocks are planned from those of `FEW` and one more: what a further one
 adds is always the same."""
-
-
-@strict
-class PlanConfig(OROConfig):
-    """Memory of an ORO step of a published model, before anything is downloaded; every exact saving is on."""
-
-    size: str = option("wan2.1-1.3b", f"one of {', '.join(SIZES)}, a pipeline folder or a published pipeline")
-    num_frames: int = option(81, "frames a clip")
-    height: int = option(480, "rows of a clip in px")
-    width: int = option(832, "columns of a clip in px")
-    per_device_train_batch_size: int = option(1, "clips a process and micro-batch")
-    image_conditioning: bool = option(False, "give the model the first frame")
-    reference_steps: int = option(1, "rollout steps drawn each step to estimate the distance to the reference")
-    bf16: bool = option(True, "keep the frozen networks in bfloat16; the LoRA stays in float32")
-    block_checkpointing: bool = option(True, "evaluate each block of the network again in backward")
-    offload_text_encoder: bool = option(True, "keep text and image encoders on the CPU while they are not asked")
-    decode_checkpointing: bool = option(True, "evaluate the decoder again in backward, in pieces")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +85,7 @@ def plan(size: Size, config: Any, *, workspace: Workspace | None = None, decodes
 
     Args:
         config: settings of a trainer; num_frames, height and width given.
-        workspace: what operators need beside their operands, as `trainers.memory_meter.cpu_workspace` tells.
+        workspace: what operators need beside their operands, as `trainers.memory_plan.meter.cpu_workspace` tells.
         decodes: what decoding costs, found by plans of the same size and kept for others.
     """
     decodes = {} if decodes is None else decodes
@@ -235,13 +215,3 @@ def report(size: Size, config: Any, memory_gib: float, *, workspace: Workspace |
         if peak < 0.99 * found.peak_bytes:
             lines.append(f"  with {words}: {peak / GIB:.2f} GiB")
     return "\n".join(lines)
-
-
-def main() -> None:
-    diffusers.utils.logging.set_verbosity_error()  # casting networks without data loses nothing
-    config = parse_config(PlanConfig)
-    print(report(find_size(config.size), config, config.memory_gib or 80))
-
-
-if __name__ == "__main__":
-    exit_with_one_line(main)

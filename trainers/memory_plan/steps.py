@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.learning.decode import carry_back
 from trainers.learning.losses import masked_mean, reference_distance
 from trainers.learning.rollout import choose_grad_steps, evaluated_again, in_range, predicted, rollout
-from trainers.memory_decode import decode_peak, there_and_back
-from trainers.memory_meter import MemoryMeter
+from trainers.memory_plan.meter import MemoryMeter, Workspace
 from trainers.models.base import Condition
 from trainers.settings.regression import PSFTConfig, RWRConfig
 
@@ -204,3 +204,19 @@ def step_of(config: Any) -> Callable[[Any, Any, Peaks], None]:
     if isinstance(config, RWRConfig):
         return rwr_step
     return psft_step if isinstance(config, PSFTConfig) else oro_step
+
+
+def there_and_back(model: Any, latents: Tensor, condition: Condition, *, checkpointing: bool) -> None:
+    """Decode as `learning.decode` does, and go back with no gradient in particular where the latents have a graph."""
+    with torch.set_grad_enabled(latents.requires_grad):
+        leaf = latents.detach().requires_grad_(latents.requires_grad)
+        frames = model.decode(leaf, condition, checkpointing=checkpointing)
+    pixel_grad = torch.zeros_like(frames.detach().clamp(0, 1))
+    carry_back(frames, leaf, pixel_grad)
+
+
+def decode_peak(model: Any, latents: Tensor, condition: Condition, *, checkpointing: bool, workspace: Workspace) -> int:
+    """Bytes beside the latents at the most."""
+    with MemoryMeter(workspace) as meter:
+        there_and_back(model, latents, condition, checkpointing=checkpointing)
+    return meter.peak_bytes
