@@ -28,7 +28,7 @@ from trainers.learning.clocks import Phases
 from trainers.memory_plan.meter import MemoryMeter, cpu_workspace
 from trainers.models import load_video_model, lora_parameters
 from trainers.oro import oro_loss
-from trainers.parallel import make_accelerator
+from trainers.run.parallel import make_accelerator
 from trainers.settings.options import parse_config
 from trainers.settings.oro import OROConfig
 

@@ -30,11 +30,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rewards.recipe import load_recipe
-from trainers.held_out import measured_g
 from trainers.learning.batches import Batch, Scenes, clip_generators, condition_on
 from trainers.learning.rollout import rollout
 from trainers.learning.scoring import Judge, score
 from trainers.models import Condition, Schedule, VideoModel, load_video_model
+from trainers.run.held_out import measured_g
 from trainers.settings.common import DataConfig, ModelConfig
 from trainers.settings.options import Positive, Weight, exit_with_one_line, option, parse_config, strict
 

@@ -28,11 +28,11 @@ from trainers.clips.folder import fingerprint, write_text
 from trainers.evaluation import Evaluation, EvaluationConfig, evaluate, load_instruments
 from trainers.evaluation_page import g_text, typical_scenes
 from trainers.learning.scoring import Judge
-from trainers.model_card import add_held_out
+from trainers.run.model_card import add_held_out
+from trainers.run.tracking import read_metrics
 from trainers.settings.options import Count, Positive, exit_with_one_line, option, parse_config, strict
 from trainers.settings.oro import OROConfig
 from trainers.summary import column, describe, markdown_table
-from trainers.tracking import read_metrics
 
 BEFORE, AFTER = "base", "trained"
 SHOWN = 4

@@ -30,7 +30,7 @@ from trainers.bench_cells import STEPS, Cell, Plan, cells_of
 from trainers.clips.folder import write_text
 from trainers.details import details_table
 from trainers.evaluation import plain
-from trainers.faults import STOPPED
+from trainers.run.faults import STOPPED
 from trainers.settings.options import Positive, Rate, Weight, exit_with_one_line, option, parse_config, strict
 from trainers.summary import column, comparison, markdown_table, summary
 

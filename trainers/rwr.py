@@ -23,10 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rewards.recipe import load_recipe
-from trainers import checkpoint as ckpt
 from trainers.clips.scored import ScoredClips
-from trainers.faults import warn_not_finite
-from trainers.finish import print_plan
 from trainers.learning.advantages import reward_weights, weight_metrics
 from trainers.learning.batches import Scenes, clip_generators, condition_on, shuffled
 from trainers.learning.clocks import Phases
@@ -36,10 +33,14 @@ from trainers.learning.rollout import rollout
 from trainers.learning.scoring import Judge, Scored, joined, score, warn_unmeasured
 from trainers.learning.streams import DATA_NOISE, NOISE
 from trainers.models import VideoModel
-from trainers.parallel import gathered
 from trainers.pool import Pool, offline_pool, online_pool, picked, prompts_of
 from trainers.replay import Clip, Replay, shard_name
-from trainers.session import Session, held_out_judges, make_session, mean_of, start, watched
+from trainers.run import averages, folder
+from trainers.run.build import held_out_judges, make_session, start, watched
+from trainers.run.faults import warn_not_finite
+from trainers.run.finish import print_plan
+from trainers.run.parallel import gathered
+from trainers.run.session import Session, mean_of
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.regression import RWRConfig
 
@@ -62,7 +63,7 @@ def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel |
     run = make_session(config, accelerator, held_out_judges(config, recipe), scenes, model)
     model, state = run.model, run.state
     source = scored or check_round(config, recipe, run, scenes)
-    ckpt.check_disk(config.output_dir, run.disk_bytes())
+    folder.check_disk(config.output_dir, run.disk_bytes())
     size, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     per_step = size * accumulation * accelerator.num_processes
     if run.is_main:
@@ -193,7 +194,7 @@ def rwr_loss(
     metrics = {}
     if config.weighting == "signed":
         assert weight_B is not None
-        policy, beta = ckpt.holding(run.state.weights, pool.policy), config.signed_beta
+        policy, beta = averages.holding(run.state.weights, pool.policy), config.signed_beta
         loss, moved = contrast_loss(
             model,
             clean,

@@ -22,8 +22,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from trainers import oro, parallel, psft, rwr, session
-from trainers.parallel import engine_of, gathered
+from trainers import oro, psft, rwr
+from trainers.run import parallel, session
+from trainers.run.parallel import engine_of, gathered
 from trainers.settings.options import exit_with_one_line
 from trainers.settings.oro import OROConfig
 from trainers.settings.regression import PSFTConfig, RWRConfig

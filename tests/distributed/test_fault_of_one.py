@@ -6,7 +6,7 @@ import time
 import pytest
 from launches import ALONE, OWN, command, experiment, launch
 
-from trainers.checkpoint import checkpoints
+from trainers.run.checkpoint import checkpoints
 
 
 def end_of(world, name, fault, *, zero=0, trainer="oro"):

@@ -10,9 +10,10 @@ import pytest
 import torch
 from launches import OWN, alone, experiment, launch
 
-from trainers import monitor, monitor_resources
-from trainers.checkpoint import checkpoints
+from trainers import monitor_resources
 from trainers.models.tiny.wan import tiny_wan
+from trainers.run import records
+from trainers.run.checkpoint import checkpoints
 
 STEPS = 4
 SIGNED = {"weighting": "signed", "max_steps": 2}
@@ -107,7 +108,7 @@ def of_a_step_without_a_finite_gradient(world, ranks, said):
 
 def of_a_slow_process(world):
     """The reward of process 1 takes half a second longer: it is named, as is what both hold."""
-    run = monitor.read_run(world / "slow")
+    run = records.read_run(world / "slow")
     (alarm,) = monitor_resources.alarms(run.processes)
     assert alarm.startswith("process 1 is a straggler")
     assert run.lines[-1]["slowest_process"] == 1

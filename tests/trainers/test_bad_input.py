@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from trainers import checkpoint, oro
+from trainers import oro
 from trainers.oro import train
+from trainers.run import checkpoint
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.oro import OROConfig
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 from run_reading import lora_of
 
-from trainers import oro, session
-from trainers.checkpoint import checkpoints
-from trainers.faults import STOPPED
+from trainers import oro
 from trainers.oro import train
+from trainers.run import session
+from trainers.run.checkpoint import checkpoints
+from trainers.run.faults import STOPPED
 from trainers.settings.options import exit_with_one_line
 
 
@@ -100,7 +101,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_whole(toy_config, brightness, m
 
 def test_a_reward_that_hangs_ends_its_process_with_a_message():
     program = (
-        "import time\nfrom trainers.faults import watchdog\n"
+        "import time\nfrom trainers.run.faults import watchdog\n"
         "with watchdog(0.0, 'nothing'):\n    time.sleep(0.1)\n"
         "with watchdog(0.3, 'the reward', process=1):\n    time.sleep(60)\n"
     )

@@ -21,7 +21,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainers.checkpoint import MANIFEST, _sha256, checkpoints, read_manifest
+from trainers.run.checkpoint import MANIFEST, _sha256, checkpoints, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("KILLS", "3"))

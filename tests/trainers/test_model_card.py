@@ -1,6 +1,6 @@
 from huggingface_hub import ModelCard
 
-from trainers.model_card import add_held_out, model_card
+from trainers.run.model_card import add_held_out, model_card
 from trainers.settings.oro import OROConfig
 
 SETTINGS = {
@@ -49,7 +49,7 @@ def test_an_adapter_for_some_noise_levels_says_so():
 def test_every_listed_setting_is_one_of_the_trainer():
     import dataclasses
 
-    from trainers.model_card import TOLD
+    from trainers.run.model_card import TOLD
 
     assert set(TOLD) <= {field.name for field in dataclasses.fields(OROConfig)}  # pyright: ignore
 

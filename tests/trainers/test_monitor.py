@@ -9,6 +9,7 @@ import pytest
 
 from trainers import monitor
 from trainers import monitor_resources as resources
+from trainers.run import records
 
 
 def write_run(folder, lines, max_steps=100, weights=False):
@@ -31,7 +32,7 @@ def steps(count, **figures):
 def test_progress_and_time_left(tmp_path):
     folder = write_run(tmp_path / "run", steps(40, reward=-0.5, seconds=3.0))
     os.utime(folder / "metrics.jsonl", (1000, 1000))
-    run = monitor.read_run(folder, now_s=1010)
+    run = records.read_run(folder, now_s=1010)
     assert (run.step, run.max_steps, run.clips_a_step, run.idle_s) == (40, 100, 6, 10)
     assert run.seconds_a_step == 3.0
     assert monitor.alarms(run) == []
@@ -51,7 +52,7 @@ def test_a_reward_that_rises_while_its_judge_falls_is_an_alarm(tmp_path, name):
     lines = steps(60, reward=lambda n: -1 + n / 60, seconds=1.0)
     for step, value in ((10, -0.8), (30, -0.4), (60, -0.7)):
         lines.insert(next(i for i, line in enumerate(lines) if line["step"] == step) + 1, {"step": step, name: value})
-    run = monitor.read_run(write_run(tmp_path / "run", lines))
+    run = records.read_run(write_run(tmp_path / "run", lines))
     (alarm,) = monitor.alarms(run)
     assert f"reward rises while {name} falls: -0.4 at step 30, -0.7 at step 60" in alarm
 
@@ -59,7 +60,7 @@ def test_a_reward_that_rises_while_its_judge_falls_is_an_alarm(tmp_path, name):
 def test_a_judge_that_rises_with_the_reward_is_none(tmp_path):
     lines = steps(60, reward=lambda n: -1 + n / 60, seconds=1.0)
     lines += [{"step": step, "judge/reward": value} for step, value in ((10, -0.8), (30, -0.6), (60, -0.4))]
-    assert monitor.alarms(monitor.read_run(write_run(tmp_path / "run", lines))) == []
+    assert monitor.alarms(records.read_run(write_run(tmp_path / "run", lines))) == []
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_a_judge_that_rises_with_the_reward_is_none(tmp_path):
     ],
 )
 def test_guards(tmp_path, figures, said):
-    run = monitor.read_run(write_run(tmp_path / "run", steps(100, reward=0.0, seconds=1.0, **figures)))
+    run = records.read_run(write_run(tmp_path / "run", steps(100, reward=0.0, seconds=1.0, **figures)))
     assert any(said in line for line in monitor.alarms(run))
 
 
@@ -81,8 +82,8 @@ def test_a_run_that_stands_still_is_an_alarm_and_a_finished_one_is_not(tmp_path)
     done = write_run(tmp_path / "done", lines, max_steps=40, weights=True)
     for folder in (open_run, done):
         os.utime(folder / "metrics.jsonl", (1000, 1000))
-    assert any("no figure for 16 min 40 s" in line for line in monitor.alarms(monitor.read_run(open_run, now_s=2000)))
-    finished = monitor.read_run(done, now_s=2000)
+    assert any("no figure for 16 min 40 s" in line for line in monitor.alarms(records.read_run(open_run, now_s=2000)))
+    finished = records.read_run(done, now_s=2000)
     assert finished.finished
     assert monitor.alarms(finished) == []
 
@@ -104,16 +105,16 @@ def test_a_sparkline_shows_the_course():
 
 def test_a_folder_without_a_run_says_so(tmp_path):
     with pytest.raises(ValueError, match=r"is no run of a trainer, it has no config\.yaml"):
-        monitor.read_run(tmp_path)
+        records.read_run(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["rewards/gates/still/mean", "rewards/held_out/shape/mean"])
 def test_a_reward_that_rises_while_a_guard_falls_is_an_alarm(tmp_path, name):
     lines = steps(100, reward=lambda n: -1 + n / 100, seconds=1.0, **{name: lambda n: 0.9 if n < 50 else 0.4})
-    (alarm,) = monitor.alarms(monitor.read_run(write_run(tmp_path / "falls", lines)))
+    (alarm,) = monitor.alarms(records.read_run(write_run(tmp_path / "falls", lines)))
     assert f"reward rises while {name} falls: 0.9 at step 11, 0.4 at step 91" in alarm
     lines = steps(100, reward=lambda n: -1 + n / 100, seconds=1.0, **{name: lambda n: 0.9 - 0.04 * (n % 2)})
-    assert monitor.alarms(monitor.read_run(write_run(tmp_path / "holds", lines))) == []
+    assert monitor.alarms(records.read_run(write_run(tmp_path / "holds", lines))) == []
 
 
 def write_processes(folder, lines):
@@ -134,7 +135,7 @@ def test_a_process_that_grows_is_told_with_its_error_and_is_an_alarm(tmp_path):
         for n in range(1, 121)
     ]
     write_processes(folder, lines)
-    run = monitor.read_run(folder)
+    run = records.read_run(folder)
     first, second = monitor.alarms(run)
     assert first.startswith("process 1 grows by 0.2 ±")
     assert second.startswith("process 1 grows by 60 ±")
@@ -150,7 +151,7 @@ def test_a_run_that_was_resumed_is_judged_since_then(tmp_path):
     grown = [{"elapsed_s": 300.0 * n, "held_gb": [1.0 + n], "open_files": [9.0]} for n in range(1, 21)]
     flat = [{"elapsed_s": 300.0 * n, "held_gb": [2.0], "open_files": [9.0]} for n in range(1, 21)]
     write_processes(folder, grown + flat)
-    assert monitor.alarms(monitor.read_run(folder)) == []
+    assert monitor.alarms(records.read_run(folder)) == []
     assert resources.trends(grown + flat, "held_gb")[0].mean == 2.0
 
 
@@ -175,7 +176,7 @@ def test_the_process_that_the_others_wait_for_is_named(tmp_path):
     folder = write_run(tmp_path / "run", steps(10, reward=0.0, seconds=3.0))
     line = {"held_gb": [1.0] * 4, "open_files": [9.0] * 4}
     write_processes(folder, [line | {"elapsed_s": 3.0 * n, "seconds": [1.0, 1.1, 2.9, 1.0]} for n in range(10)])
-    (alarm,) = monitor.alarms(monitor.read_run(folder))
+    (alarm,) = monitor.alarms(records.read_run(folder))
     assert alarm.startswith("process 2 is a straggler: 2.9 s of work a step, the median process 1 s")
     write_processes(folder, [line | {"elapsed_s": 3.0 * n, "seconds": [1.0, 1.1, 1.2, 1.0]} for n in range(10)])
-    assert monitor.alarms(monitor.read_run(folder)) == []
+    assert monitor.alarms(records.read_run(folder)) == []

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from trainers.learning.clocks import held_gb, release_memory
+from trainers.run.process import held_gb, release_memory
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc is asked to give memory back")

@@ -8,7 +8,6 @@ import torch
 from run_reading import lora_of
 
 from trainers import psft, rwr
-from trainers.checkpoint import holding
 from trainers.clips.folder import ClipFolder, Sample
 from trainers.clips.scored import ScoredClips, read_rewards, write_rewards
 from trainers.learning.batches import Scenes, clip_generators, condition_on
@@ -17,6 +16,7 @@ from trainers.learning.losses import contrast_loss, denoising_loss
 from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
 from trainers.replay import Clip, Replay, shard_name
+from trainers.run.averages import holding
 from trainers.settings.regression import PSFTConfig, RWRConfig
 
 ROUND = {"num_generations": 2, "prompts_per_round": 2, "inner_steps": 2, "sampling_batch_size": 3}

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from trainers.oro import train
-from trainers.tracking import Trackers, draw_reward_curve, encode_gif, open_trackers, read_metrics
+from trainers.run.tracking import Trackers, draw_reward_curve, encode_gif, open_trackers, read_metrics
 
 
 def test_a_gif_plays_at_the_clips_own_speed():

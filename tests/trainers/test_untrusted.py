@@ -16,10 +16,10 @@ from data import video_folder
 from reward_physics import readers
 from reward_physics.io import write_video
 from trainers import oro
-from trainers.checkpoint import MANIFEST, STATE, checkpoints
 from trainers.clips.folder import ClipFolder, Sample, read_clip, read_samples
 from trainers.learning.batches import Scenes
 from trainers.models.ltx import LTXModel
+from trainers.run.checkpoint import MANIFEST, STATE, checkpoints
 
 
 class Bomb:

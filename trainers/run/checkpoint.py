@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,7 +10,7 @@ import pickle
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.parallel import gathered
+from trainers.run.parallel import gathered
 
 MANIFEST = "checkpoint.json"
 STATE = "training_state.pt"
@@ -263,80 +262,6 @@ def find_resume(output_dir: str | Path, asked: str | None) -> Path | None:
         return Path(asked)
     found = checkpoints(output_dir)
     return found[-1] if found else None
-
-
-def start_ema(weights: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The moving average of weights that have not moved yet."""
-    with gathered(weights.values()):
-        return {name: weight.detach().clone() for name, weight in weights.items()}
-
-
-def update_ema(ema: dict[str, Tensor], weights: dict[str, nn.Parameter], decay: float, step: int) -> None:
-    """ema <- d ema + (1 - d) weights with d = min(decay, (1 + step) / (10 + step)): a young average forgets faster."""
-    decay = min(decay, (1 + step) / (10 + step))
-    with torch.no_grad(), gathered(weights.values() if ema else []):
-        for name, average in ema.items():
-            average.lerp_(weights[name].to(average), 1 - decay)
-
-
-@contextlib.contextmanager
-def holding(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> Iterator[None]:
-    """Inside the block the LoRA holds these values, where there are any; all processes must enter."""
-
-    def exchange(values: dict[str, Tensor]) -> dict[str, Tensor]:
-        with torch.no_grad(), gathered(weights.values() if values else [], write=True):
-            saved = {name: weights[name].detach().clone() for name in values}
-            for name, value in values.items():
-                weights[name].copy_(value)
-        return saved
-
-    saved = exchange(values)
-    try:
-        yield
-    finally:
-        exchange(saved)
-
-
-def averaged(state: TrainState) -> contextlib.AbstractContextManager[None]:
-    """Inside the block the LoRA holds its moving average, where there is one; all processes must enter."""
-    return holding(state.weights, state.ema)
-
-
-def check_output_dir(output_dir: str | Path, *, overwrite: bool, resume: bool) -> None:
-    """Raise ValueError where `output_dir` holds something that the run would mix with or must not throw away."""
-    folder = Path(output_dir)
-    for part in (folder, *folder.parents):
-        if part.is_file():
-            raise ValueError(f"output_dir {folder} cannot be a folder, {part} is a file: choose another output_dir")
-    if not folder.exists() or resume or not any(folder.iterdir()):
-        return
-    if not overwrite:
-        raise ValueError(
-            f"output_dir {folder} exists and is not empty: set overwrite_output_dir, resume_from_checkpoint: auto, "
-            "or another output_dir"
-        )
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"output_dir {folder} was not written by a trainer and is not overwritten: empty it yourself")
-
-
-def make_output_dir(output_dir: str | Path, *, resume: bool) -> None:
-    """Make the run's folder, empty unless the run is resumed; `check_output_dir` has agreed."""
-    if not resume:
-        shutil.rmtree(output_dir, ignore_errors=True)
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
-
-
-def check_disk(output_dir: str | Path, needed_bytes: int) -> None:
-    """Raise ValueError where the disk under `output_dir` has less room than the run will write."""
-    folder = Path(output_dir).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes:
-        raise ValueError(
-            f"too little disk for output_dir {output_dir}: the run writes about {needed_bytes / 1e6:.0f} MB and "
-            f"{free / 1e6:.0f} MB are free: free some, or lower save_total_limit"
-        )
 
 
 def _sha256(path: Path) -> str:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from trainers.learning.batches import Scenes
 from trainers.learning.rollout import choose_grad_steps, in_range
-from trainers.model_card import model_card
 from trainers.models.base import VideoModel
-from trainers.parallel import size_of
+from trainers.run.model_card import model_card
+from trainers.run.parallel import size_of
+from trainers.run.tracking import Trackers, draw_reward_curve, read_metrics
 from trainers.settings.oro import OROConfig
-from trainers.tracking import Trackers, draw_reward_curve, read_metrics
 
 PIPELINE = "model"
 """Sub-folder of a run that trained every weight: the whole pipeline, as `model_name_or_path` takes it."""

@@ -16,7 +16,7 @@ from trainers.learning.batches import Scenes, clip_generators, condition_on
 from trainers.learning.rollout import sample
 from trainers.learning.scoring import Judge, score
 from trainers.models.base import VideoModel
-from trainers.tracking import Trackers
+from trainers.run.tracking import Trackers
 
 STREAM = 7  # of the noise: held-out clips never share theirs with training
 

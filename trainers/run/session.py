@@ -16,66 +16,28 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import get_scheduler
 
-from rewards.recipe import load_recipe
-from trainers import checkpoint as ckpt
-from trainers.context_parallel import share_sequence
-from trainers.faults import STOPPED, StopSignal, Watched
-from trainers.finish import finish, write_config
-from trainers.held_out import evaluate
 from trainers.learning.batches import Scenes
-from trainers.learning.clocks import Phases, held_gb, memory_gb, open_files, release_memory
+from trainers.learning.clocks import Phases
 from trainers.learning.scoring import Judge
-from trainers.memory_plan.of_run import print_memory
-from trainers.models import VideoModel, load_video_model, lora_parameters
-from trainers.monitor import parted, read_run
-from trainers.parallel import (
+from trainers.models import VideoModel
+from trainers.run import averages, folder
+from trainers.run import checkpoint as ckpt
+from trainers.run.faults import STOPPED, StopSignal
+from trainers.run.finish import finish, write_config
+from trainers.run.held_out import evaluate
+from trainers.run.parallel import (
     backward,
-    engine_of,
     gathered,
     is_sharded,
-    make_accelerator,
     reduce_and_clip,
     size_of,
-    use_threads,
-    wrap,
 )
-from trainers.tracking import PROCESSES, MetricsFile, Trackers, check_trackers, open_trackers
-
-
-def start(config: Any) -> tuple[Accelerator, Path | None]:
-    """The processes, seeded, and the checkpoint to resume from.
-
-    Raises:
-        ValueError: an output folder that must not be written to, a tracker that is missing, no such checkpoint.
-    """
-    resuming = config.resume_from_checkpoint is not None
-    ckpt.check_output_dir(config.output_dir, overwrite=config.overwrite_output_dir, resume=resuming)
-    check_trackers(config.report_to)
-    resume = ckpt.find_resume(config.output_dir, config.resume_from_checkpoint)
-    use_threads(config.num_threads)
-    accelerator = make_accelerator()
-    set_seed(config.seed)
-    if config.dry_run and not print_memory(config, quiet=not accelerator.is_main_process):
-        raise SystemExit(0)
-    return accelerator, resume
-
-
-def watched(config: Any, accelerator: Accelerator, recipe: Judge) -> Judge:
-    """The recipe under a watchdog of `reward_timeout_s`."""
-    return Watched(recipe, config.reward_timeout_s, accelerator.process_index)
-
-
-def held_out_judges(config: Any, recipe: Judge | None) -> dict[str, Judge]:
-    """The recipes of the evaluations during training, by the name their figures get."""
-    judges = {} if recipe is None else {"eval": recipe}
-    if config.eval_steps and config.eval_recipe:
-        judges["judge"] = load_recipe(config.eval_recipe)
-    return judges
+from trainers.run.process import held_gb, memory_gb, open_files, release_memory
+from trainers.run.records import parted, read_run
+from trainers.run.tracking import PROCESSES, MetricsFile, Trackers, open_trackers
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -124,7 +86,7 @@ class Session:
         """Make the folder, go on from `resume`, start trackers and progress bar, evaluate a run that is at step 0."""
         config, state, accelerator = self.config, self.state, self.accelerator
         if self.is_main:
-            ckpt.make_output_dir(config.output_dir, resume=config.resume_from_checkpoint is not None)
+            folder.make_output_dir(config.output_dir, resume=config.resume_from_checkpoint is not None)
             write_config(config)
         accelerator.wait_for_everyone()
         if resume is not None:
@@ -179,7 +141,7 @@ class Session:
         state.optimizer.zero_grad(set_to_none=True)
         state.scheduler.step()
         state.step += 1
-        ckpt.update_ema(state.ema, state.weights, self.config.ema_decay, state.step)
+        averages.update_ema(state.ema, state.weights, self.config.ema_decay, state.step)
         figures = {"learning_rate": state.scheduler.get_last_lr()[0], "skipped": float(not fine)}
         return figures | ({"grad_norm": norm} if fine else {})
 
@@ -233,7 +195,7 @@ class Session:
         together = is_sharded(self.accelerator) or self.config.context_parallel_size > 1
         if self.is_main or together:  # under ZeRO-3 no process samples without the others' weights
             folder = Path(self.config.output_dir) / "eval" / f"step_{step}" if self.is_main else None
-            with ckpt.averaged(self.state):
+            with averages.averaged(self.state):
                 figures = evaluate(
                     self.model,
                     self.held_out,
@@ -282,7 +244,7 @@ class Session:
         """Write what was learned, with its card and reward curve."""
         self.progress.close()
         self.stop.forget()
-        with ckpt.averaged(self.state), gathered(self.state.weights.values()):
+        with averages.averaged(self.state), gathered(self.state.weights.values()):
             if self.trackers is not None:
                 finish(self.config, self.model, metrics, self.trackers, method=method, full=self.full)
         self.accelerator.wait_for_everyone()
@@ -298,68 +260,6 @@ class Session:
     @property
     def _rank(self) -> dict[str, int]:
         return {"process": self.accelerator.process_index, "num_processes": self.accelerator.num_processes}
-
-
-def make_session(
-    config: Any,
-    accelerator: Accelerator,
-    judges: dict[str, Judge],
-    scenes: Scenes | None,
-    model: VideoModel | None,
-    *,
-    full: bool = False,
-) -> Session:
-    """Load the model, put the LoRA on it (or free all its weights), and make optimizer, schedule and average.
-
-    Args:
-        scenes: those that are trained on, which stand in for the held-out ones where nothing is evaluated.
-        model: replaces the one that the config names.
-        full: train every weight of the transformer.
-    """
-    needed = config.eval_steps or scenes is None
-    held_out = Scenes(config, config.eval_split, shuffle=False) if needed else scenes
-    assert held_out is not None
-    if model is None:
-        dtype = torch.bfloat16 if config.bf16 else torch.float32
-        model = load_video_model(config.model_name_or_path, torch_dtype=dtype)
-        model.offload_text = config.offload_text_encoder
-        model.offload_blocks = config.offload_transformer
-        model = model.to(accelerator.device)
-    model.decode_in_tiles(config.decode_tile_px)
-    if config.block_checkpointing:
-        model.checkpoint_blocks()
-    if config.torch_compile:
-        model.compile_blocks()
-    if full:
-        model.transformer.requires_grad_(True)
-    elif config.lora_path:
-        model.load_lora(config.lora_path, trainable=True)
-    else:
-        model.add_lora(r=config.lora_r, alpha=config.lora_alpha, targets=config.lora_target_modules)
-    weights = dict(model.transformer.named_parameters()) if full else lora_parameters(model.transformer)
-    optimizer = torch.optim.AdamW(
-        list(weights.values()),
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-    )
-    per_device, norm = config.per_device_train_batch_size, config.max_grad_norm
-    optimizer = wrap(accelerator, model, optimizer, batch_size=per_device, max_grad_norm=norm)
-    if config.context_parallel_size > 1:
-        share_sequence(accelerator, model, config.context_parallel_size)
-    scheduler = get_scheduler(
-        "constant_with_warmup" if config.lr_scheduler_type == "constant" else config.lr_scheduler_type,
-        optimizer,
-        num_warmup_steps=config.warmup_steps,
-        num_training_steps=config.max_steps,
-    )
-    ema = ckpt.start_ema(weights) if config.ema_decay > 0 else {}
-    engine = engine_of(accelerator)
-    state = ckpt.TrainState(weights=weights, optimizer=optimizer, scheduler=scheduler, ema=ema, engine=engine)
-    return Session(
-        config=config, accelerator=accelerator, model=model, state=state, judges=judges, held_out=held_out, full=full
-    )
 
 
 def mean_of(several: list[dict[str, float]]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from trainers.learning.batches import Batch, Scenes, clip_generators, condition_
 from trainers.learning.streams import NOISE
 from trainers.models import Condition, VideoModel
 from trainers.replay import Replay
-from trainers.session import Session
+from trainers.run.session import Session
 from trainers.settings.regression import RWRConfig
 
 PROMPT = 5  # a stream of random numbers: of a prompt's first frame

@@ -1,0 +1,1 @@
+"""Samples kept between rounds."""

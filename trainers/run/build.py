@@ -1,0 +1,122 @@
+"""A run built from its config: processes, judges, model, optimizer and schedule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from transformers import get_scheduler
+
+from rewards.recipe import load_recipe
+from trainers.learning.batches import Scenes
+from trainers.learning.scoring import Judge
+from trainers.memory_plan.of_run import print_memory
+from trainers.models import VideoModel, load_video_model, lora_parameters
+from trainers.run import averages, folder
+from trainers.run import checkpoint as ckpt
+from trainers.run.context_parallel import share_sequence
+from trainers.run.faults import Watched
+from trainers.run.parallel import (
+    engine_of,
+    make_accelerator,
+    use_threads,
+    wrap,
+)
+from trainers.run.session import Session
+from trainers.run.tracking import check_trackers
+
+
+def start(config: Any) -> tuple[Accelerator, Path | None]:
+    """The processes, seeded, and the checkpoint to resume from.
+
+    Raises:
+        ValueError: an output folder that must not be written to, a tracker that is missing, no such checkpoint.
+    """
+    resuming = config.resume_from_checkpoint is not None
+    folder.check_output_dir(config.output_dir, overwrite=config.overwrite_output_dir, resume=resuming)
+    check_trackers(config.report_to)
+    resume = ckpt.find_resume(config.output_dir, config.resume_from_checkpoint)
+    use_threads(config.num_threads)
+    accelerator = make_accelerator()
+    set_seed(config.seed)
+    if config.dry_run and not print_memory(config, quiet=not accelerator.is_main_process):
+        raise SystemExit(0)
+    return accelerator, resume
+
+
+def watched(config: Any, accelerator: Accelerator, recipe: Judge) -> Judge:
+    """The recipe under a watchdog of `reward_timeout_s`."""
+    return Watched(recipe, config.reward_timeout_s, accelerator.process_index)
+
+
+def held_out_judges(config: Any, recipe: Judge | None) -> dict[str, Judge]:
+    """The recipes of the evaluations during training, by the name their figures get."""
+    judges = {} if recipe is None else {"eval": recipe}
+    if config.eval_steps and config.eval_recipe:
+        judges["judge"] = load_recipe(config.eval_recipe)
+    return judges
+
+
+def make_session(
+    config: Any,
+    accelerator: Accelerator,
+    judges: dict[str, Judge],
+    scenes: Scenes | None,
+    model: VideoModel | None,
+    *,
+    full: bool = False,
+) -> Session:
+    """Load the model, put the LoRA on it (or free all its weights), and make optimizer, schedule and average.
+
+    Args:
+        scenes: those that are trained on, which stand in for the held-out ones where nothing is evaluated.
+        model: replaces the one that the config names.
+        full: train every weight of the transformer.
+    """
+    needed = config.eval_steps or scenes is None
+    held_out = Scenes(config, config.eval_split, shuffle=False) if needed else scenes
+    assert held_out is not None
+    if model is None:
+        dtype = torch.bfloat16 if config.bf16 else torch.float32
+        model = load_video_model(config.model_name_or_path, torch_dtype=dtype)
+        model.offload_text = config.offload_text_encoder
+        model.offload_blocks = config.offload_transformer
+        model = model.to(accelerator.device)
+    model.decode_in_tiles(config.decode_tile_px)
+    if config.block_checkpointing:
+        model.checkpoint_blocks()
+    if config.torch_compile:
+        model.compile_blocks()
+    if full:
+        model.transformer.requires_grad_(True)
+    elif config.lora_path:
+        model.load_lora(config.lora_path, trainable=True)
+    else:
+        model.add_lora(r=config.lora_r, alpha=config.lora_alpha, targets=config.lora_target_modules)
+    weights = dict(model.transformer.named_parameters()) if full else lora_parameters(model.transformer)
+    optimizer = torch.optim.AdamW(
+        list(weights.values()),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+    )
+    per_device, norm = config.per_device_train_batch_size, config.max_grad_norm
+    optimizer = wrap(accelerator, model, optimizer, batch_size=per_device, max_grad_norm=norm)
+    if config.context_parallel_size > 1:
+        share_sequence(accelerator, model, config.context_parallel_size)
+    scheduler = get_scheduler(
+        "constant_with_warmup" if config.lr_scheduler_type == "constant" else config.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=config.warmup_steps,
+        num_training_steps=config.max_steps,
+    )
+    ema = averages.start_ema(weights) if config.ema_decay > 0 else {}
+    engine = engine_of(accelerator)
+    state = ckpt.TrainState(weights=weights, optimizer=optimizer, scheduler=scheduler, ema=ema, engine=engine)
+    return Session(
+        config=config, accelerator=accelerator, model=model, state=state, judges=judges, held_out=held_out, full=full
+    )

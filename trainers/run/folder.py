@@ -1,0 +1,43 @@
+"""The folder of a run: whether it may be written to, and whether the disk has room."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+
+def check_output_dir(output_dir: str | Path, *, overwrite: bool, resume: bool) -> None:
+    """Raise ValueError where `output_dir` holds something that the run would mix with or must not throw away."""
+    folder = Path(output_dir)
+    for part in (folder, *folder.parents):
+        if part.is_file():
+            raise ValueError(f"output_dir {folder} cannot be a folder, {part} is a file: choose another output_dir")
+    if not folder.exists() or resume or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise ValueError(
+            f"output_dir {folder} exists and is not empty: set overwrite_output_dir, resume_from_checkpoint: auto, "
+            "or another output_dir"
+        )
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"output_dir {folder} was not written by a trainer and is not overwritten: empty it yourself")
+
+
+def make_output_dir(output_dir: str | Path, *, resume: bool) -> None:
+    """Make the run's folder, empty unless the run is resumed; `check_output_dir` has agreed."""
+    if not resume:
+        shutil.rmtree(output_dir, ignore_errors=True)
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+
+
+def check_disk(output_dir: str | Path, needed_bytes: int) -> None:
+    """Raise ValueError where the disk under `output_dir` has less room than the run will write."""
+    folder = Path(output_dir).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise ValueError(
+            f"too little disk for output_dir {output_dir}: the run writes about {needed_bytes / 1e6:.0f} MB and "
+            f"{free / 1e6:.0f} MB are free: free some, or lower save_total_limit"
+        )
