@@ -2,13 +2,12 @@
 
     python benchmarks/memory_step.py --output docs/results/memory_step.md
 
-The full graph is what published trainers keep: every denoising step, both branches of the guidance, the whole decode of
-all clips. Beside it the same step with the savings on: the same clips, noise, LoRA and loss, the same model in the same
-process. Memory is the peak of `trainers.memory_plan.meter` with what convolutions take on a CPU; time is the
+The full graph is what published trainers keep: every denoising step, both branches of the guidance, the whole decode
+of all clips. Beside it the same step with the savings on: the same clips, noise, LoRA and loss, the same model in the
+same process. Memory is the peak of `trainers.memory_plan.meter` with what convolutions take on a CPU; time is the
 process's CPU seconds without the meter, the ways by turns, the least of each. The last columns are how far the
-gradients of the LoRA part, relative to the full graph's: with the instruments in bfloat16 as the recipe has them, which makes of a difference
-in the seventh digit of a pixel one in the third, and with them in float32.
-"""
+gradients of the LoRA part, relative to the full graph's: with the instruments in bfloat16 as the recipe has them,
+which makes of a difference in the seventh digit of a pixel one in the third, and with them in float32."""
 
 from __future__ import annotations
 

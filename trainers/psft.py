@@ -30,10 +30,10 @@ from trainers.learning.losses import denoising_loss, noised
 from trainers.learning.scoring import Judge, check_recipe
 from trainers.learning.streams import DATA_NOISE, NOISE
 from trainers.models import VideoModel
-from trainers.run import folder
 from trainers.run.build import held_out_judges, make_session, start, watched
 from trainers.run.faults import warn_not_finite
 from trainers.run.finish import print_plan
+from trainers.run.folder import check_disk
 from trainers.run.session import mean_of
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.regression import PSFTConfig
@@ -55,7 +55,7 @@ def train(config: PSFTConfig, *, recipe: Judge | None = None, model: VideoModel 
     run = make_session(config, accelerator, held_out_judges(config, recipe), scenes, model, full=config.full)
     model, state = run.model, run.state
     check_first_batch(config, recipe, model, scenes)
-    folder.check_disk(config.output_dir, run.disk_bytes())
+    check_disk(config.output_dir, run.disk_bytes())
     size, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     if run.is_main:
         per_step = size * accumulation * run.places

@@ -33,12 +33,13 @@ from trainers.learning.rollout import rollout
 from trainers.learning.scoring import Judge, Scored, joined, score, warn_unmeasured
 from trainers.learning.streams import DATA_NOISE, NOISE
 from trainers.models import VideoModel
-from trainers.pool import Pool, offline_pool, online_pool, picked, prompts_of
-from trainers.replay import Clip, Replay, shard_name
-from trainers.run import averages, folder
+from trainers.rounds.pool import Pool, offline_pool, online_pool, picked, prompts_of
+from trainers.rounds.replay import Clip, Replay, shard_name
+from trainers.run import averages
 from trainers.run.build import held_out_judges, make_session, start, watched
 from trainers.run.faults import warn_not_finite
 from trainers.run.finish import print_plan
+from trainers.run.folder import check_disk
 from trainers.run.parallel import gathered
 from trainers.run.session import Session, mean_of
 from trainers.settings.options import exit_with_one_line, parse_config
@@ -63,7 +64,7 @@ def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel |
     run = make_session(config, accelerator, held_out_judges(config, recipe), scenes, model)
     model, state = run.model, run.state
     source = scored or check_round(config, recipe, run, scenes)
-    folder.check_disk(config.output_dir, run.disk_bytes())
+    check_disk(config.output_dir, run.disk_bytes())
     size, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     per_step = size * accumulation * accelerator.num_processes
     if run.is_main:

@@ -15,7 +15,7 @@ from trainers.learning.clocks import Phases
 from trainers.learning.losses import contrast_loss, denoising_loss
 from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
-from trainers.replay import Clip, Replay, shard_name
+from trainers.rounds.replay import Clip, Replay, shard_name
 from trainers.run.averages import holding
 from trainers.settings.regression import PSFTConfig, RWRConfig
 

@@ -17,7 +17,7 @@ from trainers.learning.advantages import reward_weights, weight_metrics
 from trainers.learning.batches import Batch, Scenes, clip_generators, condition_on
 from trainers.learning.streams import NOISE
 from trainers.models import Condition, VideoModel
-from trainers.replay import Replay
+from trainers.rounds.replay import Replay
 from trainers.run.session import Session
 from trainers.settings.regression import RWRConfig
 

@@ -15,10 +15,11 @@ from trainers.learning.batches import Scenes
 from trainers.learning.scoring import Judge
 from trainers.memory_plan.of_run import print_memory
 from trainers.models import VideoModel, load_video_model, lora_parameters
-from trainers.run import averages, folder
+from trainers.run import averages
 from trainers.run import checkpoint as ckpt
 from trainers.run.context_parallel import share_sequence
 from trainers.run.faults import Watched
+from trainers.run.folder import check_output_dir
 from trainers.run.parallel import (
     engine_of,
     make_accelerator,
@@ -36,7 +37,7 @@ def start(config: Any) -> tuple[Accelerator, Path | None]:
         ValueError: an output folder that must not be written to, a tracker that is missing, no such checkpoint.
     """
     resuming = config.resume_from_checkpoint is not None
-    folder.check_output_dir(config.output_dir, overwrite=config.overwrite_output_dir, resume=resuming)
+    check_output_dir(config.output_dir, overwrite=config.overwrite_output_dir, resume=resuming)
     check_trackers(config.report_to)
     resume = ckpt.find_resume(config.output_dir, config.resume_from_checkpoint)
     use_threads(config.num_threads)

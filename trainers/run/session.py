@@ -23,10 +23,11 @@ from trainers.learning.batches import Scenes
 from trainers.learning.clocks import Phases
 from trainers.learning.scoring import Judge
 from trainers.models import VideoModel
-from trainers.run import averages, folder
+from trainers.run import averages
 from trainers.run import checkpoint as ckpt
 from trainers.run.faults import STOPPED, StopSignal
 from trainers.run.finish import finish, write_config
+from trainers.run.folder import make_output_dir
 from trainers.run.held_out import evaluate
 from trainers.run.parallel import (
     backward,
@@ -86,7 +87,7 @@ class Session:
         """Make the folder, go on from `resume`, start trackers and progress bar, evaluate a run that is at step 0."""
         config, state, accelerator = self.config, self.state, self.accelerator
         if self.is_main:
-            folder.make_output_dir(config.output_dir, resume=config.resume_from_checkpoint is not None)
+            make_output_dir(config.output_dir, resume=config.resume_from_checkpoint is not None)
             write_config(config)
         accelerator.wait_for_everyone()
         if resume is not None:
