@@ -1,0 +1,1 @@
+"""Held-out evaluation: arms, readings, figures, tables and the report."""
