@@ -25,14 +25,16 @@ from reward_physics.intervals import Interval
 from reward_physics.io import write_video
 from reward_physics.metrics import nan_median
 from trainers.clips.folder import fingerprint, write_text
-from trainers.evaluation import Evaluation, EvaluationConfig, evaluate, load_instruments
-from trainers.evaluation_page import g_text, typical_scenes
+from trainers.evaluation.evaluate import evaluate, load_instruments
+from trainers.evaluation.figures import column
+from trainers.evaluation.measured import Evaluation, EvaluationConfig
+from trainers.evaluation.page import g_text, typical_scenes
+from trainers.evaluation.tables import describe, markdown_table
 from trainers.learning.scoring import Judge
 from trainers.run.model_card import add_held_out
 from trainers.run.tracking import read_metrics
 from trainers.settings.options import Count, Positive, exit_with_one_line, option, parse_config, strict
 from trainers.settings.oro import OROConfig
-from trainers.summary import column, describe, markdown_table
 
 BEFORE, AFTER = "base", "trained"
 SHOWN = 4

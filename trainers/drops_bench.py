@@ -28,11 +28,11 @@ from reward_physics.intervals import Interval
 from reward_physics.metrics import nan_median
 from trainers.bench_cells import STEPS, Cell, Plan, cells_of
 from trainers.clips.folder import write_text
-from trainers.details import details_table
-from trainers.evaluation import plain
+from trainers.evaluation.figures import column, comparison, summary
+from trainers.evaluation.measured import plain
+from trainers.evaluation.tables import details_table, markdown_table
 from trainers.run.faults import STOPPED
 from trainers.settings.options import Positive, Rate, Weight, exit_with_one_line, option, parse_config, strict
-from trainers.summary import column, comparison, markdown_table, summary
 
 GRACE_S = 120
 """How long a cell that is stopped may take to write its checkpoint."""

@@ -28,9 +28,9 @@ from reward_physics import masks, metrics
 from reward_physics.flow import load_flow
 from reward_physics.intervals import Interval, bootstrap_interval
 from trainers.clips.folder import write_text
-from trainers.details import cell
-from trainers.evaluation import plain
-from trainers.mask_figures import mask_figures
+from trainers.evaluation.measured import plain
+from trainers.evaluation.readings import mask_figures
+from trainers.evaluation.tables import cell
 from trainers.settings.options import Rate, exit_with_one_line, option, parse_config, strict
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (

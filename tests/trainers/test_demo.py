@@ -7,11 +7,11 @@ import torch
 
 from reward_physics.intervals import Interval
 from trainers import demo
-from trainers.arms import Arm
 from trainers.clips.folder import write_text
 from trainers.demo import DemoConfig, Outcome, run, training_config
-from trainers.evaluation import Evaluation, MeasuredArm, record_of
-from trainers.summary import DETAILS, MOTION
+from trainers.evaluation.arms import Arm
+from trainers.evaluation.figures import DETAILS, MOTION
+from trainers.evaluation.measured import Evaluation, MeasuredArm, record_of
 
 ROW = {"id": "heldout-1", "seed": 1, "caption": "a ball", "fps": 16.0}
 SCENES = 6

@@ -14,8 +14,8 @@ import pytest
 from trainers import drops_bench
 from trainers.bench_cells import Cell
 from trainers.drops_bench import DropsBenchConfig, chosen, gather, plan_table, run
+from trainers.evaluation.figures import DETAILS, MOTION
 from trainers.settings.options import parse_config
-from trainers.summary import DETAILS, MOTION
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,7 +42,7 @@ def test_the_core_table_has_six_arms_of_three_seeds_and_the_ablations_one(at_roo
 
 
 def test_every_command_is_one_that_the_trainers_take(at_root):
-    from trainers.evaluation import EvaluationConfig
+    from trainers.evaluation.measured import EvaluationConfig
     from trainers.settings.oro import OROConfig
     from trainers.settings.regression import PSFTConfig, RWRConfig
 

@@ -17,16 +17,18 @@ from data.write import write_shard
 from reward_physics.depth import Depth
 from reward_physics.observation import Instruments, Observation
 from rewards.recipe import load_recipe
-from trainers.arms import Clips, parse_arms, run_settings
 from trainers.clips.folder import ClipFolder
 from trainers.clips.making import request_for_row, rows_of_split
-from trainers.details import details_table
-from trainers.evaluation import EvaluationConfig, diversity, evaluate, gather_repeated, plain
+from trainers.evaluation.__main__ import gather_repeated
+from trainers.evaluation.arms import Clips, parse_arms, run_settings
+from trainers.evaluation.evaluate import evaluate
+from trainers.evaluation.figures import DETAILS, MOTION, summary
+from trainers.evaluation.measured import EvaluationConfig, diversity, plain
+from trainers.evaluation.readings import LANDED, TrueScene, clip_figures, landing_time, read
+from trainers.evaluation.tables import describe, details_table, markdown_table
 from trainers.learning.batches import Scenes
 from trainers.models.tiny.ltx import tiny_ltx
-from trainers.readings import LANDED, TrueScene, clip_figures, landing_time, read
 from trainers.settings.common import DataConfig
-from trainers.summary import DETAILS, MOTION, describe, markdown_table, summary
 
 DISTANCE_M = 3.5
 RANGES = Ranges(

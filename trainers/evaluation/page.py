@@ -13,14 +13,13 @@ import numpy as np
 from reward_physics import charts, report
 from reward_physics.io import write_video
 from reward_physics.metrics import STANDARD_G_M_S2
-from trainers.arms import true_frames
 from trainers.clips.folder import write_text
 from trainers.clips.making import request_for_row
-from trainers.details import details_table
-from trainers.summary import markdown_table
+from trainers.evaluation.arms import true_frames
+from trainers.evaluation.tables import details_table, markdown_table
 
 if TYPE_CHECKING:
-    from trainers.evaluation import Evaluation, MeasuredArm
+    from trainers.evaluation.measured import Evaluation, MeasuredArm
 
 STRIP_FRAMES = 8
 SCENES_DRAWN = 3
@@ -124,7 +123,7 @@ def draw_strip(path: Path, arms: list[MeasuredArm], index: int, colours: dict[st
 def true_rows(row: Any) -> list[float]:
     """The picture row (px) of the first object's centre in every frame under 9.81 m/s^2."""
     from data.scenes import Scene
-    from trainers.readings import TrueScene
+    from trainers.evaluation.readings import TrueScene
 
     return TrueScene(Scene.from_json(str(row["scene"]))).at(STANDARD_G_M_S2).centroid_T2[:, 1].tolist()
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.drops import camera_matrices, geometry, simulate
 from data.scenes import Scene
-from reward_physics import metrics
+from reward_physics import metrics, published
 from reward_physics.bounces import measure_bounces
 from reward_physics.camera import Camera
 from reward_physics.energy import measure_energy
@@ -25,7 +25,6 @@ from reward_physics.image_quality import background_psnr_db, colour_shift, sharp
 from reward_physics.metrics import STANDARD_G_M_S2
 from reward_physics.observation import Observation
 from rewards.collision import collision
-from trainers.mask_figures import mask_figures
 
 LEAST_G_M_S2 = 0.1
 """A fitted g below this (a thing that hovers or rises) is simulated with this."""
@@ -248,3 +247,25 @@ def clip_figures(
     g = torch.tensor([reading.g_m_s2 for reading in readings.values()])
     figures["disagreement"] = float(metrics.instrument_disagreement(g[:1], g[-1:])[0])
     return figures | picture_figures(frames_TCHW, readings[judge])
+
+
+def mask_figures(mask_THW: Tensor, true_THW: Tensor) -> dict[str, float]:
+    """IoU and Chamfer distance over all frames, the published L2, IoU and Chamfer, and the share of frames vanished.
+
+    Args:
+        mask_THW, true_THW: one object, soft or binary; object from 0.5 up.
+
+    Returns:
+        Means over the frames; `vanished` counts frames that show the true object and not the clip's.
+    """
+    chamfer = [metrics.chamfer_px(one, other) for one, other in zip(mask_THW, true_THW, strict=True)]
+    here_T = true_THW.sum((1, 2)) > 0
+    gone_T = (mask_THW >= 0.5).sum((1, 2)) == 0
+    return {
+        "published_l2": published.published_l2(mask_THW, true_THW),
+        "iou": float(metrics.mask_iou(mask_THW, true_THW).mean()),
+        "published_iou": published.published_iou(mask_THW[:, None], true_THW[:, None]),
+        "chamfer_px": sum(chamfer) / len(chamfer),
+        "published_chamfer": published.published_chamfer(mask_THW, true_THW),
+        "vanished": float(gone_T[here_T].double().mean()) if here_T.any() else math.nan,
+    }

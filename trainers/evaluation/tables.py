@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reward_physics.intervals import Interval
+from trainers.evaluation.measured import INSTRUMENTS
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("L2 (m)", "trajectory_l2_m", ".2f"),
@@ -56,3 +57,67 @@ def cell(value: Interval | float, form: str) -> str:
         interval = f" [{value.low:{form}}, {value.high:{form}}]" if math.isfinite(value.low) else ""
         return f"{value.estimate:{form}}{interval}"
     return f"{value:{form}}" if math.isfinite(value) else "-"
+
+
+HEADER = (
+    "arm",
+    "measurable",
+    "g (m/s²), judge",
+    "g error, judge",
+    "within {tolerance:.0%}, judge",
+    "g (m/s²), reward",
+    "g error, reward",
+    "disagreement",
+    "area ratio",
+    "aligned IoU",
+    "L2 (m)",
+    "background (dB)",
+)
+
+
+def markdown_table(record: Mapping[str, Any]) -> str:
+    """The arms as a Markdown table: medians with 95 % intervals, shares of all clips; errors are relative."""
+    header = [name.format(tolerance=record["settings"]["tolerance"]) for name in HEADER]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for name, arm in record["arms"].items():
+        lines.append("| " + " | ".join([name, *_cells(arm["summary"])]) + " |")
+    for name, found in record["comparisons"].items():
+        lines.append("")
+        lines.append(f"{name} against {record['against']}, same scenes and noise:")
+        for instrument in INSTRUMENTS:
+            mean, median = found[f"{instrument}_g_m_s2"], found[f"{instrument}_g_m_s2_median"]
+            lines.append(f"- g by the {instrument}: median difference {describe(median)}; mean {describe(mean)}")
+        lines.append(f"- aligned IoU {found['judge_aligned_iou_ratio']:.1%} of {record['against']}'s by the judge")
+    if any(arm["source"]["kind"] in ("truth", "autoencoder") for arm in record["arms"].values()):
+        lines += ["", "truth and autoencoder fall at their scene's own g; theirs is scaled so that right is 9.81."]
+    return "\n".join(lines)
+
+
+def describe(difference: Interval) -> str:
+    """A paired difference in words: mean, interval, how many scenes."""
+    dropped = f", {difference.dropped} not measurable in both" if difference.dropped else ""
+    return (
+        f"{difference.estimate:+.2f} m/s² [{difference.low:+.2f}, {difference.high:+.2f}] "
+        f"(95 % interval, {difference.count} scenes{dropped})"
+    )
+
+
+def _cells(found: Mapping[str, Any]) -> list[str]:
+    reward, judge = found["reward"], found["judge"]
+    return [
+        f"{judge['measurable']:.0%}",
+        _median_cell(judge["g_m_s2"], ".2f"),
+        _median_cell(judge["g_error"], ".1%"),
+        _median_cell(judge["within"], ".0%"),
+        _median_cell(reward["g_m_s2"], ".2f"),
+        _median_cell(reward["g_error"], ".1%"),
+        f"{found['disagreement']:.1%}",
+        f"{judge['area_ratio']:.2f}",
+        f"{judge['aligned_iou']:.3f}",
+        f"{judge['trajectory_l2_m'].estimate:.2f}",
+        f"{found['background_psnr_db']:.1f}",
+    ]
+
+
+def _median_cell(interval: Interval, form: str) -> str:
+    return f"{interval.estimate:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
