@@ -1,0 +1,1 @@
+"""Attacks on recipes: true clips made wrong, and adversarial noise."""
