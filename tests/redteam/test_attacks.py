@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from data.rows import LIGHT_COLUMNS, collate, load_split, to_video
-from reward_physics.attacks import ATTACKS, adversarial_noise, apply, cut_out, recompose
 from reward_physics.metrics import mask_centroid
+from trainers.redteam.attacks import ATTACKS, adversarial_noise, apply, cut_out, recompose
 
 
 @pytest.fixture(scope="module")

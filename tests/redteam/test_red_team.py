@@ -7,14 +7,15 @@ import math
 import pytest
 import torch
 
-from reward_physics.attacks import ATTACKS
 from rewards.load import known_rewards
 from rewards.recipe_file import read_recipe
-from rewards.verdicts import INVARIANT, LOSE, SCENES, recipe_verdict, scenes, verdict
-from trainers.redteam import NOT_TRAINED_ON, RedTeamConfig, load_recipes, names_of, red_team
-from trainers.redteam_noise import noise, render_noise
-from trainers.redteam_scenes import STAGED, true_clips
-from trainers.redteam_table import Pair, cell, gathered, pairs_of, render, wilson
+from trainers.redteam.__main__ import noise, red_team
+from trainers.redteam.attacks import ATTACKS
+from trainers.redteam.bench import NOT_TRAINED_ON, RedTeamConfig, load_recipes, names_of
+from trainers.redteam.noise import render_noise
+from trainers.redteam.scenes import STAGED, true_clips
+from trainers.redteam.table import Pair, cell, gathered, pairs_of, render, wilson
+from trainers.redteam.verdicts import INVARIANT, LOSE, SCENES, recipe_verdict, scenes, verdict
 
 
 def test_every_reward_has_a_verdict_on_every_attack_and_a_reason():
@@ -95,7 +96,7 @@ def test_noise_resumes_and_is_measured_anew_for_other_steps(root, tmp_path, monk
         asked.append(clip.name)
         return [{"bound": 8, "gain": 0.1, "mended": 0.4, "judge_gain": 0.0, "judge_mended": 0.5}]
 
-    monkeypatch.setattr("trainers.redteam_noise.attacked", attacked)
+    monkeypatch.setattr("trainers.redteam.noise.attacked", attacked)
     some = {"clips": 1, "output_dir": str(tmp_path), "noise_clips": 1}
     first = noise(RedTeamConfig(**some), recipes)
     assert [record["recipe"] for record in first] == ["gravity_positions"], "galileo cannot tell a slow fall"

@@ -313,4 +313,4 @@ ATTACKS: dict[str, Attack] = {
     "blur": Attack(make=_blur, strengths=(0.008, 0.016, 0.03)),
 }
 """Every attack that needs no gradient; `adversarial_noise` is the other. Lengths are shares of the picture's height.
-What each does to each reward is said in `rewards.verdicts`."""
+What each does to each reward is said in `trainers.redteam.verdicts`."""

@@ -24,14 +24,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from reward_physics.attacks import ATTACKS, apply
-from trainers.clips.folder import write_text
 from trainers.models import load_video_model, round_trip
-from trainers.redteam_scenes import ALL_KINDS, TrueClip, true_clips
-from trainers.redteam_table import LEVELS, names_of, read_records, render
-from trainers.settings.options import Positive, exit_with_one_line, option, parse_config, strict, suggestion
+from trainers.redteam.attacks import ATTACKS, apply
+from trainers.redteam.scenes import ALL_KINDS, TrueClip, true_clips
+from trainers.settings.options import Positive, option, strict, suggestion
 
 RECIPES = "configs/recipes"
 NOT_TRAINED_ON = ("judge", "judge_scene", "real_clips")
@@ -104,28 +101,6 @@ def load_recipes(paths: Iterable[str]) -> dict[str, Any]:
     return recipes
 
 
-def red_team(config: RedTeamConfig, recipes: dict[str, Any]) -> list[dict[str, Any]]:
-    """What every reward says of every attacked clip, a record a clip and recipe. Resumes where it stopped."""
-    names = attack_names(config.attack)
-    store = Path(config.output_dir, "measured.jsonl")
-    prints = {stem: fingerprint(recipe, names) for stem, recipe in recipes.items()}
-    records = _resumed(store, {"split": config.split, "dataset": config.dataset}, prints)
-    done = {(record["recipe"], record["clip"], record["through"]) for record in records}
-    bench = Bench(config, recipes)
-    tasks = []
-    for number, clip in enumerate(bench.clips):
-        for through in (False, True) if config.through_autoencoder else (False,):
-            speak = [stem for stem in recipes if clip.kind in bench.kinds_of[stem]]
-            todo = [stem for stem in speak if (stem, clip.name, through) not in done]
-            if todo:
-                tasks.append((number, through, todo))
-    for found in tqdm(in_processes(bench, "attack", tasks), total=len(tasks), desc="red team", unit="clip"):
-        records += [record | {"print": prints[record["recipe"]]} for record in found]
-        with store.open("a") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records[len(records) - len(found) :])
-    return records
-
-
 class Bench:
     """True clips and recipes, in one process.
 
@@ -135,7 +110,7 @@ class Bench:
     """
 
     def __init__(self, config: RedTeamConfig, recipes: dict[str, Any] | None = None) -> None:
-        from rewards.verdicts import scenes
+        from trainers.redteam.verdicts import scenes
 
         self.config = config
         self.recipes = load_recipes(config.recipe) if recipes is None else recipes
@@ -171,7 +146,7 @@ class Bench:
     def noise(self, task: tuple[str, int]) -> list[dict[str, Any]]:
         """The records of adversarial noise on a recipe and a clip's number among the drops."""
         from rewards.recipe import load_recipe
-        from trainers.redteam_noise import attacked
+        from trainers.redteam.noise import attacked
 
         stem, number = task
         drops = {"drop": self.config.noise_clips}
@@ -295,31 +270,9 @@ def fingerprint(recipe: Any, names: list[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _resumed(store: Path, settings: dict[str, Any], prints: dict[str, str]) -> list[dict[str, Any]]:
-    """The records of these recipes as they stand; others are dropped. A folder never mixes two splits."""
-    note = store.with_name("settings.json")
-    if note.is_file() and json.loads(note.read_text()) != settings:
-        raise ValueError(f"{store.parent} was made with {note.read_text().strip()}: choose another output_dir")
-    write_text(note, json.dumps(settings) + "\n")
-    if not store.is_file():
-        return []
-    records = [record for record in read_records(store) if prints.get(record["recipe"]) == record["print"]]
-    write_text(store, "".join(json.dumps(record) + "\n" for record in records))
-    return records
+LEVELS = ("weak", "middle", "strong")
 
 
-def main() -> None:
-    from trainers.redteam_noise import noise, render_noise
-
-    config = parse_config(RedTeamConfig)
-    recipes = load_recipes(config.recipe)
-    parts = [render(red_team(config, recipes), recipes)] if attack_names(config.attack) else []
-    if config.noise_clips > 0:
-        parts.append(render_noise(noise(config, recipes)))
-    text = "\n".join(parts)
-    write_text(Path(config.output_dir, "redteam.md"), text)
-    print(text)
-
-
-if __name__ == "__main__":
-    exit_with_one_line(main)
+def names_of(recipe: Any) -> list[str]:
+    """The rewards and gates that decide its total, as `trainers.redteam.verdicts` names them."""
+    return [one.name.rpartition(":")[2] for one in (*recipe.config.rewards, *recipe.config.gates)]

@@ -3,44 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from reward_physics.attacks import adversarial_noise, apply
-from trainers.clips.folder import write_text
-from trainers.redteam_scenes import true_clips
+from trainers.redteam.attacks import adversarial_noise, apply
 
 BOUNDS = (2 / 255, 4 / 255, 8 / 255)
-
-
-def noise(config: Any, recipes: dict[str, Any]) -> list[dict[str, Any]]:
-    """A record a recipe and bound: what the noise gains beside a truly mended fall, by the recipe and by the judge.
-    Resumes where it stopped.
-
-    Recipes whose rewards have no verdict on falls, or cannot tell a slow fall from a true one, are left out.
-    """
-    from rewards.verdicts import recipe_verdict, scenes
-    from trainers.redteam import Bench, fingerprint, in_processes
-
-    bench, tasks, path = Bench(config, recipes), [], Path(config.output_dir, "noise.json")
-    prints = {stem: f"{fingerprint(one, [])}-{config.noise_steps}" for stem, one in recipes.items()}
-    records: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
-    records = [record for record in records if prints.get(record["recipe"]) == record["print"]]
-    done = {(record["recipe"], record["clip"]) for record in records}
-    clips = [clip.name for clip in true_clips(config.split, config.dataset, {"drop": config.noise_clips})]
-    for stem, recipe in recipes.items():
-        names = [one.name.rpartition(":")[2] for one in recipe.config.rewards]
-        if "drop" in scenes(names) and recipe_verdict(names, "slow_motion") == "lose":
-            tasks += [(stem, number) for number, clip in enumerate(clips) if (stem, clip) not in done]
-    for found in tqdm(in_processes(bench, "noise", tasks), total=len(tasks), desc="noise", unit="clip"):
-        records += [record | {"print": prints[record["recipe"]]} for record in found]
-        write_text(path, json.dumps(records) + "\n")
-    return records
 
 
 def attacked(clip: Any, recipe: Any, judge: Any, config: Any) -> list[dict[str, float]]:

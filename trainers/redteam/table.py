@@ -1,6 +1,6 @@
 """What the red team measured -> pairs, shares ranked rightly with their intervals, and tables.
 
-    python -m trainers.redteam_table outputs/redteam > outputs/redteam/redteam.md
+    python -m trainers.redteam.table outputs/redteam > outputs/redteam/redteam.md
 
 draws one table of all parts below a folder, of the shipped recipes as they stand.
 """
@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 
-from reward_physics.attacks import ATTACKS
-from rewards.verdicts import recipe_verdict
+from trainers.redteam.attacks import ATTACKS
+from trainers.redteam.bench import LEVELS, names_of
+from trainers.redteam.verdicts import recipe_verdict
 from trainers.settings.options import exit_with_one_line
-
-LEVELS = ("weak", "middle", "strong")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,11 +44,6 @@ class Pair:
     @property
     def gain(self) -> float:
         return self.attacked - self.true
-
-
-def names_of(recipe: Any) -> list[str]:
-    """The rewards and gates that decide its total, as `rewards.verdicts` names them."""
-    return [one.name.rpartition(":")[2] for one in (*recipe.config.rewards, *recipe.config.gates)]
 
 
 def pairs_of(records: list[dict[str, Any]], recipes: dict[str, Any]) -> list[Pair]:
@@ -226,10 +220,10 @@ def _table(stem: str, recipe: Any, pairs: list[Pair], decisive: list[Pair]) -> l
 
 
 def main() -> None:
-    from trainers.redteam import fingerprint, load_recipes
-    from trainers.redteam_noise import render_noise
+    from trainers.redteam.bench import fingerprint, load_recipes
+    from trainers.redteam.noise import render_noise
 
-    parse = argparse.ArgumentParser(prog="python -m trainers.redteam_table", description="One table of all parts.")
+    parse = argparse.ArgumentParser(prog="python -m trainers.redteam.table", description="One table of all parts.")
     parse.add_argument("folder", type=Path, help="parts of trainers.redteam, each a folder with measured.jsonl")
     folder = parse.parse_args().folder
     if next(folder.rglob("measured.jsonl"), None) is None:

@@ -192,7 +192,7 @@ def verdict(reward: str, attack: str) -> tuple[Verdict, str]:
         ValueError: nothing is said of that reward.
     """
     if reward not in LOSE:
-        raise ValueError(f"no verdict on {reward}: add it to rewards/verdicts.py")
+        raise ValueError(f"no verdict on {reward}: add it to trainers/redteam/verdicts.py")
     if attack in LOSE[reward]:
         return "lose", LOSE[reward][attack]
     if attack in INVARIANT.get(reward, {}):
