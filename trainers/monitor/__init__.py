@@ -1,0 +1,1 @@
+"""Watching a run from the files that it leaves."""
