@@ -10,8 +10,8 @@ import pytest
 import torch
 from launches import OWN, alone, experiment, launch
 
-from trainers import monitor_resources
 from trainers.models.tiny.wan import tiny_wan
+from trainers.monitor import resources as monitor_resources
 from trainers.run import records
 from trainers.run.checkpoint import checkpoints
 

@@ -7,8 +7,9 @@ import os
 import numpy as np
 import pytest
 
-from trainers import monitor
-from trainers import monitor_resources as resources
+from trainers.monitor import __main__
+from trainers.monitor import resources as resources
+from trainers.monitor import screen as monitor
 from trainers.run import records
 
 
@@ -90,7 +91,7 @@ def test_a_run_that_stands_still_is_an_alarm_and_a_finished_one_is_not(tmp_path)
 
 def test_a_page_has_a_plot_for_every_figure_and_needs_nothing_else(tmp_path):
     folder = write_run(tmp_path / "run", steps(5, reward=-0.5, grad_norm=float("nan"), seconds=1.0))
-    monitor.main([str(folder), "--html", str(tmp_path / "run.html")])
+    __main__.main([str(folder), "--html", str(tmp_path / "run.html")])
     page = (tmp_path / "run.html").read_text()
     assert page.count("data:image/png;base64,") == 2  # what is never finite has none
     assert "http" not in page

@@ -10,27 +10,22 @@ that hide, gradients that were dropped, a run that stands still.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import itertools
 import math
 import statistics
-import time
 from collections.abc import Sequence
 
 from jinja2 import Environment
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.progress import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trainers import monitor_resources as resources
-from trainers.clips.folder import write_text
-from trainers.monitor_resources import RECENT
-from trainers.run.records import Run, _or, names, parted, read_run
-from trainers.settings.options import exit_with_one_line
+from trainers.monitor import resources as resources
+from trainers.monitor.resources import RECENT
+from trainers.run.records import Run, _or, names, parted
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -133,34 +128,3 @@ def _picture(name: str, points: Sequence[tuple[int, float]]) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainers.monitor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", help="output_dir of a trainer")
-    parser.add_argument("--watch", type=float, metavar="SECONDS", help="draw again every so many seconds until the end")
-    parser.add_argument("--html", metavar="FILE", help="write a page instead of the terminal's screen")
-    options = parser.parse_args(arguments)
-    if options.watch is not None and not options.watch > 0:
-        parser.error(f"--watch must be > 0 seconds, got {options.watch:g}")
-    run = read_run(options.run)
-    if options.html:
-        write_text(options.html, page(run))
-        print(f"page: {options.html}")
-        return
-    console = Console()
-    if options.watch is None:
-        console.print(screen(run))
-        return
-    with Live(screen(run), console=console, auto_refresh=False) as live:
-        while not run.finished:
-            time.sleep(options.watch)
-            run = read_run(options.run)
-            live.update(screen(run), refresh=True)
-
-
-if __name__ == "__main__":
-    exit_with_one_line(main)
