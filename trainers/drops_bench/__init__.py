@@ -1,0 +1,1 @@
+"""Arms at the same budget, in a queue, with one table."""
