@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from trainers import drops_bench
-from trainers.bench_cells import Cell
-from trainers.drops_bench import DropsBenchConfig, chosen, gather, plan_table, run
+from trainers.drops_bench import bench as drops_bench
+from trainers.drops_bench.bench import DropsBenchConfig, chosen, gather, plan_table, run
+from trainers.drops_bench.cells import Cell
 from trainers.evaluation.figures import DETAILS, MOTION
 from trainers.settings.options import parse_config
 

@@ -15,7 +15,6 @@ RWR alone see no clip that falls at 9.81. This is no PisaBench: see `data.pisabe
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -26,13 +25,13 @@ from typing import IO, Any, Literal
 
 from reward_physics.intervals import Interval
 from reward_physics.metrics import nan_median
-from trainers.bench_cells import STEPS, Cell, Plan, cells_of
 from trainers.clips.folder import write_text
+from trainers.drops_bench.cells import STEPS, Cell, Plan, cells_of
 from trainers.evaluation.figures import column, comparison, summary
 from trainers.evaluation.measured import plain
 from trainers.evaluation.tables import details_table, markdown_table
 from trainers.run.faults import STOPPED
-from trainers.settings.options import Positive, Rate, Weight, exit_with_one_line, option, parse_config, strict
+from trainers.settings.options import Positive, Rate, Weight, option, strict
 
 GRACE_S = 120
 """How long a cell that is stopped may take to write its checkpoint."""
@@ -292,20 +291,3 @@ def seeds_table(record: dict[str, Any]) -> str:
 def on_terminate(*_: object) -> None:
     """End as by an interrupt, so that cells are stopped."""
     sys.exit(STOPPED)
-
-
-def main() -> None:
-    """The command."""
-    config = parse_config(DropsBenchConfig)
-    signal.signal(signal.SIGTERM, on_terminate)
-    missed = run(config)
-    table = Path(config.output_dir) / "table.md"
-    if table.exists() and not config.dry_run:
-        print(f"\n{table.read_text()}\nin {config.output_dir}")
-    if missed:
-        print(f"not done: {', '.join(missed)}", file=sys.stderr)
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    exit_with_one_line(main)
