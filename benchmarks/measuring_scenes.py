@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.drops import Motion, camera_matrices, render
-from data.scenes import TRAINING, Body, Scene, draw_scene
+from data.drops.scenes import TRAINING, Body, Scene, draw_scene
+from data.drops.simulation import Motion, camera_matrices, render
 from reward_physics.camera import Camera
 from reward_physics.depth import Depth
 from reward_physics.video import Video

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from data.drops import Geometry, Motion, camera_matrices
-from data.scenes import Scene
+from data.drops.scenes import Scene
+from data.drops.simulation import Geometry, Motion, camera_matrices
 from reward_physics.camera import Camera
 from reward_physics.video import Video
 

@@ -17,12 +17,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data.scenes import SPLIT_SEEDS, SPLITS, draw_scene
+from data.drops.scenes import SPLIT_SEEDS, SPLITS, draw_scene
 
 
 def clip(task: tuple[str, int, int, int, float | None]) -> dict[str, Any]:
     """Row `index` of `split`: `task` is (split, index, frames, pixels a side, g or None for the scene's own)."""
-    from data.drops import geometry, render, simulate
+    from data.drops.simulation import geometry, render, simulate
     from data.rows import make_row
 
     split, index, frames, side_px, g_m_s2 = task

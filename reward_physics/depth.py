@@ -78,7 +78,7 @@ class EmbeddedDepth(DepthEstimator):
 
     metric = True
     known_radius_m = (0.16, 0.38)
-    """Of the objects in the clips that it was trained on (`varied` in `data/scenes.py`)."""
+    """Of the objects in the clips that it was trained on (`varied` in `data/drops/scenes.py`)."""
 
     def __init__(self, net: DepthNet, *, side_px: int = 64, autocast: bool = False) -> None:
         super().__init__()

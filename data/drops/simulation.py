@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data.scenes import LOOK_AT_M, TILE_M, Body, Scene
+from data.drops.scenes import LOOK_AT_M, TILE_M, Body, Scene
 
 GL_LIBRARIES = {"osmesa": "OSMesa", "egl": "EGL"}
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data.drops import camera_matrices, geometry, render, simulate
-from data.scenes import SPLIT_SEEDS, SPLITS, Scene, draw_scene
+from data.drops.scenes import SPLIT_SEEDS, SPLITS, Scene, draw_scene
+from data.drops.simulation import camera_matrices, geometry, render, simulate
 
 
 def drop(**changes) -> Scene:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from data.drops.scenes import SPLIT_SEEDS, SPLITS, Scene, draw_scene
 from data.rows import SHIPPED, load_split
-from data.scenes import SPLIT_SEEDS, SPLITS, Scene, draw_scene
 from data.write import split_name
 
 HUE_MARGIN = 0.03

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.drops import geometry, simulate
+from data.drops.scenes import Scene
+from data.drops.simulation import geometry, simulate
 from data.rows import collate, features, load_split, to_video
-from data.scenes import Scene
 from data.write import main as write
 from data.write import write_shard
 

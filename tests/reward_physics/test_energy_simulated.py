@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from data.drops import simulate
-from data.scenes import Ranges, draw_scene
+from data.drops.scenes import Ranges, draw_scene
+from data.drops.simulation import simulate
 from reward_physics.energy import measure_energy
 from reward_physics.flights import Flights, Trajectory, find_flights
 

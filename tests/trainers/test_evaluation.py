@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.drops import geometry, simulate
+from data.drops.scenes import Ranges, Scene, draw_scene
+from data.drops.simulation import geometry, simulate
+from data.drops.truth import TrueScene
 from data.rows import LIGHT_COLUMNS, collate, load_split, make_row, to_video
-from data.scenes import Ranges, Scene, draw_scene
 from data.write import write_shard
 from reward_physics.depth import Depth
 from reward_physics.observation import Instruments, Observation
@@ -24,7 +25,7 @@ from trainers.evaluation.arms import Clips, parse_arms, run_settings
 from trainers.evaluation.evaluate import evaluate
 from trainers.evaluation.figures import DETAILS, MOTION, summary
 from trainers.evaluation.measured import EvaluationConfig, diversity, plain
-from trainers.evaluation.readings import LANDED, TrueScene, clip_figures, landing_time, read
+from trainers.evaluation.readings import LANDED, clip_figures, landing_time, read
 from trainers.evaluation.tables import describe, details_table, markdown_table
 from trainers.learning.batches import Scenes
 from trainers.models.tiny.ltx import tiny_ltx

@@ -8,7 +8,7 @@ import torch
 from run_reading import lora_of
 
 from data import write
-from data.scenes import Scene
+from data.drops.scenes import Scene
 from trainers import psft
 from trainers.models.ltx import LTXModel
 from trainers.settings.regression import PSFTConfig
@@ -83,7 +83,9 @@ def test_settings_that_cannot_be_meant_are_refused(base):
 
 
 def test_clips_of_true_gravity_are_the_same_scenes_and_fall_at_it(monkeypatch):
-    monkeypatch.setattr("data.drops.render", lambda scene, motion: np.zeros((scene.frames, 32, 32, 3), np.uint8))
+    monkeypatch.setattr(
+        "data.drops.simulation.render", lambda scene, motion: np.zeros((scene.frames, 32, 32, 3), np.uint8)
+    )
     slow, true = (write.clip(("train", 3, 17, 32, g)) for g in (None, 9.81))
     scenes = [Scene.from_json(row["scene"]) for row in (slow, true)]
     assert scenes[0].with_gravity(9.81) == scenes[1]

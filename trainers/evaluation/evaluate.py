@@ -12,12 +12,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data.scenes import Scene
+from data.drops.scenes import Scene
+from data.drops.truth import TrueScene
 from trainers.clips.folder import write_text
 from trainers.clips.making import rows_of_split
 from trainers.evaluation.arms import Clips, parse_arms
 from trainers.evaluation.measured import Evaluation, EvaluationConfig, MeasuredArm, measure, plain, record_of
-from trainers.evaluation.readings import TrueScene
 from trainers.evaluation.tables import details_table, markdown_table
 from trainers.learning.scoring import Judge
 

@@ -11,13 +11,14 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
+from data.drops.truth import TrueScene
 from data.rows import collate, reward_columns, to_video
 from reward_physics.distributions import pairwise_rms
 from reward_physics.metrics import STANDARD_G_M_S2
 from trainers.clips.making import default_device
 from trainers.evaluation.arms import Arm
 from trainers.evaluation.figures import comparison, summary
-from trainers.evaluation.readings import Reading, TrueScene, clip_figures, read
+from trainers.evaluation.readings import Reading, clip_figures, read
 from trainers.learning.scoring import Judge, score
 from trainers.settings.options import Positive, Rate, option, strict
 

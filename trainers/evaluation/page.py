@@ -122,8 +122,8 @@ def draw_strip(path: Path, arms: list[MeasuredArm], index: int, colours: dict[st
 
 def true_rows(row: Any) -> list[float]:
     """The picture row (px) of the first object's centre in every frame under 9.81 m/s^2."""
-    from data.scenes import Scene
-    from trainers.evaluation.readings import TrueScene
+    from data.drops.scenes import Scene
+    from data.drops.truth import TrueScene
 
     return TrueScene(Scene.from_json(str(row["scene"]))).at(STANDARD_G_M_S2).centroid_T2[:, 1].tolist()
 

@@ -10,24 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from data.drops import camera_matrices, geometry, simulate
-from data.scenes import Scene
+from data.drops.truth import TrueScene
 from reward_physics import metrics, published
 from reward_physics.bounces import measure_bounces
-from reward_physics.camera import Camera
 from reward_physics.energy import measure_energy
 from reward_physics.galileo import measure_galileo
 from reward_physics.image_quality import background_psnr_db, colour_shift, sharpness_ratio
 from reward_physics.metrics import STANDARD_G_M_S2
 from reward_physics.observation import Observation
 from rewards.collision import collision
-
-LEAST_G_M_S2 = 0.1
-"""A fitted g below this (a thing that hovers or rises) is simulated with this."""
 
 LANDED = 0.9
 """Share of the true fall after which a clip has landed: what a model makes often touches down without a sharp end."""
@@ -108,48 +102,6 @@ def _first(values_K: Tensor, measured_K: Tensor) -> float:
     """The first measured value, NaN where there is none."""
     known = values_K[measured_K]
     return float(known[0]) if len(known) else math.nan
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """What the simulator says of the first object under one gravity."""
-
-    mask_THW: Tensor
-    position_T3: Tensor
-    centroid_T2: Tensor
-    """Its centre in the picture, px."""
-    impact_s: float
-
-
-class TrueScene:
-    """A scene of drops under any gravity, by simulation and ray casting; each gravity is simulated once."""
-
-    def __init__(self, scene: Scene) -> None:
-        intrinsics, pose = (torch.tensor(matrix, dtype=torch.float32)[None] for matrix in camera_matrices(scene))
-        self.scene = scene
-        self.camera = Camera(
-            intrinsics_B33=intrinsics,
-            world_from_camera_B44=pose,
-            height_px=scene.height_px,
-            width_px=scene.width_px,
-        )
-        self._worlds: dict[float, World] = {}
-
-    def at(self, g_m_s2: float) -> World:
-        """The scene under this gravity, to 0.1 m/s^2 (but 9.81 exactly)."""
-        g = max(LEAST_G_M_S2, round(g_m_s2, 1) if abs(g_m_s2 - STANDARD_G_M_S2) > 1e-3 else g_m_s2)
-        if g not in self._worlds:
-            scene = self.scene.with_gravity(g)
-            motion = simulate(scene)
-            impacts = motion.impact_times_s[0]
-            position_T3 = torch.from_numpy(motion.poses_TN7[:, 0, :3].astype(np.float32))
-            self._worlds[g] = World(
-                mask_THW=torch.from_numpy(geometry(scene, motion).mask_THW == 1).float(),
-                position_T3=position_T3,
-                centroid_T2=self.camera.project(position_T3[None])[0][0],
-                impact_s=impacts[0] if impacts else math.inf,
-            )
-        return self._worlds[g]
 
 
 def landing_time(height_T: Tensor, time_T: Tensor, level_m: float) -> float:
