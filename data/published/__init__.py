@@ -1,0 +1,1 @@
+"""Published benchmarks and folders of videos."""
