@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from data.pisabench import PisaClip, clip_folders, read_clip, read_mask
-from data.video_folder import FolderClip, read_folder
+from data.published.pisabench import PisaClip, clip_folders, read_clip, read_mask
+from data.published.video_folder import FolderClip, read_folder
 from reward_physics import masks, metrics
 from reward_physics.flow import load_flow
 from reward_physics.intervals import Interval, bootstrap_interval

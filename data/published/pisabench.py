@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.video_folder import frame_indices
+from data.published.video_folder import frame_indices
 from reward_physics.io import read_video
 from reward_physics.readers import FRAME_SUFFIXES
 

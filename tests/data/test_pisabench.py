@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.pisabench import clip_folders, read_clip
-from data.video_folder import at_times, frame_indices, read_folder, video_paths
+from data.published.pisabench import clip_folders, read_clip
+from data.published.video_folder import at_times, frame_indices, read_folder, video_paths
 from reward_physics.io import write_video
 from reward_physics.published import published_l2
 

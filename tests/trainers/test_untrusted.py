@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import video_folder
+from data.published import video_folder
 from reward_physics import readers
 from reward_physics.io import write_video
 from trainers import oro

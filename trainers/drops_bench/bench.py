@@ -8,7 +8,7 @@
 A queue of cells, each a command of its own of at most 30 minutes: base, PSFT, ORO, RWR, PSFT+ORO and PSFT+RWR with
 three seeds at the same budget of time, then ablations with one seed. A finished cell is not run again; a training that
 ran out of time goes on from its checkpoint the next time. table.md and details.md hold what there is so far. ORO and
-RWR alone see no clip that falls at 9.81. This is no PisaBench: see `data.pisabench` for that one's clips.
+RWR alone see no clip that falls at 9.81. This is no PisaBench: see `data.published.pisabench` for that one's clips.
 """
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
