@@ -1,0 +1,1 @@
+"""Rewards of several bodies, and of one body's shape."""

@@ -1,0 +1,1 @@
+"""Rewards of one thing that flies, slides or swings."""

@@ -1,0 +1,1 @@
+"""Gates, which take away what a cheat would earn."""

@@ -1,0 +1,1 @@
+"""Rewards that compare with a reference clip."""
