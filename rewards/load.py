@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
 import os
-import pkgutil
 import re
 import sys
 from collections.abc import Callable
@@ -26,17 +26,22 @@ SEARCH_PATH = "REWARD_PHYSICS_PATH"
 """Environment variable: more folders that a recipe's reward files may lie in, separated as in PATH."""
 
 
-def known_rewards() -> list[str]:
-    """Short names: the modules of `rewards` that define a reward, or a class, of their own name."""
+@functools.cache
+def modules_of_rewards() -> dict[str, str]:
+    """The dotted module of each short name: those below `rewards` that define a reward, or a class, of their own name."""
     import rewards
 
-    names = []
-    for module in pkgutil.iter_modules(rewards.__path__):
-        source = Path(rewards.__path__[0], f"{module.name}.py")
-        own = rf"^(?:def {module.name}\(\s*observation\b|class {module.name}\b)"
-        if module.name != "combine" and source.is_file() and re.search(own, source.read_text(encoding="utf-8"), re.M):
-            names.append(module.name)
-    return sorted(names)
+    root, modules = Path(rewards.__path__[0]), {}
+    for source in sorted(root.glob("*/*.py")):
+        own = rf"^(?:def {source.stem}\(\s*observation\b|class {source.stem}\b)"
+        if re.search(own, source.read_text(encoding="utf-8"), re.M):
+            modules[source.stem] = f"rewards.{source.parent.name}.{source.stem}"
+    return modules
+
+
+def known_rewards() -> list[str]:
+    """Short names of the rewards that ship."""
+    return sorted(modules_of_rewards())
 
 
 def load_reward(spec: str, *, base: Path | None = None) -> Callable[..., Any]:
@@ -61,9 +66,11 @@ def load_reward(spec: str, *, base: Path | None = None) -> Callable[..., Any]:
                 f"unknown reward {spec!r}: {hint} "
                 "A reward of your own is `file.py:function` or `package.module:function`"
             )
-        where, attribute = f"rewards.{spec}", spec
+        where, attribute = modules_of_rewards()[spec], spec
     if not where or not attribute:
         raise ValueError(f"reward {spec!r} must be `file.py:function` or `package.module:function`")
+    if where.startswith("rewards."):  # recipes of before the rooms say `rewards.gravity:gravity`
+        where = modules_of_rewards().get(where.removeprefix("rewards."), where)
     module = _from_file(where, spec, base) if where.endswith(".py") else _from_package(where, spec)
     try:
         found = getattr(module, attribute)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from reward_physics.galileo import measure_galileo
 from reward_physics.observation import Observation
-from rewards.airborne import airborne
+from rewards.flights.airborne import airborne
 
 
 def galileo(observation: Observation) -> Tensor:
@@ -17,7 +17,7 @@ def galileo(observation: Observation) -> Tensor:
 
     over each fall that is known to begin at rest (half of its time against all of it) and each pair of flights beside
     an impact. 0 by the law; -1 for a drift at constant speed. Neither scale, frame rate nor the size of g enters: slow
-    motion does not change it. Only flights in the air count (see `rewards.airborne`). Source: Galileo, Discorsi, third
+    motion does not change it. Only flights in the air count (see `flights.airborne`). Source: Galileo, Discorsi, third
     day, proposition II.
 
     Returns:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from reward_physics.observation import Observation
 from reward_physics.projectile import measure_projectile
-from rewards.airborne import airborne
+from rewards.flights.airborne import airborne
 
 
 def projectile(observation: Observation, *, g_m_s2: float | None = None) -> Tensor:
@@ -15,7 +15,7 @@ def projectile(observation: Observation, *, g_m_s2: float | None = None) -> Tens
 
         r = -(2 tilt + relu(|asymmetry| - 2 sd)^2 [+ (a / g - 1)^2])
 
-    Only flights in the air count (see `rewards.airborne`): what rolls on after a fall is no throw.
+    Only flights in the air count (see `rewards.flights.airborne`): what rolls on after a fall is no throw.
 
     tilt = 1 - cos of the angle between the acceleration and down; asymmetry its relative change over the flight (drag,
     or a push), as far as it exceeds twice its standard error; with g_m_s2 also its size, which is the error of the

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from reward_physics.bounces import measure_bounces
 from reward_physics.observation import Observation
-from rewards.airborne import airborne
+from rewards.flights.airborne import airborne
 
 
 def restitution(observation: Observation, *, coefficient: float | None = None) -> Tensor:
@@ -16,7 +16,7 @@ def restitution(observation: Observation, *, coefficient: float | None = None) -
         r = -mean (relu(e - 1)^2 + relu(-e)^2 + spread^2 [+ (e - coefficient)^2])
 
     with e = v+ / v-, and spread the largest less the smallest of v+ / v-, sqrt(h2 / h1) and T2 / T1. 0 for every true
-    bounce, elastic or not; one that never rises above its radius is none (see `rewards.airborne`). A body that goes on
+    bounce, elastic or not; one that never rises above its radius is none (see `flights.airborne`). A body that goes on
     downwards through the floor has e < 0.
 
     Args:

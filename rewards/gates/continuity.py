@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reward_physics.observation import Observation
 from reward_physics.tracks import ImageTrack
-from rewards.bodies import of_bodies
+from rewards.bodies.each import of_bodies
 
 
 def continuity(observation: Observation, *, allowed: float = 0.5, tolerance: float = 0.3) -> Tensor:

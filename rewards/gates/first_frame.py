@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from reward_physics.observation import Observation
-from rewards.reference import fitted
+from rewards.matches.reference import fitted
 
 
 def first_frame(observation: Observation, *, reference_BTCHW: Tensor, tolerance: float = 0.05) -> Tensor:

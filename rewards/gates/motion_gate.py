@@ -7,7 +7,7 @@ from torch import Tensor
 
 from reward_physics.observation import Observation
 from reward_physics.tracks import ImageTrack
-from rewards.bodies import of_bodies
+from rewards.bodies.each import of_bodies
 
 
 def motion_gate(observation: Observation, *, least_diameters: float = 0.5, closed: float = 0.1) -> Tensor:

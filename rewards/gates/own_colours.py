@@ -8,7 +8,7 @@ from torch import Tensor
 from reward_physics.masks import by_appearance
 from reward_physics.observation import Observation
 from reward_physics.tracks import ImageTrack, disc, pixel_centres
-from rewards.observability_gate import perspective, steady_share
+from rewards.gates.observability_gate import perspective, steady_share
 
 _LEAST_OF_MASK = 0.5
 

@@ -23,7 +23,7 @@ def registration(
 
     with u the shift of the picture, k its gain and b the variance of a blur (below 0: sharpened), found by robust least
     squares over the pixels that lie farther than `margin_px` from the object, and |.| the root mean square over the
-    frames (of b the mean's size). Half of each tolerance is free. Where `rewards.background` adds up changes of colour,
+    frames (of b the mean's size). Half of each tolerance is free. Where `gates.background` adds up changes of colour,
     to which a shadow that moves gives most, this asks how all edges moved together: a shadow is an outlier, and faint
     edges say as much as strong ones. For a fixed camera. Source of the linear model: Lucas and Kanade, "An Iterative
     Image Registration Technique", IJCAI 1981.

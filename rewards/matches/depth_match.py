@@ -7,8 +7,8 @@ from torch import Tensor
 
 from reward_physics.depth import align_inverse_depth
 from reward_physics.observation import Observation
-from rewards.reference import measured
-from rewards.segmentation_match import followed_mask
+from rewards.matches.reference import measured
+from rewards.matches.segmentation_match import followed_mask
 
 
 def depth_match(observation: Observation, *, reference_BTCHW: Tensor, published: bool = False) -> Tensor:

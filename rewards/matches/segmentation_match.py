@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from reward_physics.observation import Observation
-from rewards.reference import measured
+from rewards.matches.reference import measured
 
 
 def segmentation_match(

@@ -8,16 +8,16 @@ import torch
 from paths import bounce, path, seen, spearman, times
 
 from reward_physics.flights import find_flights
-from rewards.airborne import airborne
-from rewards.arc_residual import arc_residual
-from rewards.energy_drift import energy_drift
-from rewards.energy_rise import energy_rise
-from rewards.energy_variance import energy_variance
-from rewards.galileo import galileo
-from rewards.incline import incline
-from rewards.pendulum import pendulum
-from rewards.projectile import projectile
-from rewards.restitution import restitution
+from rewards.flights.airborne import airborne
+from rewards.flights.arc_residual import arc_residual
+from rewards.flights.energy_drift import energy_drift
+from rewards.flights.energy_rise import energy_rise
+from rewards.flights.energy_variance import energy_variance
+from rewards.flights.galileo import galileo
+from rewards.flights.incline import incline
+from rewards.flights.pendulum import pendulum
+from rewards.flights.projectile import projectile
+from rewards.flights.restitution import restitution
 
 GS = [2.0, 4.0, 6.0, 8.0, 9.81, 12.0, 14.0, 16.0]
 ALL = [arc_residual, energy_drift, energy_rise, energy_variance, galileo, incline, pendulum, projectile, restitution]

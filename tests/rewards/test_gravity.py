@@ -7,7 +7,7 @@ import torch
 from discs import free_fall, make_world
 
 from reward_physics.observation import Observation
-from rewards.gravity import gravity
+from rewards.flights.gravity import gravity
 
 
 def reward(centres, **more):

@@ -8,16 +8,16 @@ from discs import free_fall, make_world
 
 from reward_physics.observation import Instruments, Observation
 from reward_physics.video import Video
-from rewards.background import background
-from rewards.continuity import continuity
-from rewards.first_frame import first_frame
-from rewards.motion_gate import motion_gate
-from rewards.observability_gate import observability_gate, perspective
-from rewards.own_colours import own_colours
-from rewards.registration import registration
-from rewards.saturation import saturation
-from rewards.sharpness import sharpness
-from rewards.steadiness import steadiness
+from rewards.gates.background import background
+from rewards.gates.continuity import continuity
+from rewards.gates.first_frame import first_frame
+from rewards.gates.motion_gate import motion_gate
+from rewards.gates.observability_gate import observability_gate, perspective
+from rewards.gates.own_colours import own_colours
+from rewards.gates.registration import registration
+from rewards.gates.saturation import saturation
+from rewards.gates.sharpness import sharpness
+from rewards.gates.steadiness import steadiness
 
 FALL = make_world(free_fall(frames=8))
 FRAMES = FALL.video.frames_BTCHW

@@ -2,14 +2,15 @@
 
 import pytest
 
-from rewards.gravity import gravity
+from rewards.flights.gravity import gravity
 from rewards.load import known_rewards, load_reward
 
 
 def test_short_name_and_module():
     assert "gravity" in known_rewards() and "recipe" not in known_rewards()
     assert load_reward("gravity") is gravity
-    assert load_reward("rewards.gravity:gravity") is gravity
+    assert load_reward("rewards.flights.gravity:gravity") is gravity
+    assert load_reward("rewards.gravity:gravity") is gravity, "a recipe written before the rewards had rooms"
 
 
 def test_a_file_beside_the_recipe(tmp_path):

@@ -10,10 +10,10 @@ from paths import spearman
 
 from data.rows import LIGHT_COLUMNS, collate, load_split, to_video
 from reward_physics.observation import Instruments, Observation
-from rewards.collision import collision
-from rewards.momentum import momentum
-from rewards.non_penetration import non_penetration
-from rewards.rigidity import rigidity
+from rewards.bodies.collision import collision
+from rewards.bodies.momentum import momentum
+from rewards.bodies.non_penetration import non_penetration
+from rewards.bodies.rigidity import rigidity
 
 PAIR = [collision, momentum, non_penetration]
 

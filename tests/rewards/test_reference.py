@@ -8,9 +8,9 @@ from discs import TruthDepth, free_fall, make_world
 from torch import nn
 
 from reward_physics.observation import Instruments, Observation
-from rewards.depth_match import depth_match
-from rewards.flow_match import flow_match
-from rewards.segmentation_match import segmentation_match
+from rewards.matches.depth_match import depth_match
+from rewards.matches.flow_match import flow_match
+from rewards.matches.segmentation_match import segmentation_match
 
 MATCHES = [flow_match, depth_match, segmentation_match]
 TRUE, SLOW = make_world(free_fall(frames=7)), make_world(free_fall(frames=7, g_m_s2=4.0))

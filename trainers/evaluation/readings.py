@@ -21,7 +21,7 @@ from reward_physics.galileo import measure_galileo
 from reward_physics.image_quality import background_psnr_db, colour_shift, sharpness_ratio
 from reward_physics.metrics import STANDARD_G_M_S2
 from reward_physics.observation import Observation
-from rewards.collision import collision
+from rewards.bodies.collision import collision
 
 LANDED = 0.9
 """Share of the true fall after which a clip has landed: what a model makes often touches down without a sharp end."""
