@@ -1,0 +1,1 @@
+"""Recipes: their files, what they name, and what they make of rewards."""
