@@ -33,7 +33,7 @@ from reward_physics.observation import Instruments, Observation
 from reward_physics.tracks import robust_flow
 from reward_physics.video import Video
 from reward_physics.zoom import object_flow
-from rewards.recipe_file import read_recipe
+from rewards.recipe.file import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -96,7 +96,7 @@ def exactly(drawn: list[Drawn]) -> Observation:
 
 def by_recipe(path: str, true_parts: Iterable[str] = ()) -> Callable[[list[Drawn]], Observation]:
     """The instruments of a recipe on the rendered clips, with some parts of what they read replaced by the truth."""
-    from rewards.recipe_file import read_recipe
+    from rewards.recipe.file import read_recipe
 
     instruments = read_recipe(path).instruments.build()
     names = [name for part in true_parts for name in PARTS[part]]

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow
 import torch
 
-from rewards.recipe import load_recipe
+from rewards.recipe.recipe import load_recipe
 from trainers.learning.batches import Batch, Scenes
 from trainers.learning.clocks import Phases
 from trainers.memory_plan.meter import MemoryMeter, cpu_workspace

@@ -23,7 +23,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.rows import LIGHT_COLUMNS, collate, load_split, reward_columns, to_video
-from rewards.recipe import Recipe, load_recipe
+from rewards.recipe.recipe import Recipe, load_recipe
 
 SIX = ("gravity", "energy_drift", "projectile", "arc_residual", "rigidity", "flow_match")
 GATES = "motion_gate", "continuity", "observability_gate", "sharpness", "saturation", "background", "registration"

@@ -72,7 +72,7 @@ def relative_bound(batch: Mapping[str, Any], metres_per_px_B: Tensor, noise_px: 
 
 def check(config: CheckConfig) -> dict[str, Any]:
     """Measure and compare; returns the figures by recipe and, for each clip, its readings."""
-    from rewards.recipe import load_recipe
+    from rewards.recipe.recipe import load_recipe
 
     recipes = {Path(path).stem: load_recipe(path) for path in config.recipe}
     clips: list[dict[str, Any]] = []

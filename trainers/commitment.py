@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from rewards.recipe import load_recipe
+from rewards.recipe.recipe import load_recipe
 from trainers.learning.batches import Batch, Scenes, clip_generators, condition_on
 from trainers.learning.rollout import rollout
 from trainers.learning.scoring import Judge, score

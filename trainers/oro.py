@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rewards.recipe import load_recipe
+from rewards.recipe.recipe import load_recipe
 from trainers.learning.batches import Batch, Scenes, clip_generators, condition_on
 from trainers.learning.clocks import Phases
 from trainers.learning.decode import score_latents

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from rewards.recipe import load_recipe
+from rewards.recipe.recipe import load_recipe
 from trainers.clips.scored import ScoredClips
 from trainers.learning.advantages import reward_weights, weight_metrics
 from trainers.learning.batches import Scenes, clip_generators, condition_on, shuffled

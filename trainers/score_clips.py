@@ -50,7 +50,7 @@ def run(config: ScoreClipsConfig, *, recipe: Judge | None = None) -> dict[str, f
     missing = [sample for name, sample in samples.items() if name not in rewards]
     rows = rows_by_id(config, {sample.scene for sample in missing})
     if recipe is None:
-        from rewards.recipe import load_recipe
+        from rewards.recipe.recipe import load_recipe
 
         recipe = load_recipe(config.recipe)
     with tqdm(total=len(samples), initial=len(samples) - len(missing), desc="scoring", unit="clip") as bar:

@@ -13,10 +13,10 @@ from pydantic import Field
 
 from reward_physics.masks import NAMES as MASKS
 from reward_physics.observation import Instruments
-from rewards.combine import Aggregation
-from rewards.load import known_rewards
+from rewards.recipe.combine import Aggregation
+from rewards.recipe.load import known_rewards
 
-SCHEMA = Path(__file__).resolve().parents[1] / "configs" / "recipes" / "recipe.schema.json"
+SCHEMA = Path(__file__).resolve().parents[2] / "configs" / "recipes" / "recipe.schema.json"
 """The JSON Schema that editors read."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -71,7 +71,7 @@ class InstrumentsConfig(_Strict):
 
 
 class NamedReward(_Strict):
-    """A reward by name (see `rewards.load`), its keyword arguments, and the name it has in logs."""
+    """A reward by name (see `rewards.recipe.load`), its keyword arguments, and the name it has in logs."""
 
     name: Name = Field(description="`gravity`, `file.py:function` or `package.module:function`")
     parameters: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the reward")

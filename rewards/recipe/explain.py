@@ -14,11 +14,11 @@ from reward_physics.camera import Camera
 from reward_physics.depth import Depth
 from reward_physics.observation import Instruments, Observation
 from reward_physics.video import Video
-from rewards.adapters import Adapted, own_parameters
-from rewards.combine import Term
-from rewards.recipe import Recipe
-from rewards.recipe_config import RecipeConfig
-from rewards.recipe_file import read_recipe
+from rewards.recipe.adapters import Adapted, own_parameters
+from rewards.recipe.combine import Term
+from rewards.recipe.config import RecipeConfig
+from rewards.recipe.file import read_recipe
+from rewards.recipe.recipe import Recipe
 
 _MEASUREMENTS = {"flow_BSHW2": "flow", "depth": "depth", "mask_BTHW": "the object's mask"}
 

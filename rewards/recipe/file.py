@@ -13,7 +13,7 @@ from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, SequenceNode
 
-from rewards.recipe_config import GateConfig, InstrumentsConfig, RecipeConfig, RewardConfig
+from rewards.recipe.config import GateConfig, InstrumentsConfig, RecipeConfig, RewardConfig
 
 _LARGEST_FILE = 1 << 20
 _LISTS = {"rewards": RewardConfig, "held_out": RewardConfig, "gates": GateConfig}

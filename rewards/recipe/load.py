@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rewards.adapters import takes_observation
+from rewards.recipe.adapters import takes_observation
 
 SEARCH_PATH = "REWARD_PHYSICS_PATH"
 """Environment variable: more folders that a recipe's reward files may lie in, separated as in PATH."""
@@ -28,7 +28,7 @@ SEARCH_PATH = "REWARD_PHYSICS_PATH"
 
 @functools.cache
 def modules_of_rewards() -> dict[str, str]:
-    """The dotted module of each short name: those below `rewards` that define a reward, or a class, of their own name."""
+    """The dotted module of each short name: those that define a reward, or a class, of their own name."""
     import rewards
 
     root, modules = Path(rewards.__path__[0]), {}

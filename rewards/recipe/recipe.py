@@ -1,16 +1,10 @@
-"""A recipe: the YAML file that says which instruments look at a clip and which rewards judge what they saw.
-
-python -m rewards.recipe check configs/recipes/gravity.yaml      what it does, in words
-python -m rewards.recipe schema                                  JSON Schema for editors
-"""
+"""A recipe: the YAML file that says which instruments look at a clip and which rewards judge what they saw."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import inspect
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +14,11 @@ from torch import Tensor
 
 from reward_physics.observation import Instruments, Observation
 from reward_physics.video import Video
-from rewards.adapters import adapted, own_parameters
-from rewards.combine import RewardResult, Term, combine, total_of
-from rewards.load import load_reward
-from rewards.recipe_config import NamedReward, RecipeConfig, RewardConfig, recipe_schema
-from rewards.recipe_file import read_recipe
-
-__all__ = ["Recipe", "RecipeConfig", "load_recipe", "read_recipe"]
+from rewards.recipe.adapters import adapted, own_parameters
+from rewards.recipe.combine import RewardResult, Term, combine, total_of
+from rewards.recipe.config import NamedReward, RecipeConfig, RewardConfig
+from rewards.recipe.file import read_recipe
+from rewards.recipe.load import load_reward
 
 
 class Recipe:
@@ -167,27 +159,3 @@ def _check_parameters(name: str, reward: Any, parameters: Mapping[str, Any]) -> 
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known) or 'none'}"
             raise ValueError(f"reward {name} has no parameter {key}: {hint}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The commands `check RECIPE...` and `schema`; returns the exit status."""
-    command, *paths = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if command == "schema" and not paths:
-        print(json.dumps(recipe_schema(), indent=1))
-        return 0
-    if command != "check" or not paths:
-        print((__doc__ or "").partition("\n")[2].strip("\n"))
-        return 0 if command in ("-h", "--help") else 2
-    from rewards.explain import explain
-
-    try:
-        for path in paths:
-            print(explain(path))
-    except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -23,12 +23,12 @@ from rich.progress import Progress
 
 from reward_physics.observation import Observation
 from reward_physics.readers import read_clip
-from reward_physics.summary import summarise
 from reward_physics.video import Video
-from rewards.recipe import Recipe
-from rewards.recipe_file import read_recipe
-from rewards.score_inputs import CameraFile, fps_of, frames_of, masks_from, positive
-from rewards.score_table import flat, shown, tables
+from rewards.recipe.file import read_recipe
+from rewards.recipe.recipe import Recipe
+from rewards.score.inputs import CameraFile, fps_of, frames_of, masks_from, positive
+from rewards.score.summary import summarise
+from rewards.score.table import flat, shown, tables
 
 _SHARED = ("camera_motions", "steady_frames_BTCHW", "moving", "mask_BTHW", "image_track", "diameter_px_BT")
 
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pages.append(page)
             progress.advance(task)
     if options.report:
-        from reward_physics.clip_report import write_report
+        from rewards.score.page import write_report
 
         written = write_report(options.report, pages, recipe=f"Recipe: {options.recipe}")
         Console(stderr=True).print(f"report: {written}", soft_wrap=True, highlight=False)
@@ -218,7 +218,7 @@ def _notes(observation: Observation, options: argparse.Namespace, container_fps:
 
 
 def _page(name: str, result: dict[str, Any], seen: Observation, unit: str) -> dict[str, Any]:
-    from reward_physics.clip_report import draw_clip
+    from rewards.score.page import draw_clip
 
     measured = bool(seen.fit.measurable_B[0])
     return {

@@ -24,7 +24,7 @@ from paths import bounce, path, seen, spearman, times
 from reward_physics.camera import Camera
 from reward_physics.depth import Depth
 from reward_physics.observation import Instruments, Observation
-from rewards.load import load_reward
+from rewards.recipe.load import load_reward
 
 Case = Callable[[], tuple[list[float], list[float]]]
 GS = (2.0, 4.0, 6.0, 8.0, 9.81, 12.0, 14.0, 16.0)

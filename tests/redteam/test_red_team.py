@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from rewards.load import known_rewards
-from rewards.recipe_file import read_recipe
+from rewards.recipe.file import read_recipe
+from rewards.recipe.load import known_rewards
 from trainers.redteam.__main__ import noise, red_team
 from trainers.redteam.attacks import ATTACKS
 from trainers.redteam.bench import NOT_TRAINED_ON, RedTeamConfig, load_recipes, names_of

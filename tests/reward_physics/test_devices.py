@@ -11,9 +11,9 @@ from pairs import collide, look
 from reward_physics.depth import load_depth
 from reward_physics.flow import forward_backward_consistency, load_flow
 from reward_physics.observation import Instruments, Observation
-from reward_physics.summary import summarise
 from reward_physics.trajectories import pair_in_pixels
 from reward_physics.video import Video
+from rewards.score.summary import summarise
 
 
 def tossed() -> torch.Tensor:

@@ -8,8 +8,8 @@ import torch
 from discs import free_fall, make_world
 
 from reward_physics.observation import Observation
-from rewards.adapters import adapted, own_parameters, takes_observation, to_scores
-from rewards.combine import Term, combine
+from rewards.recipe.adapters import adapted, own_parameters, takes_observation, to_scores
+from rewards.recipe.combine import Term, combine
 
 
 def observe():

@@ -9,9 +9,10 @@ import torch
 from discs import free_fall, make_world
 
 from reward_physics.observation import Instruments, Observation
-from rewards.explain import _stand_ins
-from rewards.load import known_rewards, load_reward
-from rewards.recipe import Recipe, main, read_recipe
+from rewards.recipe.__main__ import main
+from rewards.recipe.explain import _stand_ins
+from rewards.recipe.load import known_rewards, load_reward
+from rewards.recipe.recipe import Recipe, read_recipe
 
 CATALOGUE = [name for name in known_rewards() if name != "http"]
 NEVER_NAN = ("first_frame", "observability_gate", "own_colours", "saturation", "segmentation_match")

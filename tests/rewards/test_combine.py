@@ -5,7 +5,7 @@ import torch
 from discs import free_fall, make_world
 
 from reward_physics.observation import Observation
-from rewards.combine import Term, combine
+from rewards.recipe.combine import Term, combine
 
 
 def observe(grad: bool = False, batch: int = 3) -> Observation:

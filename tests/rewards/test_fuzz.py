@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis_jsonschema import from_schema
 from ruamel.yaml import YAML
 
-from rewards.load import known_rewards
-from rewards.recipe import Recipe, read_recipe
-from rewards.recipe_config import recipe_schema
+from rewards.recipe.config import recipe_schema
+from rewards.recipe.load import known_rewards
+from rewards.recipe.recipe import Recipe, read_recipe
 
 LEAVES = [
     None, True, False, 0, 1, -1, 10**400, 1e308, float("nan"), float("inf"), "", "gravity", "gravty", "worst", "sum",
@@ -86,7 +86,7 @@ def nothing_runs(folder: Path):
 
 def accepted(path: Path) -> bool:
     """Whether the recipe has a meaning; a refusal must be one line."""
-    from rewards.explain import _stand_ins
+    from rewards.recipe.explain import _stand_ins
 
     try:
         config = read_recipe(path)

@@ -5,8 +5,8 @@ import re
 import torch
 from discs import free_fall, make_world
 
-from rewards.recipe import Recipe, load_recipe
-from rewards.recipe_file import read_recipe
+from rewards.recipe.file import read_recipe
+from rewards.recipe.recipe import Recipe, load_recipe
 
 
 def test_the_example_of_the_guide(root, tmp_path):

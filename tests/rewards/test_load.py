@@ -3,7 +3,7 @@
 import pytest
 
 from rewards.flights.gravity import gravity
-from rewards.load import known_rewards, load_reward
+from rewards.recipe.load import known_rewards, load_reward
 
 
 def test_short_name_and_module():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.rows import LIGHT_COLUMNS, collate, load_split, reward_columns, to_video
-from rewards.recipe import load_recipe
+from rewards.recipe.recipe import load_recipe
 from trainers.learning.scoring import score_with_gradient
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")

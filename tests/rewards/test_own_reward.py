@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from toy_model import ToyModel
 
-from rewards.recipe import load_recipe
+from rewards.recipe.recipe import load_recipe
 from trainers import oro, rwr
 from trainers.settings.oro import OROConfig
 from trainers.settings.regression import RWRConfig

@@ -5,7 +5,7 @@ import re
 import pytest
 from violations import CASES, correlation
 
-from rewards.load import known_rewards
+from rewards.recipe.load import known_rewards
 
 
 @pytest.mark.parametrize("name", CASES)

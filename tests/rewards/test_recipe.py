@@ -6,9 +6,10 @@ import pytest
 import torch
 from discs import free_fall, make_world
 
-from rewards.load import known_rewards
-from rewards.recipe import Recipe, RecipeConfig, load_recipe, main, read_recipe
-from rewards.recipe_config import SCHEMA, recipe_schema
+from rewards.recipe.__main__ import main
+from rewards.recipe.config import SCHEMA, recipe_schema
+from rewards.recipe.load import known_rewards
+from rewards.recipe.recipe import Recipe, RecipeConfig, load_recipe, read_recipe
 
 PIXELS = "instruments: {flow: null, depth: null, mask: appearance}\n"
 

@@ -10,7 +10,7 @@ from discs import free_fall, make_world
 from PIL import Image
 
 from reward_physics.observation import Instruments, Observation
-from rewards.score_inputs import CameraFile, frames_of, masks_from
+from rewards.score.inputs import CameraFile, frames_of, masks_from
 
 THROW = free_fall(frames=14, fps=24.0, start_m=(-0.9, 4.0, 0.0), velocity_m_s=(3.0, 0.0, 2.0))
 

@@ -8,7 +8,7 @@ import torch
 
 from reward_physics.observation import Instruments
 from reward_physics.video import Video
-from rewards.recipe import Recipe, RecipeConfig
+from rewards.recipe.recipe import Recipe, RecipeConfig
 from trainers.learning.batches import Batch
 from trainers.learning.clocks import Phases
 from trainers.learning.decode import score_latents

@@ -17,7 +17,7 @@ from data.rows import LIGHT_COLUMNS, collate, load_split, make_row, to_video
 from data.write import write_shard
 from reward_physics.depth import Depth
 from reward_physics.observation import Instruments, Observation
-from rewards.recipe import load_recipe
+from rewards.recipe.recipe import load_recipe
 from trainers.clips.folder import ClipFolder
 from trainers.clips.making import request_for_row, rows_of_split
 from trainers.evaluation.__main__ import gather_repeated

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 
 from reward_physics.observation import Instruments
 from reward_physics.video import Video
-from rewards.recipe import Recipe, RecipeConfig
+from rewards.recipe.recipe import Recipe, RecipeConfig
 from trainers.learning.figures import reward_metrics
 from trainers.learning.scoring import Scored, limit, score, score_with_gradient
 

@@ -59,7 +59,7 @@ def evaluate(
 
 def load_instruments(config: EvaluationConfig) -> dict[str, Judge]:
     """The two recipes by the name of their column."""
-    from rewards.recipe import load_recipe
+    from rewards.recipe.recipe import load_recipe
 
     return {"reward": load_recipe(config.recipe), "judge": load_recipe(config.judge)}
 

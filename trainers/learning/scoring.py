@@ -17,7 +17,7 @@ from reward_physics.video import Video
 
 
 class Judge(Protocol):
-    """What `rewards.recipe.Recipe` does. A batch judged in parts needs its `gates`, `config` and `total` as well."""
+    """What a recipe does. A batch judged in parts needs its `gates`, `config` and `total` as well."""
 
     def judge(self, video: Video, columns: dict[str, Any], grad: bool) -> Any:
         """total_B, terms (NaN where not measurable), measurable_B, reasons and the observation."""

@@ -81,7 +81,7 @@ class Shared:
 
 def load_recipes(paths: Iterable[str]) -> dict[str, Any]:
     """Recipes by the names of their files, with one estimator where several name the same."""
-    from rewards.recipe import load_recipe
+    from rewards.recipe.recipe import load_recipe
 
     paths = list(paths)
     if paths == ["all"]:
@@ -145,7 +145,7 @@ class Bench:
 
     def noise(self, task: tuple[str, int]) -> list[dict[str, Any]]:
         """The records of adversarial noise on a recipe and a clip's number among the drops."""
-        from rewards.recipe import load_recipe
+        from rewards.recipe.recipe import load_recipe
         from trainers.redteam.noise import attacked
 
         stem, number = task

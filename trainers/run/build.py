@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import get_scheduler
 
-from rewards.recipe import load_recipe
+from rewards.recipe.recipe import load_recipe
 from trainers.learning.batches import Scenes
 from trainers.learning.scoring import Judge
 from trainers.memory_plan.of_run import print_memory
