@@ -1,0 +1,1 @@
+"""Charts and pictures: the only place that knows matplotlib and jinja2."""

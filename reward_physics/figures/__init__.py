@@ -1,0 +1,1 @@
+"""Figures of clips: metrics, intervals, distributions and published definitions."""

@@ -1,0 +1,1 @@
+"""Laws that a path or a field obeys."""

@@ -1,0 +1,1 @@
+"""A video and everything measured on it."""

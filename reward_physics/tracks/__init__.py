@@ -1,0 +1,1 @@
+"""From pixels to a path, in the picture and in metres."""
