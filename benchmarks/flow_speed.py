@@ -28,11 +28,11 @@ from measuring_scenes import provenance, write_text
 from torch import Tensor
 
 from data.rows import collate, load_split, to_video
-from reward_physics.flow import FlowEstimator, check_frames, enlarged, load_flow, reduced
+from reward_physics.estimators.flow import FlowEstimator, check_frames, enlarged, load_flow, reduced
 from reward_physics.observation import Instruments, Observation
-from reward_physics.tracks import robust_flow
+from reward_physics.tracks.in_image import robust_flow
+from reward_physics.tracks.zoom import object_flow
 from reward_physics.video import Video
-from reward_physics.zoom import object_flow
 from rewards.recipe.file import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -43,7 +43,7 @@ from measuring_scenes import (
     write_text,
 )
 
-from reward_physics.kinematics import cramer_rao_g_m_s2
+from reward_physics.laws.kinematics import cramer_rao_g_m_s2
 from reward_physics.observation import Instruments, Observation
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -40,7 +40,7 @@ from measuring_scenes import (
 )
 
 from reward_physics.observation import Instruments, Observation
-from reward_physics.tracks import ImageTrack
+from reward_physics.tracks.in_image import ImageTrack
 
 FPS, SIZES_PX, GRAVITIES = (8.0, 16.0, 24.0, 60.0), (6.0, 12.0, 24.0, 40.0), (2.0, 4.0, 9.81, 16.0)
 FLOW_NOISE_PX, DEPTH_NOISE, DEPTH_BIAS, SPEED_SD_M_S = 0.2, 0.05, 0.02, 0.2

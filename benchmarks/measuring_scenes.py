@@ -22,7 +22,7 @@ from torch import Tensor
 from data.drops.scenes import TRAINING, Body, Scene, draw_scene
 from data.drops.simulation import Motion, camera_matrices, render
 from reward_physics.camera import Camera
-from reward_physics.depth import Depth
+from reward_physics.estimators.depth import Depth
 from reward_physics.video import Video
 
 KINDS = ("fall", "throw", "bounce")

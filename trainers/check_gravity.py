@@ -21,7 +21,7 @@ from rich.table import Table
 from torch import Tensor
 from tqdm import tqdm
 
-from reward_physics.kinematics import cramer_rao_g_m_s2
+from reward_physics.laws.kinematics import cramer_rao_g_m_s2
 from reward_physics.video import Video
 from trainers.clips.folder import write_text
 from trainers.models import load_video_model, round_trip

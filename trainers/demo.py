@@ -20,10 +20,11 @@ from typing import Any
 import diffusers
 import transformers
 
-from reward_physics import charts, report
-from reward_physics.intervals import Interval
-from reward_physics.io import write_video
-from reward_physics.metrics import nan_median
+from reward_physics.drawing import charts
+from reward_physics.drawing import scenes as report
+from reward_physics.figures.intervals import Interval
+from reward_physics.figures.metrics import nan_median
+from reward_physics.files.io import write_video
 from trainers.clips.folder import fingerprint, write_text
 from trainers.evaluation.evaluate import evaluate, load_instruments
 from trainers.evaluation.figures import column

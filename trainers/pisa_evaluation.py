@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 from data.published.pisabench import PisaClip, clip_folders, read_clip, read_mask
 from data.published.video_folder import FolderClip, read_folder
-from reward_physics import masks, metrics
-from reward_physics.flow import load_flow
-from reward_physics.intervals import Interval, bootstrap_interval
+from reward_physics.estimators.flow import load_flow
+from reward_physics.figures import metrics
+from reward_physics.figures.intervals import Interval, bootstrap_interval
+from reward_physics.objects import masks
 from trainers.clips.folder import write_text
 from trainers.evaluation.measured import plain
 from trainers.evaluation.readings import mask_figures

@@ -12,7 +12,7 @@ from torch import Tensor
 from data.drops.scenes import Scene
 from data.drops.simulation import camera_matrices, geometry, simulate
 from reward_physics.camera import Camera
-from reward_physics.metrics import STANDARD_G_M_S2
+from reward_physics.figures.metrics import STANDARD_G_M_S2
 
 LEAST_G_M_S2 = 0.1
 """A fitted g below this (a thing that hovers or rises) is simulated with this."""

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reward_physics.io import VIDEO_SUFFIXES, read_video
-from reward_physics.readers import FRAME_SUFFIXES
+from reward_physics.files.io import VIDEO_SUFFIXES, read_video
+from reward_physics.files.readers import FRAME_SUFFIXES
 
 PROMPTS = "prompts.json"
 

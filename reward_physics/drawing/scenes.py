@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from reward_physics.charts import GREY, PALETTE, STYLE, TRUTH, WIDTH_IN, save_figure
-from reward_physics.io import enlarge, to_uint8, upscale_factor
+from reward_physics.drawing.charts import GREY, PALETTE, STYLE, TRUTH, WIDTH_IN, save_figure
+from reward_physics.files.io import enlarge, to_uint8, upscale_factor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,21 +10,17 @@ Axes: B clips, T frames, N = B T frames, C colours (3), H rows, W columns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reward_physics.camera import Camera
-from reward_physics.depth_net import DepthNet, DepthShape, Layers
-from reward_physics.flow import check_frames
-from reward_physics.weights import EMBEDDED, freeze, load_into, read_config, read_weights, shape_from_config
+from reward_physics.estimators.depth_net import DepthNet, Layers
+from reward_physics.estimators.flow import check_frames
+from reward_physics.estimators.weights import freeze
 
 _OUTLINE_PX, _SIZE_SHARE = 0.06, 0.13
-
-SHIPPED = {"embedded": EMBEDDED / "depth", "judge": EMBEDDED / "judge_depth"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,38 +144,3 @@ def align_inverse_depth(inverse_BTHW: Tensor, reference_m_BTHW: Tensor, weight_B
     shift = mean_t - scale * mean_d
     scale, shift = (x.to(inverse_BTHW.dtype).view(-1, 1, 1, 1) for x in (scale, shift))
     return 1 / (scale * inverse_BTHW + shift).clamp(min=1e-3)
-
-
-def load_depth(name: str, *, autocast: bool = False) -> DepthEstimator:
-    """A depth estimator by name.
-
-    Args:
-        name: `embedded` or `judge`, which ship with the toolkit; the path of a folder written by
-            `trainers.pretrain.depth`; or a depth model of `transformers`, by its name on the hub or the path of its
-            folder, such as `depth-anything/Depth-Anything-V2-Small-hf`,
-            `depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf` or `Intel/zoedepth-nyu`.
-        autocast: run convolutions and matrix products in bfloat16.
-
-    Raises:
-        ValueError: no such estimator, or its weights are missing, corrupt or another network's.
-    """
-    folder = SHIPPED.get(name, Path(name))
-    if name in SHIPPED or (folder / "config.json").is_file():
-        config = read_config(folder, "depth")
-        if "model_type" not in config:
-            return _load_embedded(folder, config, autocast)
-    elif folder.exists() or "/" not in name or name.startswith((".", "/")):
-        raise ValueError(
-            f"depth: unknown estimator {name!r}: expected {', '.join(SHIPPED)}, a folder with config.json and "
-            "model.safetensors, or a hub name such as depth-anything/Depth-Anything-V2-Small-hf"
-        )
-    from reward_physics.depth_transformers import load_transformers_depth
-
-    return load_transformers_depth(name, autocast=autocast)
-
-
-def _load_embedded(folder: Path, config: dict[str, Any], autocast: bool) -> EmbeddedDepth:
-    net = DepthNet(shape_from_config(DepthShape, "depth_net", config, "depth", folder / "config.json"))
-    path = folder / "model.safetensors"
-    load_into(net, read_weights(path, "depth"), "depth", path)
-    return EmbeddedDepth(net, autocast=autocast)

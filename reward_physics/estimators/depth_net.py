@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reward_physics.camera import Camera
-from reward_physics.weights import at_least_float
+from reward_physics.estimators.weights import at_least_float
 
 Q0 = 0.02
 """Smallest q: nothing is farther than 50 camera heights."""

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reward_physics.camera import Camera
-from reward_physics.depth import Depth, DepthEstimator
-from reward_physics.flow import check_frames
-from reward_physics.weights import freeze
+from reward_physics.estimators.depth import Depth, DepthEstimator
+from reward_physics.estimators.flow import check_frames
+from reward_physics.estimators.weights import freeze
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torchvision.models.optical_flow._utils import make_coords_grid, upsample_flow
 from torchvision.models.optical_flow.raft import RAFT, BottleneckBlock, _raft, raft_large, raft_small
 
-from reward_physics.raft_keys import from_original, is_original
-from reward_physics.weights import (
+from reward_physics.estimators.raft_keys import from_original, is_original
+from reward_physics.estimators.weights import (
     EMBEDDED,
     at_least_float,
     freeze,

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-EMBEDDED = Path(__file__).resolve().parents[1] / "data" / "drops" / "estimators"
+EMBEDDED = Path(__file__).resolve().parents[2] / "data" / "drops" / "estimators"
 """Where the embedded estimators lie in a checkout."""
 
 Shape = TypeVar("Shape")

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from reward_physics.metrics import mask_centroid
+from reward_physics.figures.metrics import mask_centroid
 
 
 def published_l2(mask_THW: Tensor, true_THW: Tensor) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reward_physics.readers import container_rate, read_whole
+from reward_physics.files.readers import container_rate, read_whole
 from reward_physics.video import Video
 
 VIDEO_SUFFIXES = (".mp4", ".gif")

@@ -16,7 +16,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from reward_physics.flights import Flights
+from reward_physics.laws.flights import Flights
 
 _VISIBLE_SIGMAS = 3.0
 

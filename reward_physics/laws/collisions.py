@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reward_physics.kinematics import fit_arc
+from reward_physics.laws.kinematics import fit_arc
 
 MIN_FRAMES = 4
 _WINDOW_FRAMES = 9

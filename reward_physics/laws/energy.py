@@ -24,7 +24,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from reward_physics.flights import Flights
+from reward_physics.laws.flights import Flights
 
 _MOMENTS = 9
 _VISIBLE_SIGMAS = 6.0

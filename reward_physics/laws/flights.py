@@ -19,8 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reward_physics.arcs import Segments, find_segments
-from reward_physics.kinematics import MIN_FRAMES, fit_arc
+from reward_physics.laws.arcs import Segments, find_segments
+from reward_physics.laws.kinematics import MIN_FRAMES, fit_arc
 
 _NEIGHBOURS_FRAMES = 3
 _GRID = 65

@@ -20,8 +20,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from reward_physics.bounces import measure_bounces
-from reward_physics.flights import Flights
+from reward_physics.laws.bounces import measure_bounces
+from reward_physics.laws.flights import Flights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from reward_physics.flights import Flights
+from reward_physics.laws.flights import Flights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

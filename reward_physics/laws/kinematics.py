@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from reward_physics.intervals import student_t_quantile
+from reward_physics.figures.intervals import student_t_quantile
 
 MIN_FRAMES = 5
 _PRIOR_DOF = 6.0

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from reward_physics.ghosts import without_ghosts
+from reward_physics.objects.ghosts import without_ghosts
 
 LEAST_CHANGE = 0.04
 """Changes of colour under this (ten of 256 levels) are never an object: compression leaves as much."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reward_physics.blobs import Blobs
+from reward_physics.objects.blobs import Blobs
 
 SHORTEST_PATH = 4
 """A path of fewer points says nothing about acceleration."""

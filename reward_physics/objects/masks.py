@@ -3,7 +3,7 @@
 Four ways, chosen by name in an Observation's instruments: `segmenter` (a network's logits), `propagated` (the known
 first mask carried along by the flow), `appearance` (classical: the object's colours in the first frame against a
 clean background plate; it shares nothing with the segmenter, so that it can serve a judge) and `motion` (what moves
-against the background, with no first mask and no network; see `reward_physics.motion`).
+against the background, with no first mask and no network; see `reward_physics.objects.motion`).
 
 Axes: B clips, T frames, S pairs of frames, C colours, H rows, W columns, K colours of the object.
 """

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reward_physics.blobs import Blobs, background_plate, change_from, find_blobs, threshold
-from reward_physics.linking import Path, choose_path, choose_paths, find_paths, path_at, without_merged
+from reward_physics.objects.blobs import Blobs, background_plate, change_from, find_blobs, threshold
+from reward_physics.objects.linking import Path, choose_path, choose_paths, find_paths, path_at, without_merged
 
 _PASSES = 2
 _EDGE_PX = 1.5

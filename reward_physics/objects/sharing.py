@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reward_physics.masks import object_colours
-from reward_physics.tracks import blob, disc, heaviest, pixel_centres
+from reward_physics.grid import blob, disc, heaviest, pixel_centres
+from reward_physics.objects.masks import object_colours
 
 _NOISE = 0.05
 _SHARPNESS = 4.0

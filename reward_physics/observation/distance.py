@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from reward_physics import scale
-from reward_physics.tracks import track_in_image
-from reward_physics.world_tracks import Line, fit_distance, horizontal_distance, trust_near_floor
+from reward_physics.tracks import scale
+from reward_physics.tracks.in_image import track_in_image
+from reward_physics.tracks.in_metres import Line, fit_distance, horizontal_distance, trust_near_floor
 
 if TYPE_CHECKING:
     from reward_physics.camera import Camera
-    from reward_physics.observation import Observation
+    from reward_physics.observation.observation import Observation
 
 
 def scale_is_known(observation: Observation) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from reward_physics import masks
-from reward_physics.kinematics import MIN_FRAMES
+from reward_physics.laws.kinematics import MIN_FRAMES
+from reward_physics.objects import masks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

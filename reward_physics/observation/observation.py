@@ -15,27 +15,26 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from reward_physics import masks, scale
-from reward_physics.arcs import Arc, find_arc
-from reward_physics.distance import camera_facing_the_motion, distance_line, why_no_metres
-from reward_physics.flights import Flights, Trajectory, find_flights
-from reward_physics.homography import CameraMotion, camera_motion, stabilised
-from reward_physics.instruments import Instruments
-from reward_physics.kinematics import ArcFit, fit_arc
-from reward_physics.motion import Moving, find_moving
-from reward_physics.objects import find_objects, masks_of_objects
-from reward_physics.once import once
-from reward_physics.tracks import ImageTrack, track_in_image
-from reward_physics.trajectories import tracks_of_objects, trajectory_of
+from reward_physics.laws.arcs import Arc, find_arc
+from reward_physics.laws.flights import Flights, Trajectory, find_flights
+from reward_physics.laws.kinematics import ArcFit, fit_arc
+from reward_physics.objects import masks
+from reward_physics.objects.homography import CameraMotion, camera_motion, stabilised
+from reward_physics.objects.motion import Moving, find_moving
+from reward_physics.observation.distance import camera_facing_the_motion, distance_line, why_no_metres
+from reward_physics.observation.instruments import Instruments
+from reward_physics.observation.once import once
+from reward_physics.observation.several import find_objects, masks_of_objects
+from reward_physics.observation.trajectories import tracks_of_objects, trajectory_of
+from reward_physics.tracks import scale
+from reward_physics.tracks.in_image import ImageTrack, track_in_image
+from reward_physics.tracks.in_metres import Track, track_in_world
+from reward_physics.tracks.zoom import object_flow
 from reward_physics.video import Video
-from reward_physics.world_tracks import Track, track_in_world
-from reward_physics.zoom import object_flow
-
-__all__ = ["Instruments", "Observation"]
 
 if TYPE_CHECKING:
     from reward_physics.camera import Camera
-    from reward_physics.depth import Depth
+    from reward_physics.estimators.depth import Depth
 
 
 class Observation:

@@ -15,15 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reward_physics import masks
-from reward_physics.blobs import find_blobs
-from reward_physics.linking import Path, choose_paths, find_paths, without_merged
-from reward_physics.motion import Moving, find_all_moving, follow_path, stack_objects
-from reward_physics.sharing import shares
-from reward_physics.tracks import centre_of, follow
+from reward_physics.grid import centre_of
+from reward_physics.objects import masks
+from reward_physics.objects.blobs import find_blobs
+from reward_physics.objects.linking import Path, choose_paths, find_paths, without_merged
+from reward_physics.objects.motion import Moving, find_all_moving, follow_path, stack_objects
+from reward_physics.objects.sharing import shares
+from reward_physics.tracks.in_image import follow
 
 if TYPE_CHECKING:
-    from reward_physics.observation import Observation
+    from reward_physics.observation.observation import Observation
 
 
 def find_objects(observation: Observation) -> list[Moving]:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from reward_physics.collisions import Pair
-from reward_physics.flights import Trajectory
-from reward_physics.tracks import ImageTrack, track_in_image
-from reward_physics.world_tracks import place_at_distance
+from reward_physics.laws.collisions import Pair
+from reward_physics.laws.flights import Trajectory
+from reward_physics.tracks.in_image import ImageTrack, track_in_image
+from reward_physics.tracks.in_metres import place_at_distance
 
 if TYPE_CHECKING:
     from reward_physics.camera import Camera
-    from reward_physics.observation import Observation
+    from reward_physics.observation.observation import Observation
 
 
 def trajectory_of(observation: Observation) -> Trajectory:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from reward_physics.camera import Camera
-from reward_physics.tracks import ImageTrack
+from reward_physics.tracks.in_image import ImageTrack
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

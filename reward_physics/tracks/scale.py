@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from reward_physics.camera import Camera
-from reward_physics.world_tracks import Line, fit_distance, horizontal_distance
+from reward_physics.tracks.in_metres import Line, fit_distance, horizontal_distance
 
 SCALE_SD = 0.01
 """Relative standard error of a scale or size given by hand: one pixel in a stick of a hundred."""

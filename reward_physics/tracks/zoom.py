@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reward_physics.flow import SMALLEST_SIDE_PX, forward_backward_consistency
-from reward_physics.tracks import robust_flow
+from reward_physics.estimators.flow import SMALLEST_SIDE_PX, forward_backward_consistency
+from reward_physics.tracks.in_image import robust_flow
 
 SIDE_IN_RADII = 6.0
 """Side of the crop over the radius of the object's window: the object fills about a third of it."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reward_physics.collisions import change_error, contact_jump, is_visible, jump_without_contact, restitution
+from reward_physics.laws.collisions import change_error, contact_jump, is_visible, jump_without_contact, restitution
 from reward_physics.observation import Observation
-from reward_physics.trajectories import pair_in_pixels
+from reward_physics.observation.trajectories import pair_in_pixels
 
 
 def collision(observation: Observation, *, reach: float = 0.25) -> Tensor:

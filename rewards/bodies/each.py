@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reward_physics.observation import Observation
-from reward_physics.tracks import ImageTrack
+from reward_physics.tracks.in_image import ImageTrack
 
 
 def of_bodies(observation: Observation, score: Callable[[ImageTrack], Tensor], *, worst: bool) -> Tensor:

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from reward_physics.collisions import contact_jump, coulomb_excess, direction_error, is_visible, momentum_error
+from reward_physics.laws.collisions import contact_jump, coulomb_excess, direction_error, is_visible, momentum_error
 from reward_physics.observation import Observation
-from reward_physics.trajectories import pair_in_pixels
+from reward_physics.observation.trajectories import pair_in_pixels
 
 
 def momentum(observation: Observation, *, mass_ratio: float | None = None, friction: float = 1.0) -> Tensor:

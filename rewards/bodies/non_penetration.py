@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reward_physics.collisions import contact_jump, is_visible, penetration
+from reward_physics.laws.collisions import contact_jump, is_visible, penetration
 from reward_physics.observation import Observation
-from reward_physics.trajectories import pair_in_pixels
+from reward_physics.observation.trajectories import pair_in_pixels
 
 
 def non_penetration(observation: Observation, *, tolerance: float = 0.15) -> Tensor:

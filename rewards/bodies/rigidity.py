@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from reward_physics.laws.rigidity import measure_rigidity
 from reward_physics.observation import Observation
-from reward_physics.rigidity import measure_rigidity
 
 
 def rigidity(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reward_physics.fields import divergence_share
+from reward_physics.laws.fields import divergence_share
 from reward_physics.observation import Observation
 
 

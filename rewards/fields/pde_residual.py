@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reward_physics.fields import advection_residual, continuity_residual, inertia_residual
+from reward_physics.laws.fields import advection_residual, continuity_residual, inertia_residual
 from reward_physics.observation import Observation
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from reward_physics.flights import Flights
+from reward_physics.laws.flights import Flights
 
 _ABOVE_RADII, _BELOW_RADII = 1.0, 1.5
 

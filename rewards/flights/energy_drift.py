@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reward_physics.energy import measure_energy
+from reward_physics.laws.energy import measure_energy
 from reward_physics.observation import Observation
 
 
 def energy_drift(observation: Observation, *, g_m_s2: float | None = 9.81) -> Tensor:
-    """Minus the drift of the head H = h + v^2 / (2 g) within flights (see `reward_physics.energy`):
+    """Minus the drift of the head H = h + v^2 / (2 g) within flights (see `reward_physics.laws.energy`):
 
         r = -mean over flights of |H_end - H_start| / H_0,
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reward_physics.energy import measure_energy
+from reward_physics.laws.energy import measure_energy
 from reward_physics.observation import Observation
 
 

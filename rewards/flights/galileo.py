@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reward_physics.galileo import measure_galileo
+from reward_physics.laws.galileo import measure_galileo
 from reward_physics.observation import Observation
 from rewards.flights.airborne import airborne
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reward_physics.incline import measure_incline
+from reward_physics.laws.incline import measure_incline
 from reward_physics.observation import Observation
 
 

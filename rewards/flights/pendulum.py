@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from reward_physics.laws.pendulum import measure_pendulum
 from reward_physics.observation import Observation
-from reward_physics.pendulum import measure_pendulum
 
 
 def pendulum(observation: Observation, *, length_m: float | None = None, g_m_s2: float = 9.81) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from reward_physics.laws.projectile import measure_projectile
 from reward_physics.observation import Observation
-from reward_physics.projectile import measure_projectile
 from rewards.flights.airborne import airborne
 
 

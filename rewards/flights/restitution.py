@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reward_physics.bounces import measure_bounces
+from reward_physics.laws.bounces import measure_bounces
 from reward_physics.observation import Observation
 from rewards.flights.airborne import airborne
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from reward_physics.observation import Observation
-from reward_physics.tracks import ImageTrack
+from reward_physics.tracks.in_image import ImageTrack
 from rewards.bodies.each import of_bodies
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from reward_physics.observation import Observation
-from reward_physics.tracks import ImageTrack
-from reward_physics.world_tracks import horizontal_distance
+from reward_physics.tracks.in_image import ImageTrack
+from reward_physics.tracks.in_metres import horizontal_distance
 
 
 def observability_gate(observation: Observation, *, enough: float = 0.8) -> Tensor:

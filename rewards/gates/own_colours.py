@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reward_physics.masks import by_appearance
+from reward_physics.grid import disc, pixel_centres
+from reward_physics.objects.masks import by_appearance
 from reward_physics.observation import Observation
-from reward_physics.tracks import ImageTrack, disc, pixel_centres
+from reward_physics.tracks.in_image import ImageTrack
 from rewards.gates.observability_gate import perspective, steady_share
 
 _LEAST_OF_MASK = 0.5

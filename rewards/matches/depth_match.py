@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reward_physics.depth import align_inverse_depth
+from reward_physics.estimators.depth import align_inverse_depth
 from reward_physics.observation import Observation
 from rewards.matches.reference import measured
 from rewards.matches.segmentation_match import followed_mask

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from reward_physics.masks import NAMES as MASKS
+from reward_physics.objects.masks import NAMES as MASKS
 from reward_physics.observation import Instruments
 from rewards.recipe.combine import Aggregation
 from rewards.recipe.load import known_rewards
@@ -28,7 +28,7 @@ class _Strict(pydantic.BaseModel):
 
 
 class InstrumentsConfig(_Strict):
-    """What the clips are measured with; see `reward_physics.observation.Instruments`.
+    """What the clips are measured with; see `reward_physics.observation.observation.Instruments`.
 
     `flow` and `depth` are names for `load_flow` and `load_depth`, or null; `depth: known` takes the object's
     distance in the first frame from the data.
@@ -60,8 +60,8 @@ class InstrumentsConfig(_Strict):
 
     def build(self) -> Instruments:
         """Load the estimators."""
-        from reward_physics.depth import load_depth
-        from reward_physics.flow import load_flow
+        from reward_physics.estimators.flow import load_flow
+        from reward_physics.estimators.load import load_depth
 
         settings = self.model_dump(exclude={"flow", "depth", "flow_updates", "autocast"})
         known = self.depth == "known"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reward_physics.camera import Camera
-from reward_physics.depth import Depth
+from reward_physics.estimators.depth import Depth
 from reward_physics.observation import Instruments, Observation
 from reward_physics.video import Video
 from rewards.recipe.adapters import Adapted, own_parameters

@@ -21,8 +21,8 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from reward_physics.files.readers import read_clip
 from reward_physics.observation import Observation
-from reward_physics.readers import read_clip
 from reward_physics.video import Video
 from rewards.recipe.file import read_recipe
 from rewards.recipe.recipe import Recipe

@@ -19,9 +19,9 @@ from jinja2 import Environment
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from reward_physics.charts import GREY, PALETTE, STYLE, TRUTH, WIDTH_IN
+from reward_physics.drawing.charts import GREY, PALETTE, STYLE, TRUTH, WIDTH_IN
+from reward_physics.drawing.scenes import spaced, stroboscope
 from reward_physics.observation import Observation
-from reward_physics.report import spaced, stroboscope
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Scored clips</title>

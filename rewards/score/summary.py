@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from reward_physics.bounces import measure_bounces
-from reward_physics.energy import measure_energy
-from reward_physics.flights import Flights, find_flights
-from reward_physics.galileo import measure_galileo
+from reward_physics.laws.bounces import measure_bounces
+from reward_physics.laws.energy import measure_energy
+from reward_physics.laws.flights import Flights, find_flights
+from reward_physics.laws.galileo import measure_galileo
 from reward_physics.observation import Observation
 
 
@@ -81,7 +81,7 @@ def summarise(observation: Observation, *, in_metres: bool, no_metres: str | Non
 
 
 def _typical(observation: Observation) -> float:
-    from reward_physics.scale import typical_diameter_px
+    from reward_physics.tracks.scale import typical_diameter_px
 
     return float(typical_diameter_px(observation.diameter_px_BT, observation.image_track.weight_BT)[0])
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
-from reward_physics.io import to_uint8, write_video
+from reward_physics.files.io import to_uint8, write_video
 from reward_physics.observation import Observation
 from rewards.recipe.adapters import to_scores
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from data.published.pisabench import clip_folders, read_clip
 from data.published.video_folder import at_times, frame_indices, read_folder, video_paths
-from reward_physics.io import write_video
-from reward_physics.published import published_l2
+from reward_physics.figures.published import published_l2
+from reward_physics.files.io import write_video
 
 FRAMES, SIDE = 30, 32
 

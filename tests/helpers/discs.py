@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reward_physics.camera import Camera
-from reward_physics.depth import Depth
+from reward_physics.estimators.depth import Depth
 from reward_physics.observation import Instruments
 from reward_physics.video import Video
 

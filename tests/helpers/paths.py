@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from reward_physics.flights import Trajectory, find_flights
+from reward_physics.laws.flights import Trajectory, find_flights
 
 FPS = 24.0
 

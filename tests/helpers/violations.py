@@ -22,7 +22,7 @@ from pairs import collide, disc, look
 from paths import bounce, path, seen, spearman, times
 
 from reward_physics.camera import Camera
-from reward_physics.depth import Depth
+from reward_physics.estimators.depth import Depth
 from reward_physics.observation import Instruments, Observation
 from rewards.recipe.load import load_reward
 

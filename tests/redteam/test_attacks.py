@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data.rows import LIGHT_COLUMNS, collate, load_split, to_video
-from reward_physics.metrics import mask_centroid
+from reward_physics.figures.metrics import mask_centroid
 from trainers.redteam.attacks import ATTACKS, adversarial_noise, apply, cut_out, recompose
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reward_physics.arcs import find_arc
+from reward_physics.laws.arcs import find_arc
 
 
 def heights(kind: str, g: float = 9.81, frames: int = 17, fps: float = 16.0) -> torch.Tensor:

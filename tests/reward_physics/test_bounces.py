@@ -4,8 +4,8 @@ import pytest
 import torch
 from paths import bounce, path
 
-from reward_physics.bounces import measure_bounces
-from reward_physics.flights import find_flights
+from reward_physics.laws.bounces import measure_bounces
+from reward_physics.laws.flights import find_flights
 
 
 def bounces(position, noise=0.0):

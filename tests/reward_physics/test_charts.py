@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reward_physics import charts
+from reward_physics.drawing import charts
 
 TIMES_S = np.arange(9) / 16
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from paths import spearman, times
 
-from reward_physics import collisions
-from reward_physics.collisions import Pair
+from reward_physics.laws import collisions
+from reward_physics.laws.collisions import Pair
 
 
 def pair(

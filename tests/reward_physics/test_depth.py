@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from reward_physics.camera import Camera
-from reward_physics.depth import EmbeddedDepth, align_inverse_depth, load_depth
-from reward_physics.depth_net import DepthNet, DepthShape, Layers, geometry_channels
+from reward_physics.estimators.depth import EmbeddedDepth, align_inverse_depth
+from reward_physics.estimators.depth_net import DepthNet, DepthShape, Layers, geometry_channels
+from reward_physics.estimators.load import load_depth
 
 TINY = DepthShape(backbone="test_resnet", width=32, layers=1, heads=2, decoder=(16, 16, 8))
 

@@ -8,10 +8,10 @@ from devices import PACKAGE, SaysWhere
 from discs import free_fall, make_world
 from pairs import collide, look
 
-from reward_physics.depth import load_depth
-from reward_physics.flow import forward_backward_consistency, load_flow
+from reward_physics.estimators.flow import forward_backward_consistency, load_flow
+from reward_physics.estimators.load import load_depth
 from reward_physics.observation import Instruments, Observation
-from reward_physics.trajectories import pair_in_pixels
+from reward_physics.observation.trajectories import pair_in_pixels
 from reward_physics.video import Video
 from rewards.score.summary import summarise
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from reward_physics.distributions import ks_distance, pairwise_rms, spread_within
+from reward_physics.figures.distributions import ks_distance, pairwise_rms, spread_within
 
 INF = math.inf
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from paths import bounce, path, spearman
 
-from reward_physics.energy import gravity_of_others, measure_energy
-from reward_physics.flights import find_flights
+from reward_physics.laws.energy import gravity_of_others, measure_energy
+from reward_physics.laws.flights import find_flights
 
 
 def energy(position, *, noise=0.0, **settings):

@@ -7,8 +7,8 @@ import torch
 
 from data.drops.scenes import Ranges, draw_scene
 from data.drops.simulation import simulate
-from reward_physics.energy import measure_energy
-from reward_physics.flights import Flights, Trajectory, find_flights
+from reward_physics.laws.energy import measure_energy
+from reward_physics.laws.flights import Flights, Trajectory, find_flights
 
 FPS, FRAMES = 60.0, 75
 

@@ -13,23 +13,24 @@ from devices import SaysWhere
 from paths import bounce, path, times
 from torch import Tensor
 
-from reward_physics import collisions, fields, masks
-from reward_physics.bounces import measure_bounces
 from reward_physics.camera import Camera
-from reward_physics.collisions import Pair
-from reward_physics.depth import align_inverse_depth
-from reward_physics.energy import measure_energy
-from reward_physics.flights import find_flights
-from reward_physics.galileo import measure_galileo
-from reward_physics.incline import measure_incline
-from reward_physics.kinematics import fit_arc
-from reward_physics.motion import find_moving
-from reward_physics.pendulum import measure_pendulum
-from reward_physics.projectile import measure_projectile
-from reward_physics.rigidity import measure_rigidity
-from reward_physics.tracks import robust_flow, surface_to_centre, track_in_image
-from reward_physics.world_tracks import centre_seen, fit_distance, place_at_distance
-from reward_physics.zoom import follow_crops
+from reward_physics.estimators.depth import align_inverse_depth
+from reward_physics.laws import collisions, fields
+from reward_physics.laws.bounces import measure_bounces
+from reward_physics.laws.collisions import Pair
+from reward_physics.laws.energy import measure_energy
+from reward_physics.laws.flights import find_flights
+from reward_physics.laws.galileo import measure_galileo
+from reward_physics.laws.incline import measure_incline
+from reward_physics.laws.kinematics import fit_arc
+from reward_physics.laws.pendulum import measure_pendulum
+from reward_physics.laws.projectile import measure_projectile
+from reward_physics.laws.rigidity import measure_rigidity
+from reward_physics.objects import masks
+from reward_physics.objects.motion import find_moving
+from reward_physics.tracks.in_image import robust_flow, surface_to_centre, track_in_image
+from reward_physics.tracks.in_metres import centre_seen, fit_distance, place_at_distance
+from reward_physics.tracks.zoom import follow_crops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

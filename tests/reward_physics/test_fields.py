@@ -6,7 +6,7 @@ import pytest
 import torch
 from paths import spearman
 
-from reward_physics import fields
+from reward_physics.laws import fields
 
 
 def grid(height=20, width=24):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from paths import bounce, path, times
 
-from reward_physics.flights import find_flights
+from reward_physics.laws.flights import find_flights
 
 IMPACT_S = (2 * 1.2 / 9.81) ** 0.5
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from data.rows import LIGHT_COLUMNS, collate, load_split, to_video
-from reward_physics.bounces import measure_bounces
-from reward_physics.energy import measure_energy
-from reward_physics.flights import find_flights
+from reward_physics.laws.bounces import measure_bounces
+from reward_physics.laws.energy import measure_energy
+from reward_physics.laws.flights import find_flights
 from reward_physics.observation import Instruments, Observation
 
 INSTRUMENTS = Instruments(

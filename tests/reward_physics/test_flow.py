@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torchvision.models.optical_flow.raft import raft_small
 
-from reward_physics.flow import (
+from reward_physics.estimators.flow import (
     FlowEstimator,
     RaftShape,
     enlarged,
@@ -18,7 +18,7 @@ from reward_physics.flow import (
     reduced,
     working_size,
 )
-from reward_physics.raft_keys import from_original
+from reward_physics.estimators.raft_keys import from_original
 
 NARROW = RaftShape(
     feature_layers=(8, 8, 8, 8, 16),

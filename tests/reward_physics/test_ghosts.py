@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from reward_physics.blobs import LEAST_CHANGE, background_plate
-from reward_physics.ghosts import without_ghosts
+from reward_physics.objects.blobs import LEAST_CHANGE, background_plate
+from reward_physics.objects.ghosts import without_ghosts
 from reward_physics.observation import Instruments, Observation
 from reward_physics.video import Video
 

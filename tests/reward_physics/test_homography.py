@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from reward_physics.homography import camera_motion, stabilised
+from reward_physics.objects.homography import camera_motion, stabilised
 
 
 def scene(height: int = 120, width: int = 160) -> torch.Tensor:

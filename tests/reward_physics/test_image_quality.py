@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reward_physics.image_quality import background_psnr_db, colour_shift, sharpness_ratio
+from reward_physics.figures.image_quality import background_psnr_db, colour_shift, sharpness_ratio
 
 USED = torch.ones(4, dtype=torch.bool)
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from reward_physics.intervals import bootstrap_interval, mean_interval, paired_difference, student_t_quantile
+from reward_physics.figures.intervals import bootstrap_interval, mean_interval, paired_difference, student_t_quantile
 
 
 def test_student_t_quantiles_are_those_of_the_tables():

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from reward_physics import readers
-from reward_physics.io import enlarge, read_video, upscale_factor, write_frames, write_video
+from reward_physics.files import readers
+from reward_physics.files.io import enlarge, read_video, upscale_factor, write_frames, write_video
 
 
 def clip(frames: int = 5, height: int = 32, width: int = 48) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reward_physics.kinematics import cramer_rao_g_m_s2, fit_arc
+from reward_physics.laws.kinematics import cramer_rao_g_m_s2, fit_arc
 
 
 def parabola(batch: int = 1, frames: int = 9, fps: float = 16.0, accel=(0.3, 0.0, -9.81)):

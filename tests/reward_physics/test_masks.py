@@ -3,7 +3,7 @@
 import torch
 from discs import free_fall, make_world
 
-from reward_physics import masks
+from reward_physics.objects import masks
 
 
 def overlap(a: torch.Tensor, b: torch.Tensor) -> float:

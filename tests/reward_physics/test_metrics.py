@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from reward_physics import metrics
+from reward_physics.figures import metrics
 
 NAN = math.nan
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from reward_physics.motion import find_all_moving, find_moving
+from reward_physics.objects.motion import find_all_moving, find_moving
 from reward_physics.observation import Instruments, Observation
+from reward_physics.tracks.zoom import follow_crops, object_flow
 from reward_physics.video import Video
-from reward_physics.zoom import follow_crops, object_flow
 
 
 def tossed(g_px: float = 0.6, *, frames: int = 14, radius: float = 3.0, shadow: bool = True) -> tuple:

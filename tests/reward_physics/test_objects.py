@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reward_physics.depth import Depth
+from reward_physics.estimators.depth import Depth
 from reward_physics.observation import Instruments, Observation
 from reward_physics.video import Video
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from paths import spearman, times
 
-from reward_physics.pendulum import measure_pendulum
+from reward_physics.laws.pendulum import measure_pendulum
 
 
 def swing(g: float = 9.81, length: float = 0.5, angle_deg: float = 15.0, frames: int = 40) -> torch.Tensor:

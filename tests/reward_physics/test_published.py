@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from reward_physics import metrics
-from reward_physics.published import published_chamfer, published_iou, published_l2
+from reward_physics.figures import metrics
+from reward_physics.figures.published import published_chamfer, published_iou, published_l2
 
 SIDE = 32
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from reward_physics.io import write_video
-from reward_physics.readers import read_clip
+from reward_physics.files.io import write_video
+from reward_physics.files.readers import read_clip
 
 
 def corner(frames: int = 6, height: int = 48, width: int = 64) -> torch.Tensor:
@@ -46,7 +46,7 @@ def test_only_the_chosen_frames_are_read(tmp_path):
 
 
 def test_too_much_for_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("reward_physics.readers.LARGEST_CLIP", 3 * 48 * 64 * 5)
+    monkeypatch.setattr("reward_physics.files.readers.LARGEST_CLIP", 3 * 48 * 64 * 5)
     path = write_video(tmp_path / "a.mp4", corner(), fps=30, min_side_px=0)
     with pytest.raises(ValueError, match="--frames"):
         read_clip(path, fps=30.0)

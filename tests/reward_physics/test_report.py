@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reward_physics import report
+from reward_physics.drawing import scenes as report
 
 TIMES_S = np.arange(9) / 16
 

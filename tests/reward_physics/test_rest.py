@@ -2,7 +2,7 @@
 
 import torch
 
-from reward_physics.kinematics import fit_arc
+from reward_physics.laws.kinematics import fit_arc
 
 
 def falls(clips: int, frames: int, noise_m: float, *, speed_m_s: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:

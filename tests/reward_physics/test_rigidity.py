@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from reward_physics.rigidity import measure_rigidity
+from reward_physics.laws.rigidity import measure_rigidity
 
 
 def disc(radius: float, centre=(20.0, 16.0), size=(32, 40), squash: float = 1.0) -> torch.Tensor:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from paths import bounce, path, spearman, times
 
-from reward_physics.flights import find_flights
-from reward_physics.galileo import measure_galileo
-from reward_physics.incline import measure_incline
-from reward_physics.projectile import measure_projectile
+from reward_physics.laws.flights import find_flights
+from reward_physics.laws.galileo import measure_galileo
+from reward_physics.laws.incline import measure_incline
+from reward_physics.laws.projectile import measure_projectile
 
 
 def throw(accel=(0.0, -9.81), velocity=(1.5, 3.5), frames=18, drag=0.0):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from discs import free_fall, make_world
 
-from reward_physics.tracks import robust_flow, surface_to_centre, track_in_image
-from reward_physics.world_tracks import centre_seen, fit_distance, horizontal_distance, place_at_distance
+from reward_physics.tracks.in_image import robust_flow, surface_to_centre, track_in_image
+from reward_physics.tracks.in_metres import centre_seen, fit_distance, horizontal_distance, place_at_distance
 
 
 def world(**more):

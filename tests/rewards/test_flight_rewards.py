@@ -7,7 +7,7 @@ import pytest
 import torch
 from paths import bounce, path, seen, spearman, times
 
-from reward_physics.flights import find_flights
+from reward_physics.laws.flights import find_flights
 from rewards.flights.airborne import airborne
 from rewards.flights.arc_residual import arc_residual
 from rewards.flights.energy_drift import energy_drift

@@ -11,7 +11,7 @@ import pytest
 import torch
 from discs import free_fall, make_world
 
-from reward_physics.io import read_video, to_uint8
+from reward_physics.files.io import read_video, to_uint8
 from reward_physics.observation import Observation
 from rewards.recipe.combine import Term, combine
 from rewards.servers.http import http as reward_server

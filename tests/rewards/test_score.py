@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reward_physics.io import write_frames, write_video
+from reward_physics.files.io import write_frames, write_video
 from rewards.score.__main__ import main
 
 FPS, G_PX_S2 = 30, 500.0

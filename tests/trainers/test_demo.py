@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from reward_physics.intervals import Interval
+from reward_physics.figures.intervals import Interval
 from trainers import demo
 from trainers.clips.folder import write_text
 from trainers.demo import DemoConfig, Outcome, run, training_config

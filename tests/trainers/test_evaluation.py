@@ -15,7 +15,7 @@ from data.drops.simulation import geometry, simulate
 from data.drops.truth import TrueScene
 from data.rows import LIGHT_COLUMNS, collate, load_split, make_row, to_video
 from data.write import write_shard
-from reward_physics.depth import Depth
+from reward_physics.estimators.depth import Depth
 from reward_physics.observation import Instruments, Observation
 from rewards.recipe.recipe import load_recipe
 from trainers.clips.folder import ClipFolder

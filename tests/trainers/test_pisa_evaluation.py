@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reward_physics.io import write_video
+from reward_physics.files.io import write_video
 from trainers.evaluation.readings import mask_figures
 from trainers.pisa_evaluation import PisaConfig, run
 

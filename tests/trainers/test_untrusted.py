@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from data.published import video_folder
-from reward_physics import readers
-from reward_physics.io import write_video
+from reward_physics.files import readers
+from reward_physics.files.io import write_video
 from trainers import oro
 from trainers.clips.folder import ClipFolder, Sample, read_clip, read_samples
 from trainers.learning.batches import Scenes

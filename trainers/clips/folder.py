@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reward_physics.io import to_uint8, write_video
-from reward_physics.readers import LARGEST_CLIP_BYTES
+from reward_physics.files.io import to_uint8, write_video
+from reward_physics.files.readers import LARGEST_CLIP_BYTES
 
 _HASHED_BYTES = 1 << 20
 

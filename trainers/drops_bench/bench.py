@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from reward_physics.intervals import Interval
-from reward_physics.metrics import nan_median
+from reward_physics.figures.intervals import Interval
+from reward_physics.figures.metrics import nan_median
 from trainers.clips.folder import write_text
 from trainers.drops_bench.cells import STEPS, Cell, Plan, cells_of
 from trainers.evaluation.figures import column, comparison, summary

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reward_physics.distributions import ks_distance, spread_within
-from reward_physics.intervals import Interval, bootstrap_interval, paired_difference
-from reward_physics.metrics import nan_median
+from reward_physics.figures.distributions import ks_distance, spread_within
+from reward_physics.figures.intervals import Interval, bootstrap_interval, paired_difference
+from reward_physics.figures.metrics import nan_median
 
 INSTRUMENTS = ("reward", "judge")
 RESAMPLES = 1000

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from data.drops.truth import TrueScene
 from data.rows import collate, reward_columns, to_video
-from reward_physics.distributions import pairwise_rms
-from reward_physics.metrics import STANDARD_G_M_S2
+from reward_physics.figures.distributions import pairwise_rms
+from reward_physics.figures.metrics import STANDARD_G_M_S2
 from trainers.clips.making import default_device
 from trainers.evaluation.arms import Arm
 from trainers.evaluation.figures import comparison, summary

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 
-from reward_physics import charts, report
-from reward_physics.io import write_video
-from reward_physics.metrics import STANDARD_G_M_S2
+from reward_physics.drawing import charts
+from reward_physics.drawing import scenes as report
+from reward_physics.figures.metrics import STANDARD_G_M_S2
+from reward_physics.files.io import write_video
 from trainers.clips.folder import write_text
 from trainers.clips.making import request_for_row
 from trainers.evaluation.arms import true_frames

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from data.drops.truth import TrueScene
-from reward_physics import metrics, published
-from reward_physics.bounces import measure_bounces
-from reward_physics.energy import measure_energy
-from reward_physics.galileo import measure_galileo
-from reward_physics.image_quality import background_psnr_db, colour_shift, sharpness_ratio
-from reward_physics.metrics import STANDARD_G_M_S2
+from reward_physics.figures import metrics, published
+from reward_physics.figures.image_quality import background_psnr_db, colour_shift, sharpness_ratio
+from reward_physics.figures.metrics import STANDARD_G_M_S2
+from reward_physics.laws.bounces import measure_bounces
+from reward_physics.laws.energy import measure_energy
+from reward_physics.laws.galileo import measure_galileo
 from reward_physics.observation import Observation
 from rewards.bodies.collision import collision
 

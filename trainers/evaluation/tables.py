@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from reward_physics.intervals import Interval
+from reward_physics.figures.intervals import Interval
 from trainers.evaluation.measured import INSTRUMENTS
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (

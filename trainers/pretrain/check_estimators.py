@@ -20,10 +20,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reward_physics.camera import Camera
-from reward_physics.depth import SHIPPED as DEPTH_SHIPPED
-from reward_physics.depth import Depth, DepthEstimator, load_depth
-from reward_physics.flow import SHIPPED as FLOW_SHIPPED
-from reward_physics.flow import FlowEstimator, load_flow
+from reward_physics.estimators.depth import Depth, DepthEstimator
+from reward_physics.estimators.flow import SHIPPED as FLOW_SHIPPED
+from reward_physics.estimators.flow import FlowEstimator, load_flow
+from reward_physics.estimators.load import SHIPPED as DEPTH_SHIPPED
+from reward_physics.estimators.load import load_depth
 from trainers.pretrain.clips import Clips, read_clips
 
 ROOT = Path(__file__).resolve().parents[2]

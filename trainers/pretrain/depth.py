@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from reward_physics.camera import Camera
-from reward_physics.depth_net import DepthNet, DepthShape, Layers, geometry_channels
+from reward_physics.estimators.depth_net import DepthNet, DepthShape, Layers, geometry_channels
 from trainers.pretrain.clips import Clips, read_clips
 from trainers.pretrain.common import pretraining_parser
 from trainers.pretrain.training import Training, add_training_flags

@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from torchvision.models.optical_flow.raft import RAFT
 
 from data.warps import WarpRanges, draw_warps
-from reward_physics.flow import RaftShape, enlarged, match
+from reward_physics.estimators.flow import RaftShape, enlarged, match
 from trainers.pretrain.clips import Clips, read_clips
 from trainers.pretrain.common import pretraining_parser
 from trainers.pretrain.training import Training, add_training_flags

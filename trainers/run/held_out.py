@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reward_physics.io import enlarge, upscale_factor, write_video
+from reward_physics.files.io import enlarge, upscale_factor, write_video
 from trainers.learning.batches import Scenes, clip_generators, condition_on
 from trainers.learning.rollout import sample
 from trainers.learning.scoring import Judge, score

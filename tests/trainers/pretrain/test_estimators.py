@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from data.warps import WarpRanges, draw_warps
 from reward_physics.camera import Camera
-from reward_physics.depth import load_depth
-from reward_physics.depth_net import Layers, geometry_channels
-from reward_physics.flow import load_flow
+from reward_physics.estimators.depth_net import Layers, geometry_channels
+from reward_physics.estimators.flow import load_flow
+from reward_physics.estimators.load import load_depth
 from trainers.pretrain import check_estimators
 from trainers.pretrain import depth as train_depth
 from trainers.pretrain import flow as train_flow
@@ -245,7 +245,7 @@ class Exact(torch.nn.Module):
         self.truth, self.factor = truth, factor
 
     def forward(self, frames, camera=None):
-        from reward_physics.depth import Depth
+        from reward_physics.estimators.depth import Depth
 
         if camera is None:
             return self.truth * self.factor
