@@ -17,7 +17,7 @@ from trainers.drops_bench.cells import Cell
 from trainers.evaluation.figures import DETAILS, MOTION
 from trainers.settings.options import parse_config
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from trainers.settings.options import parse_config
 from trainers.settings.oro import OROConfig
 from trainers.settings.regression import PSFTConfig, RWRConfig
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CARDS = sorted(ROOT.glob("configs/oro_*gb.yaml"))
 SMALL = PlanConfig(
     size="wan2.1-1.3b",

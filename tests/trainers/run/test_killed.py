@@ -1,6 +1,6 @@
 """A run that is killed at any moment, in the write of a checkpoint too, goes on and ends with the same weights.
 
-KILLS=30 pytest tests/trainers/test_killed.py -m slow      # as before a release; by default 3
+KILLS=30 pytest tests/trainers/run/test_killed.py -m slow      # as before a release; by default 3
 
 Of all kills a third fall on either of two processes. Half of them come from outside at a random moment; half are a
 process's own, at a random event of the file system while it writes a checkpoint.
@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from trainers.run.checkpoint import MANIFEST, _sha256, checkpoints, read_manifest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 KILLS = int(os.environ.get("KILLS", "3"))
 
 PROGRAM = """

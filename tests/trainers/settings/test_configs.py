@@ -8,7 +8,7 @@ from trainers.settings.options import parse_config
 from trainers.settings.oro import OROConfig
 from trainers.settings.regression import PSFTConfig, RWRConfig
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = {"oro": OROConfig, "rwr": RWRConfig, "psft": PSFTConfig}
 
 
