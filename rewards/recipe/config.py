@@ -28,7 +28,7 @@ class _Strict(pydantic.BaseModel):
 
 
 class InstrumentsConfig(_Strict):
-    """What the clips are measured with; see `reward_physics.observation.observation.Instruments`.
+    """What the clips are measured with; see `reward_physics.observation.Instruments`.
 
     `flow` and `depth` are names for `load_flow` and `load_depth`, or null; `depth: known` takes the object's
     distance in the first frame from the data.
