@@ -102,23 +102,6 @@ class Video:
             fps_B = fps_B.expand(frames_BTCHW.shape[0])
         return cls(frames_BTCHW=frames_BTCHW, fps_B=fps_B, camera=camera, first_mask_BHW=first_mask_BHW)
 
-    @classmethod
-    def from_model_range(
-        cls,
-        frames_BCTHW: Tensor,
-        fps: float | Tensor,
-        *,
-        camera: Camera | None = None,
-        first_mask_BHW: Tensor | None = None,
-    ) -> Video:
-        """A Video from a decoder's output: [-1, 1], axes (B, C, T, H, W). The only way into [0, 1]."""
-        frames = frames_BCTHW.movedim(1, 2) * 0.5 + 0.5
-        return cls.make(frames, fps, camera=camera, first_mask_BHW=first_mask_BHW)
-
-    def to_model_range(self) -> Tensor:
-        """The frames as an encoder takes them: [-1, 1], axes (B, C, T, H, W)."""
-        return self.frames_BTCHW.movedim(2, 1) * 2.0 - 1.0
-
     @property
     def batch_size(self) -> int:
         return self.frames_BTCHW.shape[0]

@@ -28,13 +28,6 @@ def relative_g_error(g_N: Tensor, *, g_m_s2: float = STANDARD_G_M_S2) -> Tensor:
     return (g_N - g_m_s2).abs() / g_m_s2
 
 
-def share_within(g_N: Tensor, tolerance: float, *, g_m_s2: float = STANDARD_G_M_S2) -> float:
-    """Share of all clips whose g lies within `tolerance` (relative) of the truth; the unmeasurable (NaN) miss."""
-    if g_N.numel() == 0:
-        return math.nan
-    return float((relative_g_error(g_N, g_m_s2=g_m_s2) <= tolerance).double().mean())
-
-
 def nan_median(values_N: Tensor) -> float:
     """Median of the measurable values, the mean of the middle two for an even count; NaN when there is none."""
     finite = values_N[torch.isfinite(values_N)].double()
@@ -61,17 +54,6 @@ def trajectory_l2(position_BTD: Tensor, true_BTD: Tensor, *, missing: float) -> 
     return torch.where(torch.isfinite(distance_BT), distance_BT, missing).mean(-1)
 
 
-def published_trajectory_l2(position_BTD: Tensor, true_BTD: Tensor) -> Tensor:
-    """The "L2" of published tables: mean absolute error per axis, frames without the object skipped.
-
-    It reads half of a vertical error in two dimensions, and zero for an object that vanishes at once: only to compare.
-    """
-    error_BTD = _same_shape(position_BTD, true_BTD).abs()
-    seen_BT = torch.isfinite(error_BTD).all(-1)
-    total_B = torch.where(seen_BT, error_BTD.mean(-1), 0.0).sum(-1)
-    return total_B / seen_BT.sum(-1).clamp(min=1)
-
-
 def mask_iou(mask: Tensor, true: Tensor) -> Tensor:
     """Intersection over union of two masks over the last two axes; 1 where both are empty, 0 where one is.
 
@@ -81,14 +63,6 @@ def mask_iou(mask: Tensor, true: Tensor) -> Tensor:
     a, b = mask >= 0.5, true >= 0.5
     union = (a | b).sum((-2, -1))
     return torch.where(union > 0, (a & b).sum((-2, -1)) / union.clamp(min=1), 1.0)
-
-
-def label_iou(labels: Tensor, true_labels: Tensor, *, objects: int) -> Tensor:
-    """IoU of each object for itself, [..., K]: pixel value k marks the k-th object, 0 the background.
-
-    One mask of "any object" would score two exchanged objects as perfect.
-    """
-    return torch.stack([mask_iou((labels == k).float(), (true_labels == k).float()) for k in range(1, objects + 1)], -1)
 
 
 def mask_centroid(mask: Tensor) -> Tensor:

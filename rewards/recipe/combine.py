@@ -79,10 +79,6 @@ class RewardResult:
     observation: Observation
     live_terms: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
-    @property
-    def unmeasurable_fraction(self) -> float:
-        return 1 - self.measurable_B.float().mean().item()
-
 
 def combine(
     observation: Observation,

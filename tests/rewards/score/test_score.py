@@ -6,9 +6,10 @@ import av
 import numpy as np
 import pytest
 import torch
+from frame_folders import write_frames
 from PIL import Image
 
-from reward_physics.files.io import write_frames, write_video
+from reward_physics.files.io import write_video
 from rewards.score.__main__ import main
 
 FPS, G_PX_S2 = 30, 500.0
