@@ -1,12 +1,4 @@
-"""Watch a run from its files alone, on the terminal or as a page: `python -m trainers.monitor outputs/oro_drops`.
-
-    python -m trainers.monitor outputs/oro_drops --watch 10
-    python -m trainers.monitor outputs/oro_drops --html run.html
-
-Reads config.yaml, metrics.jsonl and the names of the checkpoints; nothing of the run is touched, and the run need not
-know. Alarms say what a glance at the reward would miss: a reward that rises while its held-out judge falls, objects
-that hide, gradients that were dropped, a run that stands still.
-"""
+"""A run as one terminal screen, as a page, and as alarms."""
 
 from __future__ import annotations
 
@@ -23,7 +15,7 @@ from rich.progress import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trainers.monitor import resources as resources
+from trainers.monitor import resources
 from trainers.monitor.resources import RECENT
 from trainers.run.records import Run, _or, names, parted
 

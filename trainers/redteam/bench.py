@@ -1,17 +1,4 @@
-"""Attacks on recipes: does a true clip, made wrong, ever score better than it was?
-
-    python -m trainers.redteam --output_dir outputs/redteam
-    python -m data.write --split heldout --g_m_s2 9.81 --clips 128 --light
-    python -m trainers.redteam --dataset data/rendered --split heldout-g9.81 --output_dir outputs/redteam --processes 4
-
-The shipped clips fall with many g, so that recipes which say 9.81 need the same scenes simulated at it.
-
-Each clip is attacked once and looked at once by each set of instruments, for all recipes that share them, as it is and
-sent through the video model's autoencoder. What every reward said of every attacked clip is kept in `measured.jsonl`,
-a line a clip and recipe, and gone on with when the command is given again. Totals and pairs are made of that: a pair is
-a true clip and the same clip attacked, judged in one batch of all true clips and their attacked ones, so that an
-unmeasurable clip is priced beside the true ones; it is ranked rightly where the attacked clip scores less.
-"""
+"""True clips and recipes in one process or several: what every reward says of every attacked clip."""
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
 import dataclasses
@@ -26,8 +13,9 @@ import torch
 from torch import Tensor
 
 from trainers.models import load_video_model, round_trip
-from trainers.redteam.attacks import ATTACKS, apply
+from trainers.redteam.attacks import ATTACKS, LEVELS, apply
 from trainers.redteam.scenes import ALL_KINDS, TrueClip, true_clips
+from trainers.redteam.verdicts import names_of, scenes
 from trainers.settings.options import Positive, option, strict, suggestion
 
 RECIPES = "configs/recipes"
@@ -110,8 +98,6 @@ class Bench:
     """
 
     def __init__(self, config: RedTeamConfig, recipes: dict[str, Any] | None = None) -> None:
-        from trainers.redteam.verdicts import scenes
-
         self.config = config
         self.recipes = load_recipes(config.recipe) if recipes is None else recipes
         self.kinds_of = {stem: scenes(names_of(recipe)) for stem, recipe in self.recipes.items()}
@@ -268,11 +254,3 @@ def fingerprint(recipe: Any, names: list[str]) -> str:
     """What a measurement is good for: the recipe and the attacks with their strengths."""
     text = recipe.config.model_dump_json() + json.dumps({name: ATTACKS[name].strengths for name in names})
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-LEVELS = ("weak", "middle", "strong")
-
-
-def names_of(recipe: Any) -> list[str]:
-    """The rewards and gates that decide its total, as `trainers.redteam.verdicts` names them."""
-    return [one.name.rpartition(":")[2] for one in (*recipe.config.rewards, *recipe.config.gates)]

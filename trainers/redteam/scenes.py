@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reward_physics.video import Video
-from trainers.redteam.attacks import Cut, cut_out, recompose
+from trainers.redteam.cut import Cut, cut_out, recompose
 
 LENGTH_M, SWING_FPS = 1.0, 8.0
 
