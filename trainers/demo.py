@@ -21,16 +21,16 @@ import diffusers
 import transformers
 
 from reward_physics.drawing import charts
-from reward_physics.drawing import scenes as report
+from reward_physics.drawing.scenes import Strip, video_grid
 from reward_physics.figures.intervals import Interval
 from reward_physics.figures.metrics import nan_median
 from reward_physics.files.io import write_video
 from trainers.clips.folder import fingerprint, write_text
 from trainers.evaluation.evaluate import evaluate, load_instruments
-from trainers.evaluation.figures import column
+from trainers.evaluation.figures import column, describe
 from trainers.evaluation.measured import Evaluation, EvaluationConfig
-from trainers.evaluation.page import g_text, typical_scenes
-from trainers.evaluation.tables import describe, markdown_table
+from trainers.evaluation.reports import report_of
+from trainers.evaluation.tables import markdown_table
 from trainers.learning.scoring import Judge
 from trainers.run.model_card import add_held_out
 from trainers.run.tracking import read_metrics
@@ -217,22 +217,23 @@ def outcome_of(evaluation: Evaluation) -> Outcome:
 def leave_pictures(folder: Path, training: OROConfig, evaluation: Evaluation) -> None:
     """Before and after as a video, the falls, the film strip, the reward curve, in the demo's own folder."""
     colours = charts.arm_colours([BEFORE, AFTER])
-    indices = typical_scenes(evaluation.arm(AFTER), count=SHOWN)
+    report = report_of(evaluation.record["settings"]["world"])
+    indices = report.typical(evaluation.arm(AFTER), count=SHOWN)
     rows = []
     for name in (BEFORE, AFTER):
         measured = evaluation.arm(name)
         rows.append(
             [
-                report.Strip(
+                Strip(
                     label=name,
                     frames_TCHW=measured.frames[index],
-                    note=g_text(measured.figures[index]["judge"]["g_m_s2"]),
+                    note=report.note(measured.figures[index]),
                     colour=colours[name],
                 )
                 for index in indices
             ]
         )
-    grid = report.video_grid(rows)
+    grid = video_grid(rows)
     fps = float(evaluation.arm(BEFORE).rows[0]["fps"])
     for suffix in ("mp4", "gif"):
         write_video(folder / f"before_after.{suffix}", grid, fps=fps, min_side_px=0)

@@ -10,8 +10,9 @@ from trainers import demo
 from trainers.clips.folder import write_text
 from trainers.demo import DemoConfig, Outcome, run, training_config
 from trainers.evaluation.arms import Arm
-from trainers.evaluation.figures import DETAILS, MOTION
-from trainers.evaluation.measured import Evaluation, MeasuredArm, record_of
+from trainers.evaluation.evaluate import record_of
+from trainers.evaluation.fall_figures import DETAILS, MOTION
+from trainers.evaluation.measured import Evaluation, MeasuredArm
 
 ROW = {"id": "heldout-1", "seed": 1, "caption": "a ball", "fps": 16.0}
 SCENES = 6
@@ -76,7 +77,6 @@ def play(tmp_path, monkeypatch):
     """`play(gain)` runs the demo in a folder of its own and returns (world, folder, outcome)."""
     settings = tmp_path / "oro_demo.yaml"
     settings.write_text("max_steps: 7\nnum_inference_steps: 4\n")
-    monkeypatch.setattr(demo, "typical_scenes", lambda measured, count: [0, 2, 3, 5])
 
     def once(gain: float, **changes):
         world = World(gain)

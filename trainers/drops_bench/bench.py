@@ -16,7 +16,8 @@ from reward_physics.figures.intervals import Interval
 from reward_physics.figures.metrics import nan_median
 from trainers.clips.folder import write_text
 from trainers.drops_bench.cells import STEPS, Cell, Plan, cells_of
-from trainers.evaluation.figures import column, comparison, summary
+from trainers.evaluation.fall_figures import comparison, summary
+from trainers.evaluation.figures import column
 from trainers.evaluation.measured import plain
 from trainers.evaluation.tables import details_table, markdown_table
 from trainers.run.faults import STOPPED

@@ -24,11 +24,13 @@ from trainers.clips.folder import ClipFolder
 from trainers.clips.making import request_for_row, rows_of_split
 from trainers.evaluation.__main__ import gather_repeated
 from trainers.evaluation.arms import Clips, parse_arms, run_settings
+from trainers.evaluation.clip_figures import LANDED, clip_figures, landing_time
 from trainers.evaluation.evaluate import evaluate
-from trainers.evaluation.figures import DETAILS, MOTION, summary
+from trainers.evaluation.fall_figures import DETAILS, MOTION, summary
+from trainers.evaluation.figures import describe
 from trainers.evaluation.measured import EvaluationConfig, diversity, plain
-from trainers.evaluation.readings import LANDED, clip_figures, landing_time, read
-from trainers.evaluation.tables import describe, details_table, markdown_table
+from trainers.evaluation.readings import read
+from trainers.evaluation.tables import details_table, markdown_table
 from trainers.learning.batches import Scenes
 from trainers.models.tiny.ltx import tiny_ltx
 from trainers.settings.common import DataConfig
