@@ -31,6 +31,7 @@ class RedTeamConfig:
 
     recipe: list[str] = option(["all"], "recipes under attack, or all that ship and are trained on")
     attack: list[str] = option(["all"], "attacks, or all, or none: adversarial noise alone")
+    world: str = option("drops", "world of the clips: drops, or package.module:Class")
     split: str = option("validation", "split of the clips; choose nothing by looking at heldout")
     dataset: str | None = option(None, "folder of splits; by default the shipped clips")
     clips: Positive = option(12, "clips of each kind of scene, from the split's beginning")
@@ -101,7 +102,7 @@ class Bench:
         self.config = config
         self.recipes = load_recipes(config.recipe) if recipes is None else recipes
         self.kinds_of = {stem: scenes(names_of(recipe)) for stem, recipe in self.recipes.items()}
-        self.clips = list(true_clips(config.split, config.dataset, self._wanted()))
+        self.clips = list(true_clips(config.split, config.dataset, self._wanted(), world=config.world))
 
     def _wanted(self) -> dict[str, int]:
         """How many clips of each kind that a recipe speaks of."""
@@ -136,7 +137,7 @@ class Bench:
 
         stem, number = task
         drops = {"drop": self.config.noise_clips}
-        clip = list(true_clips(self.config.split, self.config.dataset, drops))[number]
+        clip = list(true_clips(self.config.split, self.config.dataset, drops, world=self.config.world))[number]
         found = attacked(clip, self.recipes[stem], load_recipe(self.config.judge), self.config)
         return [{"recipe": stem, "clip": clip.name} | record for record in found]
 

@@ -19,7 +19,10 @@ def red_team(config: RedTeamConfig, recipes: dict[str, Any]) -> list[dict[str, A
     names = attack_names(config.attack)
     store = Path(config.output_dir, "measured.jsonl")
     prints = {stem: fingerprint(recipe, names) for stem, recipe in recipes.items()}
-    records = _resumed(store, {"split": config.split, "dataset": config.dataset}, prints)
+    settings = {"split": config.split, "dataset": config.dataset}
+    if config.world != "drops":  # folders of before worlds were named say nothing of theirs
+        settings["world"] = config.world
+    records = _resumed(store, settings, prints)
     done = {(record["recipe"], record["clip"], record["through"]) for record in records}
     bench = Bench(config, recipes)
     tasks = []
@@ -60,7 +63,8 @@ def noise(config: RedTeamConfig, recipes: dict[str, Any]) -> list[dict[str, Any]
     records: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
     records = [record for record in records if prints.get(record["recipe"]) == record["print"]]
     done = {(record["recipe"], record["clip"]) for record in records}
-    clips = [clip.name for clip in true_clips(config.split, config.dataset, {"drop": config.noise_clips})]
+    drops = {"drop": config.noise_clips}
+    clips = [clip.name for clip in true_clips(config.split, config.dataset, drops, world=config.world)]
     for stem, recipe in recipes.items():
         names = [one.name.rpartition(":")[2] for one in recipe.config.rewards]
         if "drop" in scenes(names) and recipe_verdict(names, "slow_motion") == "lose":

@@ -5,12 +5,14 @@ Axes: B clips, T frames, C colours, H rows, W columns.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from reward_physics.figures.intervals import bootstrap_interval
 from reward_physics.files.io import enlarge, upscale_factor, write_video
 from trainers.learning.batches import Scenes, clip_generators, condition_on
 from trainers.learning.rollout import sample
@@ -53,7 +55,9 @@ def evaluate(
         folder, trackers: step's own folder, made here, and where figures go; None on a process that does not write.
 
     Returns:
-        Mean reward, measurable share and the median measured g of each judge.
+        Of each judge: the mean reward with the ends of its 95 % bootstrap interval over scenes (`judge/reward`,
+        `judge/reward/low`, `judge/reward/high`; no ends with fewer than two scenes), the measurable share, and the
+        median measured g.
     """
     count = min(config.eval_scenes, len(scenes))
     size = config.per_device_train_batch_size
@@ -75,6 +79,8 @@ def evaluate(
         truth = video.frames_BTCHW[:, : frames.shape[1]]
         rows.extend(torch.cat([truth[i], frames[i]], dim=-2).cpu() for i in range(len(numbers)))
     means = {name: torch.cat(values).mean().item() for name, values in metrics.items()}
+    for name in judges:
+        means |= ends_of(f"{name}/reward", torch.cat(metrics[f"{name}/reward"]))
     for name, values in g.items():
         known = torch.cat(values)
         known = known[known.isfinite()]
@@ -93,9 +99,20 @@ def evaluate(
     return means
 
 
+def ends_of(name: str, reward_N: Tensor) -> dict[str, float]:
+    """The ends of the 95 % bootstrap interval of a mean over scenes, by the name of the mean; none of one scene."""
+    generator = torch.Generator().manual_seed(0)
+    interval = bootstrap_interval(reward_N.double().cpu(), lambda draws_RN: draws_RN.mean(-1), generator=generator)
+    ends = {f"{name}/low": interval.low, f"{name}/high": interval.high}
+    return {end: value for end, value in ends.items() if math.isfinite(value)}
+
+
 def measured_g(observation: Any, measurable_B: Tensor) -> Tensor:
-    """Downward acceleration of each clip's free flight in m/s^2, NaN where there is none."""
-    fit = getattr(observation, "fit", None)
+    """Downward acceleration of each clip's free flight in m/s^2, NaN where there is none or no metres are known."""
+    try:
+        fit = getattr(observation, "fit", None)
+    except ValueError:  # the judge's instruments refuse metres: it judges by other things
+        fit = None
     if fit is None:
         return torch.full_like(measurable_B, float("nan"))
     return torch.where(measurable_B > 0, -fit.accel_B3[:, 2].detach().float(), float("nan"))
