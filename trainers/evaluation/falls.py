@@ -122,19 +122,21 @@ class Falls(Scores):
 
     def badness(self, clip: Mapping[str, Any]) -> float:
         """The error of g by the judge, or its score where it is blind: it then reads no clip at all."""
-        error = clip[JUDGE]["g_error"]
-        blind = math.isnan(clip[JUDGE]["trajectory_l2_m"])
-        return super().badness(clip) if blind else error
+        return super().badness(clip) if _is_blind(clip) else clip[JUDGE]["g_error"]
 
     def note(self, clip: Mapping[str, Any]) -> str:
-        """g by the judge."""
-        return g_text(clip[JUDGE]["g_m_s2"])
+        """g by the judge, or its score where it is blind."""
+        return super().note(clip) if _is_blind(clip) else g_text(clip[JUDGE]["g_m_s2"])
 
     def caption(self, clip: Mapping[str, Any], *, tolerance: float) -> tuple[str, bool | None, list[str]]:
-        """g by both instruments, then why not, or the shape; the judge's score."""
+        """g by both instruments, then why not, or the shape; the judge's score, which comes first where it is blind."""
         found, reward_g = clip[JUDGE], g_text(clip[INSTRUMENTS[0]]["g_m_s2"])
         shape = f"area {found['area_ratio']:.2f}, IoU {found['aligned_iou']:.2f}"
-        lines = [f"reward's {reward_g}", found["reason"] or shape, f"score {score_text(clip, JUDGE)}"]
+        score = f"score {score_text(clip, JUDGE)}"
+        lines = [f"reward's {reward_g}", found["reason"] or shape]
+        if _is_blind(clip):
+            return score, None, lines
+        lines.append(score)
         return g_text(found["g_m_s2"]), found["g_error"] <= tolerance, lines
 
     def true_note(self, row: Mapping[str, Any]) -> str:
@@ -191,6 +193,11 @@ class Falls(Scores):
         if g_m_s2 is None:
             raise ValueError(f"the world {self.world.name} has no g, which the report `falls` needs: give it another")
         return g_m_s2
+
+
+def _is_blind(clip: Mapping[str, Any]) -> bool:
+    """Whether the judge follows no object at all: a position that is lost has an error, one never sought has none."""
+    return math.isnan(clip[JUDGE]["trajectory_l2_m"])
 
 
 def g_text(g_m_s2: float) -> str:

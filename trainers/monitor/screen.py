@@ -128,7 +128,8 @@ def _picture(run: Run, name: str) -> str:
     figure = Figure(figsize=(5, 2.6), layout="constrained")
     axes = figure.subplots()
     if ends:
-        axes.fill_between(*zip(*ends, strict=True), alpha=0.2, linewidth=0)
+        steps, lows, highs = zip(*ends, strict=True)
+        axes.fill_between(steps, lows, highs, alpha=0.2, linewidth=0)
     axes.plot(*zip(*points, strict=True), "o-" if len(points) < 30 else "-", markersize=3, linewidth=1)
     axes.set_title(name, fontsize=10)
     axes.set_xlabel("step")
