@@ -1,7 +1,8 @@
 """Clips of any world as rows of a `datasets` table: loading a split, and batches of tensors.
 
 A row of every world has the columns `BASE_COLUMNS`. What else it has is stacked too where a batch knows how.
-`HEAVY_COLUMNS`, `LIGHT_COLUMNS`, `SHIPPED` and `features` are those of the embedded world, for callers that mean it.
+`features`, `LIGHT_COLUMNS` and `HEAVY_COLUMNS` are the columns of bodies that a camera with known pose watches, as the
+embedded world has them; a world may have others, see `data.worlds`.
 """
 
 from __future__ import annotations
@@ -17,25 +18,54 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from data.drops.columns import HEAVY_COLUMNS, LIGHT_COLUMNS, MAX_OBJECTS, SHIPPED, features
 from reward_physics.camera import Camera
 from reward_physics.video import Video
 
-__all__ = [
-    "BASE_COLUMNS",
-    "HEAVY_COLUMNS",
-    "LIGHT_COLUMNS",
-    "SHIPPED",
-    "collate",
-    "features",
-    "load_split",
-    "reward_columns",
-    "to_camera",
-    "to_video",
-]
-
 BASE_COLUMNS = ("id", "split", "seed", "caption", "fps", "frames")
 """What every clip is a row of: its name, its split, the seed of its scene, a prompt, frames a second and pixels."""
+
+SHIPPED = Path(__file__).resolve().parent / "drops" / "clips"
+"""Folder of the splits that come with the project, one sub-folder a split."""
+
+MAX_OBJECTS = 2
+
+LIGHT_COLUMNS = [
+    "id", "seed", "caption", "kind", "shape", "at_rest", "fps", "g_m_s2", "radius_m", "height_m", "impact_times_s",
+    "frames", "mask", "poses", "intrinsics", "world_from_camera", "scene",
+]  # fmt: skip
+"""What judging needs of them: depth and flow stay on the disk."""
+
+HEAVY_COLUMNS = ["depth_m", "flow_px"]
+"""What only estimators learn from; a light split has none."""
+
+
+def features(frames: int, height: int, width: int) -> datasets.Features:
+    """The typed columns of a clip of bodies: `frames` images of `height` x `width` pixels."""
+    value, array = datasets.Value, datasets.Array3D
+    return datasets.Features(
+        {
+            "id": value("string"),
+            "split": value("string"),
+            "seed": value("int64"),
+            "caption": value("string"),
+            "kind": value("string"),
+            "shape": value("string"),
+            "at_rest": value("bool"),
+            "fps": value("float32"),
+            "g_m_s2": value("float32"),
+            "radius_m": value("float32"),
+            "height_m": value("float32"),
+            "impact_times_s": datasets.List(value("float32")),
+            "frames": datasets.Array4D((frames, height, width, 3), "uint8"),
+            "depth_m": array((frames, height, width), "float32"),
+            "mask": array((frames, height, width), "uint8"),
+            "flow_px": datasets.Array4D((frames - 1, height, width, 2), "float32"),
+            "poses": array((frames, MAX_OBJECTS, 7), "float32"),
+            "intrinsics": datasets.Array2D((3, 3), "float32"),
+            "world_from_camera": datasets.Array2D((4, 4), "float32"),
+            "scene": value("string"),
+        }
+    )
 
 
 def load_split(split: str, root: str | Path | None = None, columns: list[str] | None = None) -> datasets.Dataset:

@@ -67,6 +67,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "monitor": COMMAND,
         "evaluation": {"settings", "models", "learning", "clips"},
         "redteam": {"settings", "models", "learning", "clips"},
+        "redteam_table": {"settings", "redteam"},
         "pisa_evaluation": COMMAND | {"evaluation"},
         "drops_bench": COMMAND | {"evaluation", "redteam"},
         "demo": COMMAND | ALGORITHMS | {"evaluation"},
@@ -74,11 +75,12 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         **dict.fromkeys(("sample", "score_clips", "merge", "commitment", "check_gravity"), COMMAND),
     },
     "data": {
-        "drops": set(),
-        "rows": {"drops"},
+        "rows": set(),
+        "worlds": {"rows"},
+        "drops": {"rows", "worlds"},
         "published": set(),
         "warps": set(),
-        "write": {"rows", "drops"},
+        "write": {"rows", "worlds"},
     },
 }
 """What each room may import of its own package; of others, whatever their direction allows. A module `__main__` stands

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from data.drops.columns import make_row
 from data.drops.ranges import Ranges
 from data.drops.scenes import Scene, draw_scene
 from data.drops.simulation import geometry, simulate
 from data.drops.truth import TrueScene
+from data.drops.world import make_row
 from data.rows import LIGHT_COLUMNS, collate, load_split, to_video
 from data.write import write_shard
 from reward_physics.estimators.depth import Depth
