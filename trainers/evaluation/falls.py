@@ -14,14 +14,15 @@ from torch import Tensor
 
 from reward_physics.drawing import charts
 from reward_physics.figures.intervals import Interval
+from reward_physics.figures.metrics import nan_median
 from reward_physics.video import Video
 from trainers.evaluation.clip_figures import clip_figures
 from trainers.evaluation.fall_figures import comparison, summary
-from trainers.evaluation.figures import INSTRUMENTS, cell, describe
+from trainers.evaluation.figures import INSTRUMENTS, cell, column, describe
 from trainers.evaluation.measured import Evaluation, MeasuredArm
 from trainers.evaluation.pictures import draw_track, falls_of
 from trainers.evaluation.readings import Reading, blind_readings, read, why_blind
-from trainers.evaluation.scores import JUDGE, SCORE_HEADER, Scores, score_cells, score_lines, score_text
+from trainers.evaluation.scores import JUDGE, SCORE_HEADER, Headline, Scores, score_cells, score_lines, score_text
 
 HEADER = (
     "arm",
@@ -102,6 +103,31 @@ class Falls(Scores):
             cells = [cell(found[JUDGE][key], form) for _, key, form in COLUMNS]
             rows.append([name, *cells, *(cell(found[key], form) for _, key, form in PICTURE)])
         return rows
+
+    def headline(self, evaluation: Evaluation, before: str, after: str) -> Headline:
+        """g in two arms by the judge, or its score where it is blind."""
+        arms = [evaluation.arm(name).figures for name in (before, after)]
+        if all(_is_blind(clip) for clip in arms[0]):
+            return super().headline(evaluation, before, after)
+        found = evaluation.record["comparisons"][after]
+        medians = [nan_median(column(figures, "g_m_s2", JUDGE)) for figures in arms]
+        return Headline(
+            name="g",
+            unit=" m/s²",
+            before=medians[0],
+            after=medians[1],
+            difference=found[f"{JUDGE}_g_m_s2_median"],
+            mean_difference=found[f"{JUDGE}_g_m_s2"],
+            error_difference=found[f"{JUDGE}_g_error_median"],
+            better="the interval excludes zero: the fall has changed, toward 9.81 m/s²",
+            worse="g has changed but not toward 9.81 m/s²: look at report.html",
+        )
+
+    def in_a_word(self, figures: Sequence[Mapping[str, Any]]) -> str:
+        """The median g of an arm."""
+        if all(_is_blind(clip) for clip in figures):
+            return super().in_a_word(figures)
+        return f"median g {nan_median(column(figures, 'g_scaled_m_s2', JUDGE)):.2f} m/s²"
 
     def differences(self, found: Mapping[str, Any], against: str) -> list[str]:
         """The paired differences of g, the shape, and the scores; nothing of g by a judge that reads none."""

@@ -5,6 +5,7 @@ A judge need measure nothing: a vision-language model, a server or a function of
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from data.worlds import World
 from reward_physics.drawing import charts
 from reward_physics.figures.intervals import Interval
+from reward_physics.figures.metrics import nan_median
 from reward_physics.video import Video
 from trainers.evaluation.figures import (
     INSTRUMENTS,
@@ -34,6 +36,30 @@ from trainers.evaluation.pictures import draw_strip, spread_over
 
 JUDGE = INSTRUMENTS[-1]
 SCORE_HEADER = ("score, judge", "score, reward")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Headline:
+    """One figure before and after a training, by the judge, and what its change means in words.
+
+    Args:
+        name, unit: of the figure.
+        before, after: medians over the clips.
+        difference: median over scenes of after - before, with its bootstrap interval.
+        mean_difference: its mean, with Student's t interval.
+        error_difference: the same median of the figure's error.
+        better, worse: what is said where it has changed by more than chance.
+    """
+
+    name: str
+    unit: str
+    before: float
+    after: float
+    difference: Interval
+    mean_difference: Interval
+    error_difference: Interval
+    better: str
+    worse: str
 
 
 class Scores:
@@ -104,6 +130,30 @@ class Scores:
             shares = [cell(summary[instrument]["scored"], ".0%") for instrument in INSTRUMENTS]
             rows.append([name, *shares, cell(summary["diversity"], ".3f")])
         return rows
+
+    def headline(self, evaluation: Evaluation, before: str, after: str) -> Headline:
+        """The judge's score in two arms."""
+        found = evaluation.record["comparisons"][after]
+        difference: Interval = found[f"{JUDGE}_score_median"]
+        error = dataclasses.replace(
+            difference, estimate=-difference.estimate, low=-difference.high, high=-difference.low
+        )
+        medians = [nan_median(scores(evaluation.arm(name).figures, JUDGE)) for name in (before, after)]
+        return Headline(
+            name="score",
+            unit="",
+            before=medians[0],
+            after=medians[1],
+            difference=difference,
+            mean_difference=found[f"{JUDGE}_score"],
+            error_difference=error,
+            better="the interval excludes zero: the judge's score has risen",
+            worse="the judge's score has fallen: look at report.html",
+        )
+
+    def in_a_word(self, figures: Sequence[Mapping[str, Any]]) -> str:
+        """An arm in a few words."""
+        return f"median score {nan_median(scores(figures, JUDGE)):.3f}"
 
     def differences(self, found: Mapping[str, Any], against: str) -> list[str]:
         """A comparison in words, one line each."""

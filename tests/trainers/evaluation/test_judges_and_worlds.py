@@ -16,6 +16,7 @@ from trainers.clips.folder import ClipFolder
 from trainers.clips.making import request_for_row, rows_of_split
 from trainers.evaluation.evaluate import evaluate
 from trainers.evaluation.measured import EvaluationConfig
+from trainers.evaluation.reports import report_of
 from trainers.evaluation.tables import markdown_table
 
 BRIGHT = """
@@ -194,3 +195,35 @@ def test_the_embedded_world_stands_behind_the_same_interface():
     assert drops.law(row, is_true=True) == scene.g_m_s2 and drops.law(row, is_true=False) == 9.81
     truth = drops.truth(row)
     assert truth.at(9.81).impact_s < truth.at(2.0).impact_s
+
+
+def test_the_writing_command_takes_a_world_and_its_splits(capsys):
+    options = write.parse(["--world", NAME, "--split", "lamps", "--clips", "2"])
+    assert (options.world, options.split) == (NAME, "lamps")
+    for arguments, message in [
+        (["--world", NAME, "--split", "train", "--clips", "2"], "invalid choice: 'train'"),
+        (["--world", "moon", "--split", "train", "--clips", "2"], "world must be one of drops or package.module:Class"),
+    ]:
+        with pytest.raises(SystemExit):
+            write.parse(arguments)
+        assert message in capsys.readouterr().err
+
+
+def test_old_figures_without_a_score_are_summed_up(judged):
+    evaluation, _ = judged
+    report = report_of("drops")
+    clips = [
+        {name: value for name, value in clip.items() if name not in ("judge", "reward")}
+        | {name: {k: v for k, v in clip[name].items() if "score" not in k} for name in ("judge", "reward")}
+        for clip in evaluation.arm("same").figures
+    ]
+    summary = report.summary(clips, tolerance=0.15)
+    assert math.isnan(summary["judge"]["score"].estimate) and math.isnan(summary["judge"]["scored"])
+    record = {
+        "settings": {"tolerance": 0.15},
+        "arms": {"old": {"source": {"kind": "model"}, "summary": summary | {"diversity": math.nan}}},
+        "comparisons": {"old": report.comparison(clips, clips)},
+        "against": "old",
+    }
+    table = markdown_table(record)
+    assert "| - | - |" in table.splitlines()[2] and "score by" not in table
