@@ -123,6 +123,12 @@ def run(
     add_held_out(training.output_dir, markdown_table(both.record), picture="before_after.gif")
     print(f"\n{markdown_table(both.record)}\n")
     print("\n".join(outcome.lines()))
+    print_files(folder, started)
+    return outcome
+
+
+def print_files(folder: Path, started: float) -> None:
+    """Name what the demo left, and how long it took."""
     left = {
         "videos": "before_after.mp4",
         "pictures": "trajectories.png, g_by_arm.png, strip.png, reward_curve.png",
@@ -131,7 +137,6 @@ def run(
     }
     print(f"\nin {folder}, after {_minutes(started)}:")
     print("\n".join(f"  {name:9} {files}" for name, files in left.items()))
-    return outcome
 
 
 def training_config(config: DemoConfig) -> OROConfig:

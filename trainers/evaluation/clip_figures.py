@@ -66,6 +66,23 @@ def landing_time(height_T: Tensor, time_T: Tensor, level_m: float) -> float:
     return math.nan
 
 
+def shape_figures(reading: Reading, scene: TrueFall) -> dict[str, float]:
+    """Area ratio and aligned IoU over the free flight, against the scene under the clip's own fitted g.
+
+    NaN where g could not be measured or nothing of the flight is seen.
+    """
+    figures = {"area_ratio": math.nan, "aligned_iou": math.nan}
+    if not math.isfinite(reading.g_m_s2):
+        return figures
+    own = scene.at(reading.g_m_s2)
+    free_T = reading.free_T & (reading.time_T < own.impact_s) & (own.mask_THW.sum((1, 2)) > 0)
+    if free_T.any():
+        seen, shape = reading.mask_THW[free_T], own.mask_THW[free_T]
+        figures["area_ratio"] = metrics.nan_median(metrics.area_ratio(seen, shape))
+        figures["aligned_iou"] = float(metrics.aligned_iou(seen, shape).mean())
+    return figures
+
+
 def instrument_figures(reading: Reading, scene: TrueFall, *, g_m_s2: float) -> dict[str, Any]:
     """The figures of one clip by one instrument.
 
@@ -107,17 +124,8 @@ def instrument_figures(reading: Reading, scene: TrueFall, *, g_m_s2: float) -> d
         "restitution": reading.restitution,
         "galileo": reading.galileo,
         "collision": reading.collision,
-        "area_ratio": math.nan,
-        "aligned_iou": math.nan,
     }
-    if math.isfinite(reading.g_m_s2):
-        own = scene.at(reading.g_m_s2)
-        free_T = reading.free_T & (reading.time_T < own.impact_s) & (own.mask_THW.sum((1, 2)) > 0)
-        if free_T.any():
-            seen, shape = mask[free_T], own.mask_THW[free_T]
-            figures["area_ratio"] = metrics.nan_median(metrics.area_ratio(seen, shape))
-            figures["aligned_iou"] = float(metrics.aligned_iou(seen, shape).mean())
-    return figures
+    return figures | shape_figures(reading, scene)
 
 
 NUMBERS = (

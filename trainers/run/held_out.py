@@ -5,6 +5,7 @@ Axes: B clips, T frames, C colours, H rows, W columns.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -59,44 +60,74 @@ def evaluate(
         `judge/reward/low`, `judge/reward/high`; no ends with fewer than two scenes), the measurable share, and the
         median measured g.
     """
-    count = min(config.eval_scenes, len(scenes))
-    size = config.per_device_train_batch_size
-    metrics: dict[str, list[Tensor]] = {}
-    g: dict[str, list[Tensor]] = {name: [] for name in judges}
-    rows: list[Tensor] = []
-    fps = 1.0
+    judged = judge_scenes(model, scenes, judges, config)
+    means = judged.means()
+    if folder is None or trackers is None:
+        return means
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = torch.cat(judged.pictures, dim=-1)  # scenes side by side, the data's clip above the generated one
+    write_video(folder / "clips.mp4", picture, fps=judged.fps)
+    scale = upscale_factor(*picture.shape[-2:], min_side_px=256)
+    trackers.video("eval/clips", enlarge(picture, scale), judged.fps, step)
+    if any(judged.g_m_s2.values()):
+        draw_g(judged.g_m_s2, folder / "g.png")
+        trackers.image("eval/g", folder / "g.png", step)
+    trackers.metrics(means, step)
+    return means
+
+
+@dataclasses.dataclass(kw_only=True)
+class Judged:
+    """Some scenes as judges saw them; every list has one entry per scene.
+
+    Args:
+        reward, measurable: of each judge, by its name.
+        g_m_s2: measured by each judge, NaN where it measured none.
+        pictures: the data's clip above the generated one, frames_TCHW.
+        fps: of the clips.
+    """
+
+    reward: dict[str, list[float]]
+    measurable: dict[str, list[float]]
+    g_m_s2: dict[str, list[float]]
+    pictures: list[Tensor]
+    fps: float = 1.0
+
+    def means(self) -> dict[str, float]:
+        """The figures that `evaluate` returns."""
+        means = {}
+        for name, rewards in self.reward.items():
+            means[f"{name}/reward"] = torch.tensor(rewards).mean().item()
+            means[f"{name}/measurable"] = torch.tensor(self.measurable[name]).mean().item()
+        for name, rewards in self.reward.items():
+            means |= ends_of(f"{name}/reward", torch.tensor(rewards))
+        for name, g_m_s2 in self.g_m_s2.items():
+            known = torch.tensor(g_m_s2)
+            known = known[known.isfinite()]
+            if len(known):
+                means[f"{name}/g_m_s2"] = known.median().item()
+        return means
+
+
+def judge_scenes(model: VideoModel, scenes: Scenes, judges: dict[str, Judge], config: Any) -> Judged:
+    """Generate the first `config.eval_scenes` scenes and judge them."""
+    count, size = min(config.eval_scenes, len(scenes)), config.per_device_train_batch_size
+    reward, measurable, g_m_s2 = ({name: [] for name in judges} for _ in range(3))
+    judged = Judged(reward=reward, measurable=measurable, g_m_s2=g_m_s2, pictures=[])
     for start in range(0, count, size):
         numbers = list(range(start, min(start + size, count)))
         batch = scenes.batch(numbers)
         frames = generate(model, scenes, config, numbers)
         video = batch.video.to(frames.device)
-        fps = video.fps_B[0].item()
+        judged.fps = video.fps_B[0].item()
         for name, judge in judges.items():
             scored, observation = score(judge, video.with_frames(frames), batch.columns)
-            metrics.setdefault(f"{name}/reward", []).append(scored.reward_B)
-            metrics.setdefault(f"{name}/measurable", []).append(scored.measurable_B)
-            g[name].append(measured_g(observation, scored.measurable_B))
+            reward[name] += scored.reward_B.tolist()
+            measurable[name] += scored.measurable_B.tolist()
+            g_m_s2[name] += measured_g(observation, scored.measurable_B).tolist()
         truth = video.frames_BTCHW[:, : frames.shape[1]]
-        rows.extend(torch.cat([truth[i], frames[i]], dim=-2).cpu() for i in range(len(numbers)))
-    means = {name: torch.cat(values).mean().item() for name, values in metrics.items()}
-    for name in judges:
-        means |= ends_of(f"{name}/reward", torch.cat(metrics[f"{name}/reward"]))
-    for name, values in g.items():
-        known = torch.cat(values)
-        known = known[known.isfinite()]
-        if len(known):
-            means[f"{name}/g_m_s2"] = known.median().item()
-    if folder is None or trackers is None:
-        return means
-    folder.mkdir(parents=True, exist_ok=True)
-    picture = torch.cat(rows, dim=-1)  # scenes side by side, the data's clip above the generated one
-    write_video(folder / "clips.mp4", picture, fps=fps)
-    trackers.video("eval/clips", enlarge(picture, upscale_factor(*picture.shape[-2:], min_side_px=256)), fps, step)
-    if any(len(torch.cat(values)) for values in g.values()):
-        draw_g({name: torch.cat(values).tolist() for name, values in g.items()}, folder / "g.png")
-        trackers.image("eval/g", folder / "g.png", step)
-    trackers.metrics(means, step)
-    return means
+        judged.pictures += [torch.cat([truth[i], frames[i]], dim=-2).cpu() for i in range(len(numbers))]
+    return judged
 
 
 def ends_of(name: str, reward_N: Tensor) -> dict[str, float]:
