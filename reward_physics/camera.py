@@ -14,6 +14,8 @@ import math
 import torch
 from torch import Tensor
 
+from reward_physics.grid import pixel_grid
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Camera:
@@ -85,10 +87,7 @@ class Camera:
 
     def rays_uv(self) -> Tensor:
         """Pixel centres (u, v) of the image, shape (H, W, 2), px."""
-        like = self.intrinsics_B33
-        v = torch.arange(self.height_px, dtype=like.dtype, device=like.device) + 0.5
-        u = torch.arange(self.width_px, dtype=like.dtype, device=like.device) + 0.5
-        return torch.stack((u.expand(self.height_px, -1), v[:, None].expand(-1, self.width_px)), dim=-1)
+        return pixel_grid(self.height_px, self.width_px, like=self.intrinsics_B33)
 
     def unproject(self, uv_px: Tensor, depth_m: Tensor) -> Tensor:
         """World points seen at pixels `uv_px` (B, ..., 2) at z-depth `depth_m` (B, ...); returns (B, ..., 3) in metres.

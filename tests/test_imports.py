@@ -31,15 +31,17 @@ ALGORITHMS = {"oro", "rwr", "psft"}
 COMMAND = BELOW_RUN | {"run"}
 ROOMS: dict[str, dict[str, set[str]]] = {
     "reward_physics": {
-        "camera": set(),
         "grid": set(),
+        "once": set(),
+        "camera": {"grid"},
         "figures": {"grid"},
         "video": {"camera", "grid"},
+        "latents": {"once", "video"},
         "laws": BASE,
         "objects": BASE,
         "estimators": BASE,
         "tracks": SEEN,
-        "observation": SEEN | {"tracks"},
+        "observation": SEEN | {"tracks", "once"},
         "files": {"camera", "video"},
         "drawing": {"files", "figures"},
     },

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reward_physics.grid import centroid
+
 STANDARD_G_M_S2 = 9.81
 
 
@@ -67,13 +69,8 @@ def mask_iou(mask: Tensor, true: Tensor) -> Tensor:
 
 def mask_centroid(mask: Tensor) -> Tensor:
     """Centroid (u, v) in pixels of a soft mask over the last two axes, [..., 2]; NaN where it is empty."""
-    height, width = mask.shape[-2:]
-    v = torch.arange(height, dtype=mask.dtype, device=mask.device) + 0.5
-    u = torch.arange(width, dtype=mask.dtype, device=mask.device) + 0.5
-    area = mask.sum((-2, -1))
-    safe = torch.where(area > 0, area, 1.0)
-    uv = torch.stack([(mask.sum(-2) * u).sum(-1), (mask.sum(-1) * v).sum(-1)], -1) / safe[..., None]
-    return torch.where(area[..., None] > 0, uv, torch.nan)
+    shown = (mask.sum((-2, -1)) > 0)[..., None]
+    return torch.where(shown, centroid(mask, least_area=torch.finfo(mask.dtype).tiny), torch.nan)
 
 
 def shift_mask(mask: Tensor, shift_uv: Tensor) -> Tensor:
@@ -115,7 +112,7 @@ def chamfer_px(mask_HW: Tensor, true_HW: Tensor, *, missing_px: float | None = N
     Args:
         missing_px: the cost when exactly one is empty; by default the picture's diagonal (published code skips it).
     """
-    a, b = ((mask >= 0.5).nonzero().double() for mask in (mask_HW, true_HW))
+    a, b = ((image >= 0.5).nonzero().double() for image in (mask_HW, true_HW))
     if not len(a) and not len(b):
         return 0.0
     if not len(a) or not len(b):

@@ -275,7 +275,7 @@ def _reason(observation: Observation, clip: int, names: list[str]) -> str | None
 
 
 def _checked(name: str, value: Any, observation: Observation) -> Tensor:
-    batch, device = observation.batch_size, observation.video.frames_BTCHW.device
+    batch, device = observation.batch_size, observation.video.device
     if not isinstance(value, Tensor):
         raise ValueError(f"reward {name} must return a tensor of shape ({batch},), got {type(value).__name__}")
     if value.shape != (batch,):

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from reward_physics.files.readers import read_clip
+from reward_physics.objects.finders import FINDERS
 from reward_physics.observation import Observation
 from reward_physics.video import Video
 from rewards.recipe.file import read_recipe
@@ -30,7 +31,7 @@ from rewards.score.inputs import CameraFile, fps_of, frames_of, masks_from, posi
 from rewards.score.summary import summarise
 from rewards.score.table import flat, shown, tables
 
-_SHARED = ("camera_motions", "steady_frames_BTCHW", "moving", "mask_BTHW", "image_track", "diameter_px_BT")
+_SHARED = ("camera_motions", "steady_frames_BTCHW", "found", "mask_BTHW", "image_track", "diameter_px_BT")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -106,9 +107,10 @@ def _recipe_for(options: argparse.Namespace) -> Recipe:
     known = options.px_per_m is not None or options.object_diameter_m is not None
     changes: dict[str, Any] = {} if options.stride is None else {"flow_stride": options.stride}
     if known or options.camera is None:
-        keep = options.mask is not None and config.instruments.mask == "appearance"
-        changes |= {"depth": None, "mask": "appearance" if keep else "motion", "first_frame_distance": False}
-        changes["floor_height_m"] = None
+        finder = FINDERS[config.instruments.mask]
+        by_first_mask_alone = finder.needs_first_mask and not finder.needs
+        changes |= {"depth": None, "first_frame_distance": False, "floor_height_m": None}
+        changes["mask"] = finder.name if options.mask is not None and by_first_mask_alone else "motion"
     config = config.model_copy(update={"instruments": config.instruments.model_copy(update=changes)})
     return Recipe(config, config.instruments.build(), base=Path(options.recipe).resolve().parent)
 
@@ -204,7 +206,7 @@ def _judge(recipe: Recipe, observation: Observation) -> tuple[dict[str, float | 
 
 def _notes(observation: Observation, options: argparse.Namespace, container_fps: float | None) -> list[str]:
     notes = []
-    if observation.instruments.mask == "motion":
+    if observation.instruments.finder.steadies:
         moved = observation.camera_motions[0]
         if moved.kind != "static":
             notes.append(f"the camera moved by up to {moved.largest_px:.1f} px and was held still by a {moved.kind}")
