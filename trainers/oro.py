@@ -21,14 +21,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rewards.recipe.recipe import load_recipe
-from trainers.learning.batches import Batch, Scenes, clip_generators, condition_on
+from trainers.learning.batches import Batch, Scenes, condition_on
 from trainers.learning.clocks import Phases
 from trainers.learning.decode import score_latents
 from trainers.learning.figures import gather, reward_metrics
 from trainers.learning.losses import denoising_loss, reference_distance
 from trainers.learning.rollout import choose_grad_steps, evaluated_again, in_range, rollout
 from trainers.learning.scoring import Judge, check_recipe
-from trainers.learning.streams import CHOICES, DATA_NOISE, NOISE
+from trainers.learning.streams import Stream, clip_generators
 from trainers.models import VideoModel
 from trainers.run.build import held_out_judges, make_session, start, watched
 from trainers.run.faults import warn_not_finite
@@ -89,8 +89,8 @@ def oro_loss(
     phase: Phases,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one micro-batch and its figures. Its gradient is that of the rewards and both regularisers."""
-    choices = clip_generators(config.seed, [step], CHOICES)[0]  # the same on every process
-    generators = clip_generators(config.seed, batch.numbers, NOISE)
+    choices = clip_generators(config.seed, [step], Stream.CHOICES)[0]  # the same on every process
+    generators = clip_generators(config.seed, batch.numbers, Stream.NOISE)
     condition = condition_on(model, batch, config, generators)
     schedule = model.schedule(config.num_inference_steps, condition)
     noise = model.initial_latents(condition, generators)
@@ -147,7 +147,7 @@ def oro_loss(
         metrics["reference_distance"] = distance.item()
     if config.denoising_weight > 0:
         data = batch.video.frames_BTCHW[:, : condition.num_frames].to(done.latents.device)
-        fresh, levels = clip_generators(config.seed, batch.numbers, DATA_NOISE), config.denoising_sigma_range
+        fresh, levels = clip_generators(config.seed, batch.numbers, Stream.DATA_NOISE), config.denoising_sigma_range
         with phase("regularisers"):
             clean = model.pin(model.encode_clip(data), condition)
             denoising = denoising_loss(model, clean, condition, sigma_range=levels, generators=fresh)

@@ -22,13 +22,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rewards.recipe.recipe import load_recipe
-from trainers.learning.batches import Batch, Scenes, clip_generators, condition_on
+from trainers.learning.batches import Batch, Scenes, condition_on
 from trainers.learning.clocks import Phases
 from trainers.learning.decode import score_latents
 from trainers.learning.figures import gather, reward_metrics
 from trainers.learning.losses import denoising_loss, noised
 from trainers.learning.scoring import Judge, check_recipe
-from trainers.learning.streams import DATA_NOISE, NOISE
+from trainers.learning.streams import Stream, clip_generators
 from trainers.models import VideoModel
 from trainers.run.build import held_out_judges, make_session, start, watched
 from trainers.run.faults import warn_not_finite
@@ -37,8 +37,6 @@ from trainers.run.folder import check_disk
 from trainers.run.session import mean_of
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.regression import PSFTConfig
-
-PHYSICS_NOISE = 4  # a stream of random numbers
 
 
 def train(config: PSFTConfig, *, recipe: Judge | None = None, model: VideoModel | None = None) -> dict[str, float]:
@@ -88,17 +86,17 @@ def psft_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one micro-batch and its figures."""
     with phase("encode"):
-        condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers, NOISE))
+        condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers, Stream.NOISE))
         condition = dataclasses.replace(condition, guidance_scale=1.0)  # guidance belongs to sampling
         data = batch.video.frames_BTCHW[:, : condition.num_frames].to(model.device)
         clean = model.pin(model.encode_clip(data), condition)
-    fresh = clip_generators(config.seed, batch.numbers, DATA_NOISE)
+    fresh = clip_generators(config.seed, batch.numbers, Stream.DATA_NOISE)
     with phase("denoising"):
         loss = denoising_loss(model, clean, condition, sigma_range=config.denoising_sigma_range, generators=fresh)
     metrics = {"denoising_loss": loss.item()}
     if config.physics_weight > 0:
         assert recipe is not None
-        drawn = clip_generators(config.seed, batch.numbers, PHYSICS_NOISE)
+        drawn = clip_generators(config.seed, batch.numbers, Stream.PHYSICS_NOISE)
         noisy, _, sigma_B = noised(model, clean, condition, sigma_range=config.physics_sigma_range, generators=drawn)
         with phase("predict"):
             prediction = model.predict(noisy, sigma_B, condition)

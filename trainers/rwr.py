@@ -25,13 +25,13 @@ from tqdm import tqdm
 from rewards.recipe.recipe import load_recipe
 from trainers.clips.scored import ScoredClips
 from trainers.learning.advantages import reward_weights, weight_metrics
-from trainers.learning.batches import Scenes, clip_generators, condition_on, shuffled
+from trainers.learning.batches import Scenes, condition_on
 from trainers.learning.clocks import Phases
 from trainers.learning.figures import gather, reward_metrics
 from trainers.learning.losses import contrast_loss, denoising_loss, noised, reference_distance
 from trainers.learning.rollout import rollout
 from trainers.learning.scoring import Judge, Scored, joined, score, warn_unmeasured
-from trainers.learning.streams import DATA_NOISE, NOISE
+from trainers.learning.streams import Stream, clip_generators, shuffled
 from trainers.models import VideoModel
 from trainers.rounds.pool import Pool, offline_pool, online_pool, picked, prompts_of
 from trainers.rounds.replay import Clip, Replay, shard_name
@@ -44,8 +44,6 @@ from trainers.run.parallel import gathered
 from trainers.run.session import Session, mean_of
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.regression import RWRConfig
-
-REFERENCE_NOISE = 3  # a stream of random numbers
 
 
 def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel | None = None) -> dict[str, float]:
@@ -158,7 +156,7 @@ def sample_and_score(
     batch, condition, of = prompts_of(config, model, scenes, numbers)
     condition = condition[of]
     schedule = model.schedule(config.num_inference_steps, condition)
-    noise = model.initial_latents(condition, clip_generators(config.seed, numbers, NOISE))
+    noise = model.initial_latents(condition, clip_generators(config.seed, numbers, Stream.NOISE))
     clean = rollout(model, condition, schedule, noise, adapter_sigma_range=config.adapter_sigma_range).latents
     with phase("decode"):
         frames = model.decode(clean, condition).clamp(0, 1)
@@ -190,7 +188,7 @@ def rwr_loss(
     clean, condition = pool.fetch(places, numbers)
     condition = dataclasses.replace(condition, guidance_scale=1.0)  # guidance belongs to sampling
     weight_B = None if uniform else pool.weight_M[places] * share
-    fresh = clip_generators(config.seed, numbers, DATA_NOISE)
+    fresh = clip_generators(config.seed, numbers, Stream.DATA_NOISE)
     levels = config.denoising_sigma_range
     metrics = {}
     if config.weighting == "signed":
@@ -211,7 +209,7 @@ def rwr_loss(
         loss = denoising_loss(model, clean, condition, sigma_range=levels, generators=fresh, weight_B=weight_B)
     metrics["denoising_loss"] = loss.item()
     if config.reference_weight > 0:
-        drawn = clip_generators(config.seed, numbers, REFERENCE_NOISE)
+        drawn = clip_generators(config.seed, numbers, Stream.REFERENCE_NOISE)
         noisy, _, sigma_B = noised(model, clean, condition, sigma_range=config.reference_sigma_range, generators=drawn)
         distance = reference_distance(model, noisy, sigma_B, condition)
         loss = loss + config.reference_weight * distance

@@ -10,12 +10,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from data import rows as data_rows
 from reward_physics.video import Video
+from trainers.learning.streams import shuffled
 from trainers.models.base import Condition, VideoModel
 from trainers.settings.common import DataConfig
 from trainers.settings.options import suggestion
@@ -30,17 +30,6 @@ class Batch:
     ids: list[str]
     columns: dict[str, Any]
     numbers: list[int]
-
-
-def clip_generators(seed: int, numbers: list[int], stream: int = 0) -> list[torch.Generator]:
-    """One source of noise a clip, decided by the run's seed, the clip's number and the purpose alone."""
-    mixed = [np.random.SeedSequence([seed, number, stream]).generate_state(1, np.uint64)[0] for number in numbers]
-    return [torch.Generator().manual_seed(int(one)) for one in mixed]
-
-
-def shuffled(count: int, seed: int, epoch: int) -> list[int]:
-    """The order in which an epoch goes through `count` things."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
 
 
 class Scenes:

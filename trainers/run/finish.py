@@ -11,8 +11,9 @@ import torch
 from ruamel.yaml import YAML
 from torch import Tensor
 
-from trainers.learning.batches import Scenes
+from trainers.learning.batches import Scenes, condition_on
 from trainers.learning.rollout import choose_grad_steps, in_range
+from trainers.learning.streams import clip_generators
 from trainers.models.base import VideoModel
 from trainers.run.model_card import model_card
 from trainers.run.parallel import size_of
@@ -80,8 +81,6 @@ def print_sigmas(config: OROConfig, model: VideoModel, scenes: Scenes) -> None:
 
 def plan_sigmas(model: VideoModel, config: OROConfig, scenes: Scenes) -> list[float]:
     """The noise levels of the run's rollouts."""
-    from trainers.learning.batches import clip_generators, condition_on
-
     batch = scenes.batch([0])
     condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers))
     return model.schedule(config.num_inference_steps, condition).sigmas[:-1].tolist()
