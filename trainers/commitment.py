@@ -36,12 +36,12 @@ from trainers.learning.scoring import Judge, score
 from trainers.learning.streams import Stream, clip_generators
 from trainers.models import Condition, Schedule, VideoModel, load_video_model
 from trainers.run.held_out import measured_g
-from trainers.settings.common import DataConfig, ModelConfig
+from trainers.settings.common import GenerationConfig
 from trainers.settings.options import Positive, Weight, exit_with_one_line, option, parse_config, strict
 
 
 @strict
-class CommitmentConfig(ModelConfig, DataConfig):
+class CommitmentConfig(GenerationConfig):
     """Measure at which noise level a model's motion is decided."""
 
     recipe: str = option("configs/recipes/gravity.yaml", "recipe whose instruments measure g")
@@ -128,7 +128,7 @@ def measure(config: CommitmentConfig, model: VideoModel, recipe: Judge) -> list[
 
 
 def pairs_of(
-    config: CommitmentConfig, model: VideoModel, recipe: Judge, batch: Batch, progress: Any
+    config: CommitmentConfig, model: VideoModel, recipe: Judge, batch: Batch, progress: tqdm[Any]
 ) -> list[dict[str, Any]]:
     """Sample each scene once, complete it again at every level, and measure g of both."""
     numbers = batch.numbers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from data import rows as data_rows
 from reward_physics.video import Video
 from trainers.learning.streams import shuffled
 from trainers.models.base import Condition, VideoModel
-from trainers.settings.common import DataConfig
+from trainers.settings.common import DataConfig, GenerationConfig
 from trainers.settings.options import suggestion
 
 
@@ -30,6 +30,14 @@ class Batch:
     ids: list[str]
     columns: dict[str, Any]
     numbers: list[int]
+
+
+class BatchSource(Protocol):
+    """Scenes or clips by their numbers."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, numbers: list[int], /) -> Batch: ...
 
 
 class Scenes:
@@ -117,14 +125,19 @@ def resized(video: Video, height: int | None, width: int | None) -> Video:
 
 
 def condition_on(
-    model: VideoModel, batch: Batch, config: Any, generators: list[torch.Generator], *, num_frames: int | None = None
+    model: VideoModel,
+    batch: Batch,
+    config: GenerationConfig,
+    generators: list[torch.Generator],
+    *,
+    num_frames: int | None = None,
 ) -> Condition:
     """What the model generates the batch's clips from: captions, frame rates and, where asked for, first frames."""
     video = batch.video
     first: Tensor | None = video.frames_BTCHW[:, 0].to(model.device) if config.image_conditioning else None
     condition = model.condition(
         batch.captions,
-        fps=video.fps_B.to(model.device),
+        fps=video.fps_B,
         num_frames=num_frames or config.num_frames or video.num_frames,
         height_px=video.height_px,
         width_px=video.width_px,
@@ -133,5 +146,4 @@ def condition_on(
         negative_prompt=config.negative_prompt,
         generators=generators,
     )
-    detach = getattr(config, "detach_negative", False)
-    return dataclasses.replace(condition, detach_negative=True) if detach else condition
+    return dataclasses.replace(condition, detach_negative=config.detach_negative)

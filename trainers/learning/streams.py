@@ -17,7 +17,7 @@ class Stream(enum.IntEnum):
     NOISE = 0
     """The noise that a clip is sampled from, and its first frame's latents."""
     CHOICES = 1
-    """A step's own choices, the same on every process: denoising steps with gradient, steps with a reference distance."""
+    """A step's own choices, the same on every process: which denoising steps carry gradient, which give a distance."""
     DATA_NOISE = 2
     """Noise levels and noise on clean latents, for the denoising loss."""
     REFERENCE_NOISE = 3

@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
 from huggingface_hub import try_to_load_from_cache
 
 from trainers.learning.batches import Scenes
+from trainers.memory_plan.blank import C, Step
 from trainers.memory_plan.meter import cpu_workspace
-from trainers.memory_plan.plan import GIB, report
+from trainers.memory_plan.plan import GIB
+from trainers.memory_plan.report import report
 from trainers.models.sizes import find_size
 
 
-def memory_lines(config: Any) -> str:
+def memory_lines(config: C, step: Step[C]) -> str:
     """The plan of one step of one process. Sizes that the YAML leaves open are those of the data.
 
     Raises:
@@ -36,12 +37,13 @@ def memory_lines(config: Any) -> str:
     verbosity = diffusers.utils.logging.get_verbosity()
     diffusers.utils.logging.set_verbosity_error()  # casting networks without data loses nothing
     try:
-        return report(size, config, config.memory_gib or _memory_gib(), workspace=None if on_gpu else cpu_workspace)
+        workspace = None if on_gpu else cpu_workspace
+        return report(size, config, step, config.memory_gib or _memory_gib(), workspace=workspace)
     finally:
         diffusers.utils.logging.set_verbosity(verbosity)
 
 
-def print_memory(config: Any, *, quiet: bool = False) -> bool:
+def print_memory(config: C, step: Step[C], *, quiet: bool = False) -> bool:
     """Print the plan, unless `quiet`; whether the model's weights are here, so that the run can be built as well.
 
     Raises:
@@ -56,7 +58,7 @@ def print_memory(config: Any, *, quiet: bool = False) -> bool:
         print(f"no plan of memory: {error}")
         return True  # loading says what is wrong with it
     try:
-        print(memory_lines(config))
+        print(memory_lines(config, step))
     except ValueError as error:
         if not here:
             raise

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainers.clips.scored import ScoredClips
 from trainers.learning.advantages import reward_weights, weight_metrics
-from trainers.learning.batches import Batch, Scenes, condition_on
+from trainers.learning.batches import Batch, BatchSource, Scenes, condition_on
 from trainers.learning.streams import Stream, clip_generators
 from trainers.models import Condition, VideoModel
 from trainers.rounds.replay import Replay
@@ -42,7 +42,7 @@ class Pool:
 
 
 def prompts_of(
-    config: RWRConfig, model: VideoModel, scenes: Scenes, numbers: list[int]
+    config: RWRConfig, model: VideoModel, scenes: BatchSource, numbers: list[int]
 ) -> tuple[Batch, Condition, list[int]]:
     """The scenes of clip numbers, each once, what is generated from them, and the place of each number's own.
 

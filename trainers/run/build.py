@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +12,7 @@ from transformers import get_scheduler
 from rewards.recipe.recipe import load_recipe
 from trainers.learning.batches import Scenes
 from trainers.learning.scoring import Judge
+from trainers.memory_plan.blank import C, Step
 from trainers.memory_plan.of_run import print_memory
 from trainers.models import VideoModel, load_video_model, lora_parameters
 from trainers.run import averages
@@ -28,10 +28,11 @@ from trainers.run.parallel import (
 )
 from trainers.run.session import Session
 from trainers.run.tracking import check_trackers
+from trainers.settings.common import RunConfig, TrainerConfig
 
 
-def start(config: Any) -> tuple[Accelerator, Path | None]:
-    """The processes, seeded, and the checkpoint to resume from.
+def start(config: C, step: Step[C]) -> tuple[Accelerator, Path | None]:
+    """The processes, seeded, and the checkpoint to resume from. A dry run prints the step's plan of memory first.
 
     Raises:
         ValueError: an output folder that must not be written to, a tracker that is missing, no such checkpoint.
@@ -43,17 +44,17 @@ def start(config: Any) -> tuple[Accelerator, Path | None]:
     use_threads(config.num_threads)
     accelerator = make_accelerator()
     set_seed(config.seed)
-    if config.dry_run and not print_memory(config, quiet=not accelerator.is_main_process):
+    if config.dry_run and not print_memory(config, step, quiet=not accelerator.is_main_process):
         raise SystemExit(0)
     return accelerator, resume
 
 
-def watched(config: Any, accelerator: Accelerator, recipe: Judge) -> Judge:
+def watched(config: RunConfig, accelerator: Accelerator, recipe: Judge) -> Judge:
     """The recipe under a watchdog of `reward_timeout_s`."""
     return Watched(recipe, config.reward_timeout_s, accelerator.process_index)
 
 
-def held_out_judges(config: Any, recipe: Judge | None) -> dict[str, Judge]:
+def held_out_judges(config: RunConfig, recipe: Judge | None) -> dict[str, Judge]:
     """The recipes of the evaluations during training, by the name their figures get."""
     judges = {} if recipe is None else {"eval": recipe}
     if config.eval_steps and config.eval_recipe:
@@ -62,12 +63,13 @@ def held_out_judges(config: Any, recipe: Judge | None) -> dict[str, Judge]:
 
 
 def make_session(
-    config: Any,
+    config: TrainerConfig,
     accelerator: Accelerator,
     judges: dict[str, Judge],
     scenes: Scenes | None,
     model: VideoModel | None,
     *,
+    recipe: str,
     full: bool = False,
 ) -> Session:
     """Load the model, put the LoRA on it (or free all its weights), and make optimizer, schedule and average.
@@ -75,6 +77,7 @@ def make_session(
     Args:
         scenes: those that are trained on, which stand in for the held-out ones where nothing is evaluated.
         model: replaces the one that the config names.
+        recipe: file of the rewards.
         full: train every weight of the transformer.
     """
     needed = config.eval_steps or scenes is None
@@ -119,5 +122,12 @@ def make_session(
     engine = engine_of(accelerator)
     state = ckpt.TrainState(weights=weights, optimizer=optimizer, scheduler=scheduler, ema=ema, engine=engine)
     return Session(
-        config=config, accelerator=accelerator, model=model, state=state, judges=judges, held_out=held_out, full=full
+        config=config,
+        accelerator=accelerator,
+        model=model,
+        state=state,
+        judges=judges,
+        held_out=held_out,
+        recipe=recipe,
+        full=full,
     )

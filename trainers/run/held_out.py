@@ -18,10 +18,11 @@ from trainers.learning.scoring import Judge, score
 from trainers.learning.streams import Stream, clip_generators
 from trainers.models.base import VideoModel
 from trainers.run.tracking import Trackers
+from trainers.settings.common import TrainerConfig
 
 
 @torch.no_grad()
-def generate(model: VideoModel, scenes: Scenes, config: Any, numbers: list[int]) -> Tensor:
+def generate(model: VideoModel, scenes: Scenes, config: TrainerConfig, numbers: list[int]) -> Tensor:
     """frames_BTCHW in [0, 1] of these scenes, the same noise each time."""
     batch = scenes.batch(numbers)
     generators = clip_generators(config.seed, numbers, Stream.HELD_OUT)
@@ -39,7 +40,7 @@ def evaluate(
     model: VideoModel,
     scenes: Scenes,
     judges: dict[str, Judge],
-    config: Any,
+    config: TrainerConfig,
     *,
     step: int,
     folder: Path | None,
