@@ -10,7 +10,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow.parquet as pq
 import torch
+from datasets import Features
 from torch import Tensor
 
 from data import rows as data_rows
@@ -100,6 +102,22 @@ class Scenes:
             video = video.with_frames(video.frames_BTCHW[:, : self.config.num_frames])
         columns = data_rows.reward_columns(batch)
         return Batch(video=video, captions=batch["caption"], ids=batch["id"], columns=columns, numbers=numbers)
+
+
+def clip_size(config: DataConfig) -> tuple[int, int, int]:
+    """Frames, rows and columns of a clip: the configured ones, else those that the split's first file is typed with.
+
+    Raises:
+        ValueError: as of `Scenes`, where no file says them.
+    """
+    root = data_rows.SHIPPED if config.dataset == "drops" else Path(config.dataset)
+    files = sorted((root / config.split.split("+")[0]).glob("*.parquet"))
+    columns = Features.from_arrow_schema(pq.read_schema(files[0])) if files else {}
+    shape = getattr(columns.get("frames"), "shape", None)
+    if shape is None:
+        video = Scenes(config, config.split).batch([0]).video
+        shape = (video.num_frames, video.height_px, video.width_px)
+    return config.num_frames or shape[0], config.height or shape[1], config.width or shape[2]
 
 
 def resized(video: Video, height: int | None, width: int | None) -> Video:

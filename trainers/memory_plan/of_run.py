@@ -10,7 +10,7 @@ import diffusers
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from trainers.learning.batches import Scenes
+from trainers.learning.batches import clip_size
 from trainers.memory_plan.blank import C, Step
 from trainers.memory_plan.meter import cpu_workspace
 from trainers.memory_plan.plan import GIB
@@ -26,13 +26,8 @@ def memory_lines(config: C, step: Step[C]) -> str:
     """
     size = find_size(config.model_name_or_path)
     if None in (config.num_frames, config.height, config.width):
-        video = Scenes(config, config.split).batch([0]).video
-        config = dataclasses.replace(
-            config,
-            num_frames=config.num_frames or video.num_frames,
-            height=config.height or video.height_px,
-            width=config.width or video.width_px,
-        )
+        num_frames, height, width = clip_size(config)
+        config = dataclasses.replace(config, num_frames=num_frames, height=height, width=width)
     on_gpu = torch.cuda.is_available() or config.memory_gib is not None
     verbosity = diffusers.utils.logging.get_verbosity()
     diffusers.utils.logging.set_verbosity_error()  # casting networks without data loses nothing
