@@ -93,7 +93,7 @@ def psft_loss(
     if config.physics_weight > 0:
         assert recipe is not None
         physics, scored = physics_loss(config, model, recipe, batch, clean, condition, processes, phase)
-        loss = loss + config.physics_weight * physics
+        loss = loss + physics
         with phase("wait"):
             metrics |= reward_metrics(processes, scored)
     warn_not_finite("loss", ~loss.detach().isfinite(), batch.ids, processes.index)
@@ -110,7 +110,7 @@ def physics_loss(
     processes: Processes,
     phase: Phases,
 ) -> tuple[Tensor, Scored]:
-    """A sum whose gradient is that of minus the reward of the predicted clean clips, and their scores."""
+    """A sum with the gradient of minus the weighted reward of the predicted clean clips, and their scores."""
     drawn = clip_generators(config.seed, batch.numbers, Stream.PHYSICS_NOISE)
     noisy, _, sigma_B = noised(model, clean, condition, sigma_range=config.physics_sigma_range, generators=drawn)
     with phase("predict"):
@@ -131,7 +131,7 @@ def physics_loss(
     assert scored.latent_grad is not None and scored.dropped_B is not None
     warn_not_finite("pixel gradient", scored.dropped_B, batch.ids, processes.index)
     # Backward of this sum is d reward / d latents carried on through the network.
-    return -(predicted * scored.latent_grad).sum() / len(predicted), scored
+    return -config.physics_weight * (predicted * scored.latent_grad).sum() / len(predicted), scored
 
 
 def blank_loss(config: PSFTConfig, blank: Blank) -> Tensor:

@@ -21,28 +21,25 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from rewards.recipe.recipe import load_recipe
 from trainers.clips.scored import ScoredClips
-from trainers.learning.advantages import reward_weights, weight_metrics
-from trainers.learning.batches import BatchSource, Scenes, condition_on
+from trainers.learning.batches import Scenes, condition_on
 from trainers.learning.clocks import Phases
-from trainers.learning.figures import Processes, reward_metrics
+from trainers.learning.figures import Processes
 from trainers.learning.losses import contrast_loss, denoising_loss, noised, reference_distance
-from trainers.learning.rollout import rollout
-from trainers.learning.scoring import Judge, Scored, joined, score, warn_unmeasured
+from trainers.learning.scoring import Judge, score, warn_unmeasured
 from trainers.learning.streams import Stream, clip_generators, shuffled
 from trainers.memory_plan.blank import FEW, Blank, Step
 from trainers.models import Condition, VideoModel
-from trainers.rounds.pool import Pool, offline_pool, online_pool, picked, prompts_of
-from trainers.rounds.replay import Clip, Replay, shard_name
+from trainers.rounds.pool import Pool, offline_pool, online_pool, prompts_of
+from trainers.rounds.replay import Replay
+from trainers.rounds.sampling import sample_and_score, sample_round
 from trainers.run import averages
 from trainers.run.build import held_out_judges, make_session, start, watched
 from trainers.run.faults import warn_not_finite
 from trainers.run.finish import print_plan
 from trainers.run.folder import check_disk
-from trainers.run.parallel import gathered
 from trainers.run.session import Session, mean_of
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.regression import RWRConfig
@@ -83,16 +80,8 @@ def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel |
 
     pool = None
     while state.step < config.max_steps:
-        started, several, of_round = time.perf_counter(), [], {}
-        if scored is not None and pool is None:
-            pool, of_round = offline_pool(config, run, scored)
-        elif scenes is not None and recipe is not None and state.step % config.inner_steps == 0:
-            with run.phases("sample"):
-                of_round = sample_round(config, recipe, run, scenes, replay)
-            pool = online_pool(config, run, scenes, replay)
-        elif pool is None:
-            assert scenes is not None
-            pool = online_pool(config, run, scenes, replay)
+        started, several = time.perf_counter(), []
+        pool, of_round = pool_of_step(config, recipe, run, source, replay, pool)
         for micro in range(accumulation):
             first = state.step * per_step + (micro * accelerator.num_processes + accelerator.process_index) * size
             numbers = list(range(first, first + size))
@@ -107,68 +96,28 @@ def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel |
     return metrics
 
 
-def sample_round(config: RWRConfig, recipe: Judge, run: Session, scenes: Scenes, replay: Replay) -> dict[str, float]:
-    """Sample, score and weight one round's clips into the replay; its figures over all processes.
+def pool_of_step(
+    config: RWRConfig,
+    recipe: Judge | None,
+    run: Session,
+    source: Scenes | ScoredClips,
+    replay: Replay,
+    pool: Pool | None,
+) -> tuple[Pool, dict[str, float]]:
+    """The clips that this step learns from, and the figures of a round that begins with it.
 
-    Sample i of the round's prompt g is clip number (round * prompts + g) * N + i: its scene and noise depend on
-    nothing else. Each process makes an equal share of them, in order.
+    Args:
+        pool: of the step before; None at the first of a run.
     """
-    accelerator, samples = run.accelerator, config.num_generations
-    processes = Processes.of(accelerator)
-    index, count = run.state.step // config.inner_steps, config.prompts_per_round * samples
-    share = count // accelerator.num_processes
-    first = index * count + accelerator.process_index * share
-    numbers = list(range(first, first + share))
-    latents, parts = [], []
-    quiet = config.disable_tqdm or not run.is_main
-    with tqdm(total=share, desc=f"round {index}: sample and score", unit="clip", leave=False, disable=quiet) as bar:
-        for start_at in range(0, share, config.sampling_batch_size):
-            some = numbers[start_at : start_at + config.sampling_batch_size]
-            made, scored = sample_and_score(config, recipe, run.model, scenes, some, run.phases)
-            latents.extend(made)
-            parts.append(scored)
-            bar.update(len(some))
-    scored = joined(parts)
-    replay.write_latents(index, accelerator.process_index, numbers, latents)
-    if config.weighting == "signed":
-        with gathered(run.state.weights.values()):
-            if run.is_main:
-                replay.write_policy(index, run.state.weights)
-    with run.phases("wait"):
-        reward_M, measurable_M = (processes.gather(one).cpu() for one in (scored.reward_B, scored.measurable_B))
-        figures = reward_metrics(processes, scored)
-    reward_GN, measurable_GN = reward_M.view(-1, samples), measurable_M.view(-1, samples)
-    found = reward_weights(reward_GN, measurable_GN, config.how)
-    accelerator.wait_for_everyone()
-    if run.is_main:
-        weight_M = found.weight_GN.flatten()
-        everything = zip(reward_M.tolist(), weight_M.tolist(), strict=True)
-        clips = [
-            Clip(number=index * count + i, reward=reward, weight=weight, file=shard_name(index, i // share))
-            for i, (reward, weight) in enumerate(everything)
-        ]
-        replay.finish_round(index, clips)
-    accelerator.wait_for_everyone()
-    run.state.clips = (index + 1) * count
-    return figures | weight_metrics(reward_GN, measurable_GN, found)
-
-
-@torch.no_grad()
-def sample_and_score(
-    config: RWRConfig, recipe: Judge, model: VideoModel, scenes: BatchSource, numbers: list[int], phase: Phases
-) -> tuple[Tensor, Scored]:
-    """Clean latents and scores of some clips."""
-    batch, condition, of = prompts_of(config, model, scenes, numbers)
-    condition = condition[of]
-    schedule = model.schedule(config.num_inference_steps, condition)
-    noise = model.initial_latents(condition, clip_generators(config.seed, numbers, Stream.NOISE))
-    clean = rollout(model, condition, schedule, noise, adapter_sigma_range=config.adapter_sigma_range).latents
-    with phase("decode"):
-        frames = model.decode(clean, condition).clamp(0, 1)
-    with phase("reward"):
-        video = picked(batch.video.to(frames.device), of).with_frames(frames)
-        scored, _ = score(recipe, video, picked(batch.columns, of))
-    return clean, scored
+    if isinstance(source, ScoredClips):
+        return offline_pool(config, run, source) if pool is None else (pool, {})
+    figures: dict[str, float] = {}
+    if run.state.step % config.inner_steps == 0:
+        assert recipe is not None
+        with run.phases("sample"):
+            figures = sample_round(config, recipe, run, source, replay)
+        pool = None
+    return pool or online_pool(config, run, source, replay), figures
 
 
 def rwr_loss(
@@ -214,16 +163,21 @@ def rwr_loss(
         loss = denoising_loss(model, clean, condition, sigma_range=levels, generators=fresh, weight_B=weight_B)
     metrics["denoising_loss"] = loss.item()
     if config.reference_weight > 0:
-        again = clip_generators(config.seed, numbers, Stream.REFERENCE_NOISE)
         with phase.part("reference distance"):
-            noisy, _, sigma_B = noised(
-                model, clean, condition, sigma_range=config.reference_sigma_range, generators=again
-            )
-            distance = reference_distance(model, noisy, sigma_B, condition)
+            distance = distance_to_reference(config, model, clean, condition, numbers)
         loss = loss + config.reference_weight * distance
         metrics["reference_distance"] = distance.item()
     warn_not_finite("loss", ~loss.detach().isfinite(), [pool.names[place] for place in places], processes.index)
     return loss, metrics
+
+
+def distance_to_reference(
+    config: RWRConfig, model: VideoModel, clean: Tensor, condition: Condition, numbers: list[int]
+) -> Tensor:
+    """|v_on - v_off|^2 at the clips with noise of their own."""
+    fresh, levels = clip_generators(config.seed, numbers, Stream.REFERENCE_NOISE), config.reference_sigma_range
+    noisy, _, sigma_B = noised(model, clean, condition, sigma_range=levels, generators=fresh)
+    return reference_distance(model, noisy, sigma_B, condition)
 
 
 def drawn_from(pool: Pool, config: RWRConfig, numbers: list[int], per_step: int) -> tuple[list[int], float]:

@@ -31,20 +31,18 @@ adds is always the same."""
 
 
 class BlankScenes:
-    """Clips of no content, of the size that the settings give, on the model's device."""
+    """Clips of no content, of the size that the settings give. They lie on the CPU, as the data's do, in no memory."""
 
-    def __init__(self, config: GenerationConfig, device: torch.device) -> None:
+    def __init__(self, config: GenerationConfig) -> None:
         assert config.num_frames is not None and config.height is not None and config.width is not None
-        self.shape, self.device = (config.num_frames, 3, config.height, config.width), device
+        self.shape = (config.num_frames, 3, config.height, config.width)
 
     def __len__(self) -> int:
         return 1
 
     def batch(self, numbers: list[int]) -> Batch:
         count = len(numbers)
-        video = Video(
-            frames_BTCHW=torch.zeros(count, *self.shape, device=self.device), fps_B=torch.full((count,), 16.0)
-        )
+        video = Video(frames_BTCHW=torch.zeros(()).expand(count, *self.shape), fps_B=torch.full((count,), 16.0))
         return Batch(video=video, captions=[""] * count, ids=["blank"] * count, columns={}, numbers=numbers)
 
 
@@ -146,7 +144,7 @@ class Blank:
         return cls(
             model=model,
             weights=dict(network.named_parameters()) if full else lora_parameters(network),
-            scenes=BlankScenes(config, model.device),
+            scenes=BlankScenes(config),
             recipe=BlankRecipe(),
             phase=phase,
             processes=Processes(gather=lambda value_B: torch.zeros(len(value_B))),
@@ -201,5 +199,5 @@ def blank_condition(model: VideoModel, config: TrainerConfig) -> Condition:
     """What a micro-batch of clips of no content is generated from."""
     read_nothing(model)
     numbers = list(range(config.per_device_train_batch_size))
-    batch = BlankScenes(config, model.device).batch(numbers)
+    batch = BlankScenes(config).batch(numbers)
     return condition_on(model, batch, config, clip_generators(config.seed, numbers))

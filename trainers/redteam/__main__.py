@@ -66,7 +66,7 @@ if __name__ == "__main__":
     exit_with_one_line(main)
 
 
-def noise(config: Any, recipes: dict[str, Any]) -> list[dict[str, Any]]:
+def noise(config: RedTeamConfig, recipes: dict[str, Any]) -> list[dict[str, Any]]:
     """A record a recipe and bound: what the noise gains beside a truly mended fall, by the recipe and by the judge.
     Resumes where it stopped.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch import nn
 from transformers import get_scheduler
 
 from rewards.recipe.recipe import load_recipe
@@ -28,7 +29,7 @@ from trainers.run.parallel import (
 )
 from trainers.run.session import Session
 from trainers.run.tracking import check_trackers
-from trainers.settings.common import RunConfig, TrainerConfig
+from trainers.settings.common import ModelConfig, RunConfig, TrainerConfig
 
 
 def start(config: C, step: Step[C]) -> tuple[Accelerator, Path | None]:
@@ -83,24 +84,8 @@ def make_session(
     needed = config.eval_steps or scenes is None
     held_out = Scenes(config, config.eval_split, shuffle=False) if needed else scenes
     assert held_out is not None
-    if model is None:
-        dtype = torch.bfloat16 if config.bf16 else torch.float32
-        model = load_video_model(config.model_name_or_path, torch_dtype=dtype)
-        model.offload_text = config.offload_text_encoder
-        model.offload_blocks = config.offload_transformer
-        model = model.to(accelerator.device)
-    model.decode_in_tiles(config.decode_tile_px)
-    if config.block_checkpointing:
-        model.checkpoint_blocks()
-    if config.torch_compile:
-        model.compile_blocks()
-    if full:
-        model.transformer.requires_grad_(True)
-    elif config.lora_path:
-        model.load_lora(config.lora_path, trainable=True)
-    else:
-        model.add_lora(r=config.lora_r, alpha=config.lora_alpha, targets=config.lora_target_modules)
-    weights = dict(model.transformer.named_parameters()) if full else lora_parameters(model.transformer)
+    model = load(config, accelerator) if model is None else model
+    weights = free(config, model, full=full)
     optimizer = torch.optim.AdamW(
         list(weights.values()),
         lr=config.learning_rate,
@@ -112,15 +97,13 @@ def make_session(
     optimizer = wrap(accelerator, model, optimizer, batch_size=per_device, max_grad_norm=norm)
     if config.context_parallel_size > 1:
         share_sequence(accelerator, model, config.context_parallel_size)
-    scheduler = get_scheduler(
-        "constant_with_warmup" if config.lr_scheduler_type == "constant" else config.lr_scheduler_type,
-        optimizer,
-        num_warmup_steps=config.warmup_steps,
-        num_training_steps=config.max_steps,
+    state = ckpt.TrainState(
+        weights=weights,
+        optimizer=optimizer,
+        scheduler=schedule_of(config, optimizer),
+        ema=averages.start_ema(weights) if config.ema_decay > 0 else {},
+        engine=engine_of(accelerator),
     )
-    ema = averages.start_ema(weights) if config.ema_decay > 0 else {}
-    engine = engine_of(accelerator)
-    state = ckpt.TrainState(weights=weights, optimizer=optimizer, scheduler=scheduler, ema=ema, engine=engine)
     return Session(
         config=config,
         accelerator=accelerator,
@@ -130,4 +113,41 @@ def make_session(
         held_out=held_out,
         recipe=recipe,
         full=full,
+    )
+
+
+def load(config: TrainerConfig, accelerator: Accelerator) -> VideoModel:
+    """The model that the config names, on the process's device."""
+    dtype = torch.bfloat16 if config.bf16 else torch.float32
+    model = load_video_model(config.model_name_or_path, torch_dtype=dtype)
+    model.offload_text = config.offload_text_encoder
+    model.offload_blocks = config.offload_transformer
+    return model.to(accelerator.device)
+
+
+def free(config: ModelConfig, model: VideoModel, *, full: bool) -> dict[str, nn.Parameter]:
+    """Set how the model runs and put a LoRA on it, or free all its weights; those that are trained, by name."""
+    model.decode_in_tiles(config.decode_tile_px)
+    if config.block_checkpointing:
+        model.checkpoint_blocks()
+    if config.torch_compile:
+        model.compile_blocks()
+    if full:
+        model.transformer.requires_grad_(True)
+        return dict(model.transformer.named_parameters())
+    if config.lora_path:
+        model.load_lora(config.lora_path, trainable=True)
+    else:
+        model.add_lora(r=config.lora_r, alpha=config.lora_alpha, targets=config.lora_target_modules)
+    return lora_parameters(model.transformer)
+
+
+def schedule_of(config: RunConfig, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """How the learning rate rises and falls."""
+    name = config.lr_scheduler_type
+    return get_scheduler(
+        "constant_with_warmup" if name == "constant" else name,
+        optimizer,
+        num_warmup_steps=config.warmup_steps,
+        num_training_steps=config.max_steps,
     )
