@@ -128,7 +128,7 @@ def measure(config: CommitmentConfig, model: VideoModel, recipe: Judge) -> list[
 
 
 def pairs_of(
-    config: CommitmentConfig, model: VideoModel, recipe: Judge, batch: Batch, progress: tqdm[Any]
+    config: CommitmentConfig, model: VideoModel, recipe: Judge, batch: Batch, progress: "tqdm[Any]"
 ) -> list[dict[str, Any]]:
     """Sample each scene once, complete it again at every level, and measure g of both."""
     numbers = batch.numbers
