@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.models import load_video_model, round_trip
+from trainers.models import VideoModel, load_video_model, round_trip
 from trainers.redteam.attacks import ATTACKS, LEVELS, apply
 from trainers.redteam.scenes import ALL_KINDS, TrueClip, true_clips
 from trainers.redteam.verdicts import names_of, scenes
@@ -138,7 +138,7 @@ class Bench:
         stem, number = task
         drops = {"drop": self.config.noise_clips}
         clip = list(true_clips(self.config.split, self.config.dataset, drops, world=self.config.world))[number]
-        found = attacked(clip, self.recipes[stem], load_recipe(self.config.judge), self.config)
+        found = attacked(clip, self.recipes[stem], load_recipe(self.config.judge), self.config.noise_steps)
         return [{"recipe": stem, "clip": clip.name} | record for record in found]
 
 
@@ -245,7 +245,7 @@ def _listed(value_B: Tensor) -> list[float | None]:
     return [None if value != value else round(value, 6) for value in value_B.tolist()]
 
 
-def _sent(clip: TrueClip, model: Any) -> TrueClip:
+def _sent(clip: TrueClip, model: VideoModel) -> TrueClip:
     """The clip's round trip through the autoencoder."""
     frames = round_trip(model, clip.video.frames_BTCHW, [clip.caption], clip.video.fps_B)
     return dataclasses.replace(clip, video=clip.video.with_frames(frames))

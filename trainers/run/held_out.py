@@ -15,20 +15,20 @@ from torch import Tensor
 
 from reward_physics.figures.intervals import bootstrap_interval
 from reward_physics.files.io import enlarge, upscale_factor, write_video
-from trainers.learning.batches import Scenes, clip_generators, condition_on
+from trainers.learning.batches import Scenes, condition_on
 from trainers.learning.rollout import sample
 from trainers.learning.scoring import Judge, score
+from trainers.learning.streams import Stream, clip_generators
 from trainers.models.base import VideoModel
 from trainers.run.tracking import Trackers
-
-STREAM = 7  # of the noise: held-out clips never share theirs with training
+from trainers.settings.common import TrainerConfig
 
 
 @torch.no_grad()
-def generate(model: VideoModel, scenes: Scenes, config: Any, numbers: list[int]) -> Tensor:
+def generate(model: VideoModel, scenes: Scenes, config: TrainerConfig, numbers: list[int]) -> Tensor:
     """frames_BTCHW in [0, 1] of these scenes, the same noise each time."""
     batch = scenes.batch(numbers)
-    generators = clip_generators(config.seed, numbers, STREAM)
+    generators = clip_generators(config.seed, numbers, Stream.HELD_OUT)
     condition = condition_on(model, batch, config, generators)
     return sample(
         model,
@@ -43,7 +43,7 @@ def evaluate(
     model: VideoModel,
     scenes: Scenes,
     judges: dict[str, Judge],
-    config: Any,
+    config: TrainerConfig,
     *,
     step: int,
     folder: Path | None,
