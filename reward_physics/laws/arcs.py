@@ -97,42 +97,63 @@ def find_arc(
     for clip, segments in enumerate(cuts):
         if why[clip] is not None:
             continue
-        chosen = 0
+        chosen: int | None = 0
         if not released[clip]:
-            chosen = _choose(segments, time[clip], position[clip], seen[clip], float(sigma_B[clip]), min_frames)
-        if (
-            chosen is not None
-            and not released[clip]
-            and _is_no_parabola(
-                segments[chosen], position[clip, :, -1], seen[clip], float(sigma_B[clip]), float(sigma_floor_B[clip])
-            )
-        ):
-            why[clip] = "nothing flies freely: no parabola holds five frames"
-            continue
-        if chosen is None or not segments:
+            sigmas = float(sigma_B[clip]), float(sigma_floor_B[clip])
+            chosen, why[clip] = _flight(segments, time[clip], position[clip], seen[clip], *sigmas, min_frames)
+        if why[clip] is None and (chosen is None or not segments):
             frames = int(max((seen[clip, i : k + 1].sum() for i, k in segments), default=0))
-            frames = min(frames, min_frames - 1)
-            why[clip] = f"too few frames in free flight: {frames}, needs {min_frames}"
-            continue
-        first, last = segments[chosen]
-        weights[clip, first : last + 1] = seen[clip, first : last + 1]
-        after = segments[chosen + 1] if chosen + 1 < len(segments) else None
-        if after is not None and after[0] - last <= 3:
-            impacts[clip] = _meeting_time(time[clip], position[clip, :, -1], seen[clip], (first, last), after)
-            # The frame at the cut belongs to the contact when the impact came before it.
-            late = (time[clip] >= impacts[clip] - 1e-3) & (weights[clip] > 0)
-            left = int(weights[clip].sum() - late.sum())
-            if left >= min_frames:
-                weights[clip, late] = 0
-            elif (late & (time[clip] > impacts[clip] + _LATE * (time[clip, 1] - time[clip, 0]))).any():
-                weights[clip], impacts[clip] = 0, torch.nan
-                why[clip] = f"too few frames in free flight: {left}, needs {min_frames}"
+            why[clip] = _too_few(min(frames, min_frames - 1), min_frames)
+        if why[clip] is None and chosen is not None:
+            track = time[clip], position[clip, :, -1], seen[clip]
+            weights[clip], impacts[clip], why[clip] = _until_impact(segments, chosen, *track, min_frames)
     return Arc(
         weights_BT=weights.to(position_BTD.device),
         impact_time_B=impacts.to(position_BTD.device),
         sigma_B=sigma_B.to(position_BTD),
         reasons=why,
     )
+
+
+def _flight(
+    segments: list[tuple[int, int]],
+    time_T: Tensor,
+    position_TD: Tensor,
+    seen_T: Tensor,
+    sigma: float,
+    sigma_floor: float,
+    min_frames: int,
+) -> tuple[int | None, str | None]:
+    """Which segment is the first free flight, None where each is too short; and why none can be, or None."""
+    chosen = _choose(segments, time_T, position_TD, seen_T, sigma, min_frames)
+    if chosen is not None and _is_no_parabola(segments[chosen], position_TD[:, -1], seen_T, sigma, sigma_floor):
+        return None, "nothing flies freely: no parabola holds five frames"
+    return chosen, None
+
+
+def _until_impact(
+    segments: list[tuple[int, int]], chosen: int, time_T: Tensor, height_T: Tensor, seen_T: Tensor, min_frames: int
+) -> tuple[Tensor, Tensor, str | None]:
+    """weights_T of one flight, the time of the impact that ends it (NaN without one), and why it cannot be measured."""
+    (first, last), nan = segments[chosen], torch.full_like(time_T[0], torch.nan)
+    weight_T = torch.zeros_like(time_T)
+    weight_T[first : last + 1] = seen_T[first : last + 1]
+    after = segments[chosen + 1] if chosen + 1 < len(segments) else None
+    if after is None or after[0] - last > 3:
+        return weight_T, nan, None
+    impact = _meeting_time(time_T, height_T, seen_T, (first, last), after)
+    # The frame at the cut belongs to the contact when the impact came before it.
+    late_T = (time_T >= impact - 1e-3) & (weight_T > 0)
+    left = int(weight_T.sum() - late_T.sum())
+    if left >= min_frames:
+        weight_T[late_T] = 0
+    elif (late_T & (time_T > impact + _LATE * (time_T[1] - time_T[0]))).any():
+        return torch.zeros_like(time_T), nan, _too_few(left, min_frames)
+    return weight_T, impact, None
+
+
+def _too_few(frames: int, min_frames: int) -> str:
+    return f"too few frames in free flight: {frames}, needs {min_frames}"
 
 
 @torch.no_grad()

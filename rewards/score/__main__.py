@@ -128,18 +128,7 @@ def _score(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[dict
 @torch.no_grad()
 def _measure(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     clip = read_clip(path, fps=options.fps, frames=options.frames)
-    height, width = clip.frames_TCHW.shape[-2:]
-    one = torch.ones(1)
-    masks_NHW = None if options.mask is None else masks_from(options.mask, height, width)
-    video = Video(
-        frames_BTCHW=clip.frames_TCHW[None],
-        fps_B=one * clip.fps,
-        camera=None if options.camera is None else options.camera.build(height, width),
-        first_mask_BHW=None if masks_NHW is None else masks_NHW[:1],
-        object_masks_BNHW=None if masks_NHW is None or len(masks_NHW) < 2 else masks_NHW[None],
-        px_per_m_B=None if options.px_per_m is None else one * options.px_per_m,
-        object_diameter_m_B=None if options.object_diameter_m is None else one * options.object_diameter_m,
-    )
+    video = _video(clip, options)
     observation = recipe.observe(video, grad=False)
     no_metres = observation.no_metres
     if no_metres is not None:
@@ -147,7 +136,7 @@ def _measure(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[di
     seen = observation
     if no_metres is not None:
         # One pixel stands for one metre: ratios do not change, and nothing is reported in metres.
-        seen = recipe.observe(dataclasses.replace(video, camera=None, px_per_m_B=one), grad=False)
+        seen = recipe.observe(dataclasses.replace(video, camera=None, px_per_m_B=torch.ones(1)), grad=False)
     summary = summarise(seen, in_metres=no_metres is None, no_metres=no_metres)
     if seen is not observation:
         observation.__dict__.update({name: seen.__dict__[name] for name in _SHARED if name in seen.__dict__})
@@ -172,6 +161,23 @@ def _measure(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[di
         for n, (numbers, one) in enumerate(zip(result.get("objects", []), objects, strict=True), 1)
     ]
     return result, page
+
+
+def _video(clip: Any, options: argparse.Namespace) -> Video:
+    """The clip with what the options say of it."""
+    height, width = clip.frames_TCHW.shape[-2:]
+    masks_NHW = None if options.mask is None else masks_from(options.mask, height, width)
+    return Video(
+        frames_BTCHW=clip.frames_TCHW[None],
+        fps_B=torch.tensor([float(clip.fps)]),
+        camera=None if options.camera is None else options.camera.build(height, width),
+        first_mask_BHW=None if masks_NHW is None else masks_NHW[:1],
+        object_masks_BNHW=None if masks_NHW is None or len(masks_NHW) < 2 else masks_NHW[None],
+        px_per_m_B=None if options.px_per_m is None else torch.tensor([float(options.px_per_m)]),
+        object_diameter_m_B=None
+        if options.object_diameter_m is None
+        else torch.tensor([float(options.object_diameter_m)]),
+    )
 
 
 def _object(number: int, observation: Observation, no_metres: str | None) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class Judged:
         return means
 
 
-def judge_scenes(model: VideoModel, scenes: Scenes, judges: dict[str, Judge], config: Any) -> Judged:
+def judge_scenes(model: VideoModel, scenes: Scenes, judges: dict[str, Judge], config: TrainerConfig) -> Judged:
     """Generate the first `config.eval_scenes` scenes and judge them."""
     count, size = min(config.eval_scenes, len(scenes)), config.per_device_train_batch_size
     reward, measurable, g_m_s2 = ({name: [] for name in judges} for _ in range(3))
