@@ -123,7 +123,7 @@ def noisy(drawn: list[Drawn], rng: np.random.Generator, *, flow: bool) -> tuple[
         flow_noise_px=FLOW_NOISE_PX,
     )
     observation = Observation(blank_video(drawn), instruments, grad=False)
-    nothing = Found(mask_BTHW=torch.zeros(1, drawn.cell.frames, 1, 1), reasons=[None])
+    nothing = Found(mask_BTHW=track.weight_BT[..., None, None], reasons=[None] * len(drawn))
     observation.__dict__.update(image_track=track, found=nothing)  # the track is given, and nothing is looked for
     return observation, sd, rho
 
