@@ -23,8 +23,11 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "Python >= 3.11 is needed, $(PYTHON) is `$(PYTHON) --version 2>&1`: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "cannot make $(VENV): install your system's venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "Installing the toolkit, PyTorch and the tests' tools into $(VENV): a few gigabytes, some minutes, once."
+	@echo "pip shows its progress; a stopped installation goes on when you run make again. Remove all of it: rm -r $(VENV)"
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+	@echo "Installed. To use it from the shell: . $(VENV)/bin/activate"
 
 demo: $(STAMP) ## train on the embedded world, print g before and after
 	$(BIN)/python -m trainers.demo $(ARGS)
