@@ -37,7 +37,7 @@ from trainers import oro
 from trainers.clips.folder import write_text
 from trainers.learning.clocks import Phases
 from trainers.memory_plan.meter import MemoryMeter, cpu_workspace
-from trainers.memory_plan.plan import GIB, Plan, build, plan
+from trainers.memory_plan.plan import GIB, Plan, build, plan_memory
 from trainers.models.sizes import Size, find_size
 from trainers.settings.options import parse_config
 from trainers.settings.oro import OROConfig
@@ -204,7 +204,7 @@ def told(error: BaseException) -> str:
 
 
 def planned(size: Size, config: OROConfig) -> dict[str, Any]:
-    found: Plan = plan(size, config, oro.STEP, workspace=None if torch.cuda.is_available() else cpu_workspace)
+    found: Plan = plan_memory(size, config, oro.STEP, workspace=None if torch.cuda.is_available() else cpu_workspace)
     phases = {name: bytes_ for name, bytes_ in found.phases.items() if not name.startswith("prompts")}
     held = sum(found.held.values())
     return {"held": found.held, "peaks": {name: held + one for name, one in phases.items()}, "weights": found.weights}

@@ -23,7 +23,7 @@ from trainers.learning.clocks import Phases
 from trainers.memory_plan.__main__ import PlanConfig
 from trainers.memory_plan.blank import Blank
 from trainers.memory_plan.meter import allocator_peak_bytes, cpu_workspace
-from trainers.memory_plan.plan import GIB, build, plan
+from trainers.memory_plan.plan import GIB, build, plan_memory
 from trainers.models.sizes import SIZES, Size
 from trainers.oro import STEP
 
@@ -84,7 +84,7 @@ def rows_of(name: str, steps: list[str]) -> list[str]:
     rows = []
     for title in steps:
         config = dataclasses.replace(BASE, **CHANGES[title])
-        found = plan(size, config, STEP, workspace=cpu_workspace)
+        found = plan_memory(size, config, STEP, workspace=cpu_workspace)
         planned = max(found.phases.values())
         measured = measured_bytes(size, config)
         gc.collect()

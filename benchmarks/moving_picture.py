@@ -21,7 +21,7 @@ from reward_physics.drawing.scenes import Strip, video_grid
 from reward_physics.files.io import enlarge, to_uint8
 from trainers.clips.making import rows_of_split
 from trainers.evaluation.page import true_rows
-from trainers.sample import SampleConfig, run
+from trainers.sample import SampleConfig, sample_clips
 
 ARMS = {"base model": None, "trained by ORO": "docs/results/oro_drops_lora"}
 FACTOR = 3
@@ -52,7 +52,7 @@ def clips_of(name: str, lora: str | None, scenes: int, folder: Path) -> list[Ten
     """The clips of one arm, frames_TCHW in [0, 1], in the order of the scenes."""
     output_dir = folder / name.replace(" ", "_")
     config = SampleConfig(lora=lora, split="heldout", scenes=scenes, at_rest=True, output_dir=str(output_dir))
-    made = run(config)
+    made = sample_clips(config)
     return [made.read(name) for name in list(made.samples)[:scenes]]
 
 

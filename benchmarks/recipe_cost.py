@@ -44,10 +44,10 @@ def cpu_s(recipe: Recipe, video, columns, grad: bool) -> float:
     start = time.process_time()
     if grad:
         leaf = video.frames_BTCHW.clone().requires_grad_()
-        total_B = recipe.judge(video.with_frames(leaf), columns, grad=True).total_B
+        total_B = recipe.score(video.with_frames(leaf), columns, grad=True).total_B
         torch.autograd.grad(total_B.sum(), leaf)
     else:
-        recipe.judge(video, columns)
+        recipe.score(video, columns)
     return time.process_time() - start
 
 

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from rewards.recipe.recipe import load_recipe
 from trainers.learning.batches import Batch, Scenes, condition_on
 from trainers.learning.rollout import rollout
-from trainers.learning.scoring import Judge, score
+from trainers.learning.scoring import Scorer, score
 from trainers.learning.streams import Stream, clip_generators
 from trainers.models import Condition, Schedule, VideoModel, load_video_model
 from trainers.run.held_out import measured_g
@@ -104,7 +104,7 @@ def commitment_level(rows: list[dict[str, float]], open_share: float) -> float:
     return 0.0
 
 
-def measure(config: CommitmentConfig, model: VideoModel, recipe: Judge) -> list[dict[str, float]]:
+def measure_commitment(config: CommitmentConfig, model: VideoModel, recipe: Scorer) -> list[dict[str, float]]:
     """Fill `pairs.jsonl` in the output folder, one line a pair of clips, and return the curve."""
     if not config.sigmas or config.sigmas[0] != 1 or any(not 0 < sigma <= 1 for sigma in config.sigmas):
         raise ValueError(f"sigmas must start with 1 and lie in (0, 1], got {config.sigmas}")
@@ -128,7 +128,7 @@ def measure(config: CommitmentConfig, model: VideoModel, recipe: Judge) -> list[
 
 
 def pairs_of(
-    config: CommitmentConfig, model: VideoModel, recipe: Judge, batch: Batch, progress: "tqdm[Any]"
+    config: CommitmentConfig, model: VideoModel, recipe: Scorer, batch: Batch, progress: "tqdm[Any]"
 ) -> list[dict[str, Any]]:
     """Sample each scene once, complete it again at every level, and measure g of both."""
     numbers = batch.numbers
@@ -192,7 +192,7 @@ def main() -> None:
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if config.lora_path:
         model.load_lora(config.lora_path)
-    rows = measure(config, model, recipe)
+    rows = measure_commitment(config, model, recipe)
     level = commitment_level(rows, config.open_share)
     folder = Path(config.output_dir)
     (folder / "commitment.json").write_text(json.dumps({"level": level, "rows": rows}, indent=2))

@@ -31,7 +31,7 @@ from trainers.evaluation.measured import Evaluation, EvaluationConfig
 from trainers.evaluation.reports import report_of
 from trainers.evaluation.scores import Headline
 from trainers.evaluation.tables import markdown_table
-from trainers.learning.scoring import Judge
+from trainers.learning.scoring import Scorer
 from trainers.run.model_card import add_held_out
 from trainers.run.tracking import read_metrics
 from trainers.settings.options import Count, Positive, exit_with_one_line, option, parse_config, strict
@@ -84,11 +84,11 @@ class Outcome:
         return [*found, shown.worse]
 
 
-def run(
+def demonstrate(
     config: DemoConfig,
     *,
     train: Callable[[OROConfig], Any] | None = None,
-    instruments: Mapping[str, Judge] | None = None,
+    instruments: Mapping[str, Scorer] | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """The whole demo; `train`, `instruments` and `changes` of the evaluation replace what the config names."""
@@ -252,7 +252,7 @@ def _minutes(started: float) -> str:
 def main() -> None:
     """The command."""
     config = parse_config(DemoConfig)
-    outcome = run(config)
+    outcome = demonstrate(config)
     sys.exit(1 if config.require_change and not outcome.success else 0)
 
 

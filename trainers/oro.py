@@ -25,21 +25,21 @@ from trainers.learning.clocks import Phases
 from trainers.learning.decode import score_latents
 from trainers.learning.figures import Processes, reward_metrics
 from trainers.learning.losses import denoising_loss, reference_distance
-from trainers.learning.rollout import Rollout, choose_grad_steps, evaluated_again, in_range, rollout
-from trainers.learning.scoring import Judge, check_recipe
+from trainers.learning.rollout import Rollout, choose_grad_steps, in_range, recomputed, rollout
+from trainers.learning.scoring import Scorer, check_recipe
 from trainers.learning.streams import Stream, clip_generators
 from trainers.memory_plan.blank import FEW, Blank, Step
 from trainers.models import Condition, VideoModel
 from trainers.run.build import held_out_judges, make_session, start, watched
 from trainers.run.faults import warn_not_finite
-from trainers.run.finish import print_plan, print_sigmas
+from trainers.run.finish import print_outline, print_sigmas
 from trainers.run.folder import check_disk
 from trainers.run.session import mean_of
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.oro import OROConfig
 
 
-def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel | None = None) -> dict[str, float]:
+def train(config: OROConfig, *, recipe: Scorer | None = None, model: VideoModel | None = None) -> dict[str, float]:
     """Run the whole training; `recipe` and `model` replace those that the config names.
 
     Raises:
@@ -50,38 +50,38 @@ def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel |
     judges = held_out_judges(config, recipe)
     scenes = Scenes(config, config.split, seed=config.seed)
     recipe = watched(config, accelerator, recipe)
-    run = make_session(config, accelerator, judges, scenes, model, recipe=config.recipe)
-    model, state = run.model, run.state
+    session = make_session(config, accelerator, judges, scenes, model, recipe=config.recipe)
+    model, state = session.model, session.state
     check_first_batch(config, recipe, model, scenes)
-    check_disk(config.output_dir, run.disk_bytes())
+    check_disk(config.output_dir, session.disk_bytes())
     size = config.per_device_train_batch_size
-    if run.is_main:
-        per_step = size * config.gradient_accumulation_steps * run.places
+    if session.is_main:
+        per_step = size * config.gradient_accumulation_steps * session.places
         rewards = f"{config.recipe}, weight {config.reward_weight:g}"
-        print_plan(config, model, scenes, state.weights, per_step, resume, {"rewards": rewards})
+        print_outline(config, model, scenes, state.weights, per_step, resume, {"rewards": rewards})
         print_sigmas(config, model, scenes)
     if config.dry_run:
         return {}
     processes = Processes.of(accelerator)
-    metrics = run.open(resume, title="ORO")
+    metrics = session.open(resume, title="ORO")
     while state.step < config.max_steps:
         started, several = time.perf_counter(), []
         for micro in range(config.gradient_accumulation_steps):
-            first = state.clips + run.place * size
+            first = state.clips + session.place * size
             batch = scenes.batch(list(range(first, first + size)))
-            loss, figures = oro_loss(config, model, recipe, batch, processes, state.step, run.phases)
+            loss, figures = oro_loss(config, model, recipe, batch, processes, state.step, session.phases)
             several.append(figures)
-            run.backward(loss, micro)
-            state.clips += size * run.places
-        metrics = mean_of(several) | run.update()
+            session.backward(loss, micro)
+            state.clips += size * session.places
+        metrics = mean_of(several) | session.update()
         shown = {"reward": f"{metrics['reward']:.3f}", "measurable": f"{metrics['measurable']:.0%}"}
-        metrics = run.after_step(metrics, started, shown)
-    run.close(metrics, method="ORO, the gradient of a differentiable reward through the rollout")
+        metrics = session.after_step(metrics, started, shown)
+    session.close(metrics, method="ORO, the gradient of a differentiable reward through the rollout")
     return metrics
 
 
 def oro_loss(
-    config: OROConfig, model: VideoModel, recipe: Judge, batch: Batch, processes: Processes, step: int, phase: Phases
+    config: OROConfig, model: VideoModel, recipe: Scorer, batch: Batch, processes: Processes, step: int, phase: Phases
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one micro-batch and its figures. Its gradient is that of the rewards and both regularisers."""
     choices = clip_generators(config.seed, [step], Stream.CHOICES)[0]  # the same on every process
@@ -159,7 +159,7 @@ def distance_to_reference(
     with phase("regularisers"), phase.part("reference distance"):
         distances = [
             reference_distance(model, done.visited[i], sigma_B, condition, checkpointing=again)
-            for i, sigma_B, again in zip(drawn, sigmas, evaluated_again(config, len(drawn)), strict=True)
+            for i, sigma_B, again in zip(drawn, sigmas, recomputed(config, len(drawn)), strict=True)
         ]
     return torch.stack(distances).mean()
 
@@ -195,7 +195,7 @@ STEP = Step(settings=OROConfig, loss=blank_loss, shortest=shortest, names={"samp
 """The step, as the plan of memory runs it."""
 
 
-def check_first_batch(config: OROConfig, recipe: Judge, model: VideoModel, scenes: Scenes) -> None:
+def check_first_batch(config: OROConfig, recipe: Scorer, model: VideoModel, scenes: Scenes) -> None:
     """Meet bad sizes, frame rates and rewards on the data's own first clips, before anything is generated."""
     batch = scenes.batch([0, 1])
     condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers))

@@ -62,7 +62,7 @@ class PisaConfig:
     output_dir: str = option("outputs/pisa", "folder of pisa.json and pisa.md")
 
 
-def run(config: PisaConfig, *, flow: Flow | None = None) -> dict[str, Any]:
+def compare_folders(config: PisaConfig, *, flow: Flow | None = None) -> dict[str, Any]:
     """Measure every video and write the table.
 
     Args:
@@ -175,7 +175,7 @@ def table(record: dict[str, Any]) -> str:
 def main() -> None:
     """The command."""
     config = parse_config(PisaConfig)
-    print(table(run(config)))
+    print(table(compare_folders(config)))
     print(f"every clip's figures: {Path(config.output_dir) / 'pisa.json'}")
 
 

@@ -25,20 +25,20 @@ from trainers.learning.clocks import Phases
 from trainers.learning.decode import score_latents
 from trainers.learning.figures import Processes, reward_metrics
 from trainers.learning.losses import denoising_loss, noised
-from trainers.learning.scoring import Judge, Scored, check_recipe
+from trainers.learning.scoring import Scored, Scorer, check_recipe
 from trainers.learning.streams import Stream, clip_generators
 from trainers.memory_plan.blank import Blank, Step
 from trainers.models import Condition, VideoModel
 from trainers.run.build import held_out_judges, make_session, start, watched
 from trainers.run.faults import warn_not_finite
-from trainers.run.finish import print_plan
+from trainers.run.finish import print_outline
 from trainers.run.folder import check_disk
 from trainers.run.session import mean_of
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.regression import PSFTConfig
 
 
-def train(config: PSFTConfig, *, recipe: Judge | None = None, model: VideoModel | None = None) -> dict[str, float]:
+def train(config: PSFTConfig, *, recipe: Scorer | None = None, model: VideoModel | None = None) -> dict[str, float]:
     """Run the whole training; `recipe` and `model` replace those that the config names.
 
     Raises:
@@ -50,35 +50,35 @@ def train(config: PSFTConfig, *, recipe: Judge | None = None, model: VideoModel 
     scenes = Scenes(config, config.split, seed=config.seed)
     recipe = recipe and watched(config, accelerator, recipe)
     judges = held_out_judges(config, recipe)
-    run = make_session(config, accelerator, judges, scenes, model, recipe=config.recipe, full=config.full)
-    model, state = run.model, run.state
+    session = make_session(config, accelerator, judges, scenes, model, recipe=config.recipe, full=config.full)
+    model, state = session.model, session.state
     check_first_batch(config, recipe, model, scenes)
-    check_disk(config.output_dir, run.disk_bytes())
+    check_disk(config.output_dir, session.disk_bytes())
     size, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
-    if run.is_main:
-        per_step = size * accumulation * run.places
-        print_plan(config, model, scenes, state.weights, per_step, resume, plan(config, scenes))
+    if session.is_main:
+        per_step = size * accumulation * session.places
+        print_outline(config, model, scenes, state.weights, per_step, resume, outline(config, scenes))
     if config.dry_run:
         return {}
     processes = Processes.of(accelerator)
-    metrics = run.open(resume, title="PSFT")
+    metrics = session.open(resume, title="PSFT")
     while state.step < config.max_steps:
         started, several = time.perf_counter(), []
         for micro in range(accumulation):
-            first = state.clips + run.place * size
+            first = state.clips + session.place * size
             batch = scenes.batch(list(range(first, first + size)))
-            loss, figures = psft_loss(config, model, recipe, batch, processes, run.phases)
+            loss, figures = psft_loss(config, model, recipe, batch, processes, session.phases)
             several.append(figures)
-            run.backward(loss, micro)
-            state.clips += size * run.places
-        metrics = mean_of(several) | run.update()
-        metrics = run.after_step(metrics, started, {"denoising_loss": f"{metrics['denoising_loss']:.3f}"})
-    run.close(metrics, method="PSFT, supervised fine-tuning on simulated clips")
+            session.backward(loss, micro)
+            state.clips += size * session.places
+        metrics = mean_of(several) | session.update()
+        metrics = session.after_step(metrics, started, {"denoising_loss": f"{metrics['denoising_loss']:.3f}"})
+    session.close(metrics, method="PSFT, supervised fine-tuning on simulated clips")
     return metrics
 
 
 def psft_loss(
-    config: PSFTConfig, model: VideoModel, recipe: Judge | None, batch: Batch, processes: Processes, phase: Phases
+    config: PSFTConfig, model: VideoModel, recipe: Scorer | None, batch: Batch, processes: Processes, phase: Phases
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one micro-batch and its figures."""
     with phase("encode"):
@@ -103,7 +103,7 @@ def psft_loss(
 def physics_loss(
     config: PSFTConfig,
     model: VideoModel,
-    recipe: Judge,
+    recipe: Scorer,
     batch: Batch,
     clean: Tensor,
     condition: Condition,
@@ -144,7 +144,7 @@ STEP = Step(settings=PSFTConfig, loss=blank_loss, full=lambda config: config.ful
 """The step, as the plan of memory runs it."""
 
 
-def check_first_batch(config: PSFTConfig, recipe: Judge | None, model: VideoModel, scenes: Scenes) -> None:
+def check_first_batch(config: PSFTConfig, recipe: Scorer | None, model: VideoModel, scenes: Scenes) -> None:
     """Meet bad sizes and rewards on the first clips, before the first step."""
     batch = scenes.batch([0, 1])
     condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers))
@@ -159,7 +159,7 @@ def check_first_batch(config: PSFTConfig, recipe: Judge | None, model: VideoMode
         check_recipe(recipe, video, batch.columns, num_frames=condition.num_frames)
 
 
-def plan(config: PSFTConfig, scenes: Scenes) -> dict[str, str]:
+def outline(config: PSFTConfig, scenes: Scenes) -> dict[str, str]:
     """The trainer's own lines of the plan. What the clips fall at is what the model will learn."""
     g = torch.as_tensor(scenes.table["g_m_s2"], dtype=torch.float32)
     falls = f"{config.split}: g {g.median():.2f} m/s^2, from {g.min():.2f} to {g.max():.2f}"

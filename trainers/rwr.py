@@ -28,7 +28,7 @@ from trainers.learning.batches import Scenes, condition_on
 from trainers.learning.clocks import Phases
 from trainers.learning.figures import Processes
 from trainers.learning.losses import contrast_loss, denoising_loss, noised, reference_distance
-from trainers.learning.scoring import Judge, score, warn_unmeasured
+from trainers.learning.scoring import Scorer, score, warn_unmeasured
 from trainers.learning.streams import Stream, clip_generators, shuffled
 from trainers.memory_plan.blank import FEW, Blank, Step
 from trainers.models import Condition, VideoModel
@@ -38,14 +38,14 @@ from trainers.rounds.sampling import sample_and_score, sample_round
 from trainers.run import averages
 from trainers.run.build import held_out_judges, make_session, start, watched
 from trainers.run.faults import warn_not_finite
-from trainers.run.finish import print_plan
+from trainers.run.finish import print_outline
 from trainers.run.folder import check_disk
 from trainers.run.session import Session, mean_of
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.regression import RWRConfig
 
 
-def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel | None = None) -> dict[str, float]:
+def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel | None = None) -> dict[str, float]:
     """Run the whole training; `recipe` and `model` replace those that the config names.
 
     Raises:
@@ -59,47 +59,49 @@ def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel |
     scenes = Scenes(config, config.split, seed=config.seed) if scored is None else None
     recipe = recipe and watched(config, accelerator, recipe)
     judges = held_out_judges(config, recipe)
-    run = make_session(config, accelerator, judges, scenes, model, recipe=config.recipe)
-    model, state = run.model, run.state
-    source = scored or check_round(config, recipe, run, scenes)
-    check_disk(config.output_dir, run.disk_bytes())
+    session = make_session(config, accelerator, judges, scenes, model, recipe=config.recipe)
+    model, state = session.model, session.state
+    source = scored or check_round(config, recipe, session, scenes)
+    check_disk(config.output_dir, session.disk_bytes())
     size, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     per_step = size * accumulation * accelerator.num_processes
-    if run.is_main:
-        print_plan(config, model, source, state.weights, per_step, resume, plan(config, source))
+    if session.is_main:
+        print_outline(config, model, source, state.weights, per_step, resume, outline(config, source))
     if config.dry_run:
         return {}
     replay = Replay(config.output_dir, rounds=config.replay_rounds)
     if scored is None:
-        run.keep = lambda folder: replay.keep(folder) if run.is_main else None
+        session.keep = lambda folder: replay.keep(folder) if session.is_main else None
     processes = Processes.of(accelerator)
-    metrics = run.open(resume, title="RWR")
-    if resume is not None and run.is_main and scored is None:
+    metrics = session.open(resume, title="RWR")
+    if resume is not None and session.is_main and scored is None:
         replay.restore(resume)
     accelerator.wait_for_everyone()
 
     pool = None
     while state.step < config.max_steps:
         started, several = time.perf_counter(), []
-        pool, of_round = pool_of_step(config, recipe, run, source, replay, pool)
+        pool, of_round = pool_of_step(config, recipe, session, source, replay, pool)
         for micro in range(accumulation):
             first = state.step * per_step + (micro * accelerator.num_processes + accelerator.process_index) * size
             numbers = list(range(first, first + size))
-            with run.phases("denoising"):
-                loss, figures = rwr_loss(config, model, state.weights, pool, numbers, per_step, processes, run.phases)
+            with session.phases("denoising"):
+                loss, figures = rwr_loss(
+                    config, model, state.weights, pool, numbers, per_step, processes, session.phases
+                )
             several.append(figures)
-            run.backward(loss, micro)
-        metrics = of_round | mean_of(several) | run.update()
+            session.backward(loss, micro)
+        metrics = of_round | mean_of(several) | session.update()
         shown = {name: f"{metrics[name]:.3f}" for name in ("reward", "denoising_loss") if name in metrics}
-        metrics = run.after_step(metrics, started, shown)
-    run.close(metrics, method="RWR, regression on clips weighted by their reward")
+        metrics = session.after_step(metrics, started, shown)
+    session.close(metrics, method="RWR, regression on clips weighted by their reward")
     return metrics
 
 
 def pool_of_step(
     config: RWRConfig,
-    recipe: Judge | None,
-    run: Session,
+    recipe: Scorer | None,
+    session: Session,
     source: Scenes | ScoredClips,
     replay: Replay,
     pool: Pool | None,
@@ -110,14 +112,14 @@ def pool_of_step(
         pool: of the step before; None at the first of a run.
     """
     if isinstance(source, ScoredClips):
-        return offline_pool(config, run, source) if pool is None else (pool, {})
+        return offline_pool(config, session, source) if pool is None else (pool, {})
     figures: dict[str, float] = {}
-    if run.state.step % config.inner_steps == 0:
+    if session.state.step % config.inner_steps == 0:
         assert recipe is not None
-        with run.phases("sample"):
-            figures = sample_round(config, recipe, run, source, replay)
+        with session.phases("sample"):
+            figures = sample_round(config, recipe, session, source, replay)
         pool = None
-    return pool or online_pool(config, run, source, replay), figures
+    return pool or online_pool(config, session, source, replay), figures
 
 
 def rwr_loss(
@@ -237,17 +239,17 @@ STEP = Step(
 """The step, as the plan of memory runs it."""
 
 
-def check_round(config: RWRConfig, recipe: Judge | None, run: Session, scenes: Scenes | None) -> Scenes:
+def check_round(config: RWRConfig, recipe: Scorer | None, session: Session, scenes: Scenes | None) -> Scenes:
     """Meet bad sizes and rewards on the data's own first clips, and shares that do not come out even."""
     assert scenes is not None and recipe is not None
-    count, processes = config.prompts_per_round * config.num_generations, run.accelerator.num_processes
+    count, processes = config.prompts_per_round * config.num_generations, session.accelerator.num_processes
     if count % processes:
         raise ValueError(
             f"prompts_per_round x num_generations must be a multiple of the {processes} processes, got {count}"
         )
     batch = scenes.batch([0, 1])
-    condition = condition_on(run.model, batch, config, clip_generators(config.seed, batch.numbers))
-    video = batch.video.with_frames(batch.video.frames_BTCHW[:, : condition.num_frames]).to(run.model.device)
+    condition = condition_on(session.model, batch, config, clip_generators(config.seed, batch.numbers))
+    video = batch.video.with_frames(batch.video.frames_BTCHW[:, : condition.num_frames]).to(session.model.device)
     scored, _ = score(recipe, video, batch.columns)
     warn_unmeasured(scored)
     if scored.reward_B.shape != (2,) or not scored.reward_B.isfinite().all():
@@ -255,7 +257,7 @@ def check_round(config: RWRConfig, recipe: Judge | None, run: Session, scenes: S
     return scenes
 
 
-def plan(config: RWRConfig, source: Scenes | ScoredClips) -> dict[str, str]:
+def outline(config: RWRConfig, source: Scenes | ScoredClips) -> dict[str, str]:
     """The trainer's own lines of the plan."""
     if isinstance(source, ScoredClips):
         rounds = f"{len(source):,} clips of {len(source.reward_GN)} prompts, scored before"

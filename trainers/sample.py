@@ -76,7 +76,7 @@ def _read_image(path: str, height_px: int, width_px: int) -> Tensor:
     return torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1).float() / 255
 
 
-def run(config: SampleConfig) -> ClipFolder:
+def sample_clips(config: SampleConfig) -> ClipFolder:
     """Make the clips and return their folder."""
     check_range("adapter_sigma_range", config.adapter_sigma_range)
     requests = requests_of(config)
@@ -97,7 +97,7 @@ def run(config: SampleConfig) -> ClipFolder:
 
 def main() -> None:
     """The command."""
-    folder = run(parse_config(SampleConfig))
+    folder = sample_clips(parse_config(SampleConfig))
     print(f"{len(folder.samples)} clips in {folder.folder}")
 
 

@@ -21,7 +21,7 @@ from data.rows import LIGHT_COLUMNS, collate, load_split, reward_columns, to_vid
 from trainers.clips.folder import read_clip, read_samples
 from trainers.clips.making import default_device
 from trainers.clips.scored import read_rewards, write_rewards
-from trainers.learning.scoring import Judge, score
+from trainers.learning.scoring import Scorer, score
 from trainers.settings.options import Positive, exit_with_one_line, option, parse_config, strict
 
 
@@ -37,7 +37,7 @@ class ScoreClipsConfig:
     overwrite: bool = option(False, "score again what has a score")
 
 
-def run(config: ScoreClipsConfig, *, recipe: Judge | None = None) -> dict[str, float]:
+def score_folder(config: ScoreClipsConfig, *, recipe: Scorer | None = None) -> dict[str, float]:
     """Score what has no score yet; returns the scores by the clips' names, NaN where not measurable.
 
     Raises:
@@ -86,7 +86,7 @@ def rows_by_id(config: ScoreClipsConfig, scenes: set[str]) -> Mapping[str, Any]:
 def main() -> None:
     """The command."""
     config = parse_config(ScoreClipsConfig)
-    rewards = run(config)
+    rewards = score_folder(config)
     known = [reward for reward in rewards.values() if math.isfinite(reward)]
     median = f", median reward {torch.tensor(known).median():.3f}" if known else ""
     print(f"{len(rewards)} clips scored, {len(known)} measurable{median}: {Path(config.clips) / 'rewards.jsonl'}")

@@ -16,11 +16,11 @@ from reward_physics.objects.finder import THE_OBJECT
 from reward_physics.objects.finders import FINDERS
 from reward_physics.observation import Instruments, Observation
 from reward_physics.video import Video
-from rewards.recipe.adapters import Adapted, own_parameters
 from rewards.recipe.combine import Term
 from rewards.recipe.config import RecipeConfig
 from rewards.recipe.file import read_recipe
 from rewards.recipe.recipe import Recipe
+from rewards.recipe.wrappers import Wrapped, own_parameters
 
 _MEASUREMENTS = {"flow_BSHW2": "flow", "depth": "depth", "mask_BTHW": "the object's mask"}
 
@@ -56,7 +56,7 @@ def _instruments(config: RecipeConfig) -> list[str]:
 
 
 def _reward(term: Term, title: str, config: RecipeConfig) -> list[str]:
-    reward = term.reward.reward if isinstance(term.reward, Adapted) else term.reward
+    reward = term.reward.reward if isinstance(term.reward, Wrapped) else term.reward
     first = (inspect.getdoc(reward) or "no docstring").splitlines()[0].rstrip(":,")
     weight = "" if title == "Gates" else f", weight {term.weight:g}" + (f", scale {term.scale:g}" if term.scale else "")
     gradient = "" if term.differentiable else " (no gradient: not for ORO's loss)"

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rewards.recipe.adapters import takes_observation
+from rewards.recipe.wrappers import takes_observation
 
 SEARCH_PATH = "REWARD_PHYSICS_PATH"
 """Environment variable: more folders that a recipe's reward files may lie in, separated as in PATH."""

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from reward_physics.observation import Instruments, Observation
 from reward_physics.video import Video
-from rewards.recipe.adapters import adapted, own_parameters
 from rewards.recipe.combine import RewardResult, Term, combine, total_of
 from rewards.recipe.config import NamedReward, RecipeConfig, RewardConfig
 from rewards.recipe.file import read_recipe
 from rewards.recipe.load import load_reward
+from rewards.recipe.wrappers import own_parameters, wrapped
 
 
 class Recipe:
@@ -56,7 +56,7 @@ class Recipe:
         """Look at clips with this recipe's instruments."""
         return Observation(video, self.instruments, grad=grad)
 
-    def judge(self, video: Video, columns: Mapping[str, Any] | None = None, grad: bool = False) -> RewardResult:
+    def score(self, video: Video, columns: Mapping[str, Any] | None = None, grad: bool = False) -> RewardResult:
         """Judge a batch of clips.
 
         Args:
@@ -67,9 +67,9 @@ class Recipe:
         if grad:
             self.check_differentiable()
         self.to(video.device)
-        return self.judge_observation(self.observe(video, grad), columns)
+        return self.score_observation(self.observe(video, grad), columns)
 
-    def judge_observation(self, observation: Observation, columns: Mapping[str, Any] | None = None) -> RewardResult:
+    def score_observation(self, observation: Observation, columns: Mapping[str, Any] | None = None) -> RewardResult:
         """Judge what was measured already, by instruments of this recipe's kind."""
         with torch.set_grad_enabled(observation.grad):
             return combine(
@@ -132,7 +132,7 @@ def _terms(configs: Sequence[NamedReward], base: Path | None) -> list[Term]:
         label, taken = config.label or config.name.rpartition(":")[2], {term.name for term in terms}
         label = next(name for name in (label, *(f"{label}_{n}" for n in range(2, 1000))) if name not in taken)
         weighed = {"weight": config.weight, "scale": config.scale} if isinstance(config, RewardConfig) else {}
-        terms.append(Term(name=label, reward=adapted(reward), parameters=parameters, **weighed))
+        terms.append(Term(name=label, reward=wrapped(reward), parameters=parameters, **weighed))
     return terms
 
 

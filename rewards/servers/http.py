@@ -20,7 +20,7 @@ from torch import Tensor
 
 from reward_physics.files.io import to_uint8, write_video
 from reward_physics.observation import Observation
-from rewards.recipe.adapters import to_scores
+from rewards.recipe.wrappers import to_scores
 
 _LARGEST_ANSWER = 1 << 24
 

@@ -22,11 +22,11 @@ def test_each_estimator_is_asked_once_for_six_rewards(script, tmp_path):
     recipe = script.recipe_of(script.SIX, tmp_path)
     batch = collate([load_split("validation", columns=LIGHT_COLUMNS)[0]])
     video, columns = to_video(batch), reward_columns(batch)
-    recipe.judge(video, columns)  # the reference clip is measured here, and kept
+    recipe.score(video, columns)  # the reference clip is measured here, and kept
     calls = []
     for name in ("flow", "depth"):
         getattr(recipe.instruments, name).register_forward_hook(lambda *_, name=name: calls.append(name))
-    assert set(recipe.judge(video, columns).terms) == set(script.SIX)
+    assert set(recipe.score(video, columns).terms) == set(script.SIX)
     assert sorted(calls) == ["depth", "flow"]
 
 

@@ -44,7 +44,7 @@ class Brightness:
     def __init__(self, fault=None, judged_a_step=1):
         self.fault, self.count, self.at = fault, 0, CHECKS + judged_a_step + 1
 
-    def judge(self, video, columns, grad):
+    def score(self, video, columns, grad):
         self.count += 1
         if self.fault and self.count == self.at and RANK == PROCESSES - 1:
             print("FAULT", flush=True)

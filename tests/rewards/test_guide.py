@@ -24,7 +24,7 @@ def test_the_example_of_the_guide(root, tmp_path):
     world = make_world(torch.cat((steady, free_fall(frames=9), still)))
     judge = Recipe(read_recipe(tmp_path / "steady.yaml"), world.instruments(), base=tmp_path)
     leaf = world.video.frames_BTCHW.clone().requires_grad_()
-    result = judge.judge(world.video.with_frames(leaf), grad=True)
+    result = judge.score(world.video.with_frames(leaf), grad=True)
     even, falling, at_rest = result.terms["steady"]
     assert even > -0.1 > falling and at_rest.isnan()
     (gradient,) = torch.autograd.grad(result.total_B.sum(), leaf)

@@ -38,7 +38,7 @@ def test_a_recipe_scores_as_on_the_cpu(name, clips, root):
             assert scored.pixel_grad_BTCHW.device.type == device
             assert scored.pixel_grad_BTCHW.isfinite().all()
         with torch.no_grad():
-            result = recipe.judge(video.to(device), columns)
+            result = recipe.score(video.to(device), columns)
         assert result.total_B.device.type == device
         found.append({key: value_B.cpu() for key, value_B in result.terms.items()})
     for key, expected in found[0].items():

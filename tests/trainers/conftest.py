@@ -21,7 +21,7 @@ class Brightness:
     def __init__(self, change=lambda reward_B, frames_BTCHW: reward_B, blind=()):
         self.change, self.blind = change, list(blind)
 
-    def judge(self, video, columns, grad):
+    def score(self, video, columns, grad):
         with torch.set_grad_enabled(grad):
             reward_B = self.change(video.frames_BTCHW.mean(dim=(1, 2, 3, 4)), video.frames_BTCHW)
         measurable_B = torch.ones_like(reward_B, dtype=torch.bool)

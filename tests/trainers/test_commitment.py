@@ -9,7 +9,7 @@ from trainers.commitment import (
     CommitmentConfig,
     commitment_level,
     complete_again,
-    measure,
+    measure_commitment,
     open_shares,
     schedule_from,
 )
@@ -25,7 +25,7 @@ class MeanColour:
     def __init__(self):
         self.calls = 0
 
-    def judge(self, video, columns, grad):
+    def score(self, video, columns, grad):
         self.calls += 1
         accel_B3 = torch.zeros(video.batch_size, 3)
         accel_B3[:, 2] = -40 * video.frames_BTCHW[:, :, 0].mean(dim=(1, 2, 3))
@@ -72,17 +72,17 @@ def test_the_curve_falls_with_the_noise_and_goes_on_where_it_stopped(toy_world, 
     options = {"dataset": str(toy_world / "clips"), "output_dir": str(tmp_path), "num_inference_steps": 3}
     options |= {"sigmas": [1.0, 0.5, 0.05], "batch_size": 2, "disable_tqdm": True}
     recipe = MeanColour()
-    measure(CommitmentConfig(scenes=2, **options), model, recipe)
+    measure_commitment(CommitmentConfig(scenes=2, **options), model, recipe)
     calls = recipe.calls
-    rows = measure(CommitmentConfig(scenes=4, **options), model, recipe)
+    rows = measure_commitment(CommitmentConfig(scenes=4, **options), model, recipe)
     assert recipe.calls == 2 * calls  # only the two new scenes
     assert rows[0]["pairs"] == 8
     assert rows[0]["open"] == 1
     assert rows[2]["open"] < 0.5
     with pytest.raises(ValueError, match="other settings"):
-        measure(CommitmentConfig(**options | {"sigmas": [1.0]}), model, recipe)
+        measure_commitment(CommitmentConfig(**options | {"sigmas": [1.0]}), model, recipe)
     with pytest.raises(ValueError, match="must start with 1"):
-        measure(CommitmentConfig(**options | {"sigmas": [0.5]}), model, recipe)
+        measure_commitment(CommitmentConfig(**options | {"sigmas": [0.5]}), model, recipe)
 
 
 def test_no_noise_changes_nothing_but_the_last_step(toy_world):

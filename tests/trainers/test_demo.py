@@ -8,7 +8,7 @@ import torch
 from reward_physics.figures.intervals import Interval
 from trainers import demo
 from trainers.clips.folder import write_text
-from trainers.demo import DemoConfig, Outcome, run, training_config
+from trainers.demo import DemoConfig, Outcome, demonstrate, training_config
 from trainers.evaluation.arms import Arm
 from trainers.evaluation.evaluate import record_of
 from trainers.evaluation.fall_figures import DETAILS, MOTION
@@ -83,7 +83,7 @@ def play(tmp_path, monkeypatch):
         world = World(gain)
         monkeypatch.setattr(demo, "evaluate", world.evaluate)
         config = DemoConfig(**({"output_dir": str(tmp_path / "demo"), "training": str(settings)} | changes))
-        outcome = run(config, train=world.train, instruments={"reward": None, "judge": None})  # pyright: ignore
+        outcome = demonstrate(config, train=world.train, instruments={"reward": None, "judge": None})  # pyright: ignore
         return world, tmp_path / "demo", outcome
 
     return once

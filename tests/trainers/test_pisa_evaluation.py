@@ -9,7 +9,7 @@ from PIL import Image
 
 from reward_physics.files.io import write_video
 from trainers.evaluation.clip_figures import mask_figures
-from trainers.pisa_evaluation import PisaConfig, run
+from trainers.pisa_evaluation import PisaConfig, compare_folders
 
 FRAMES, SIDE, FPS = 8, 48, 16.0
 
@@ -60,7 +60,7 @@ def test_right_slow_and_vanishing_videos_are_told_apart(tmp_path, truth):
         "vanishing": made(tmp_path / "vanishing", squares(200, gone_from=4)),
     }
     videos = [f"{name}={folder}" for name, folder in folders.items()]
-    record = run(PisaConfig(truth=str(truth), videos=videos, output_dir=str(tmp_path / "out")))
+    record = compare_folders(PisaConfig(truth=str(truth), videos=videos, output_dir=str(tmp_path / "out")))
     right, slow, vanishing = (record["arms"][name]["clips"][0] for name in folders)
     assert right["trajectory_l2"] == right["published_l2"] == right["chamfer_px"] == right["vanished"] == 0
     assert right["iou"] == right["aligned_iou"] == right["area_ratio"] == 1
@@ -87,25 +87,25 @@ def test_without_a_segmenters_file_the_first_mask_is_carried_by_the_flow(tmp_pat
         return down_BSHW2
 
     config = PisaConfig(truth=str(truth), videos=[f"half={folder}"], output_dir=str(tmp_path / "out"))
-    for clip in run(config, flow=flow)["arms"]["half"]["clips"]:
+    for clip in compare_folders(config, flow=flow)["arms"]["half"]["clips"]:
         assert clip["trajectory_l2"] < 0.02 and clip["iou"] > 0.75 and clip["vanished"] == 0
 
 
 def test_missing_videos_are_counted_and_strange_ones_refused(tmp_path, truth):
     one = made(tmp_path / "one", squares(200), names=("0001",))
     config = PisaConfig(truth=str(truth), videos=[f"one={one}"], output_dir=str(tmp_path / "out"))
-    assert run(config)["arms"]["one"]["missing"] == ["0000"]
+    assert compare_folders(config)["arms"]["one"]["missing"] == ["0000"]
     assert "one: 1 clips have no video" in (tmp_path / "out" / "pisa.md").read_text()
     strange = made(tmp_path / "strange", squares(200), names=("toss",))
     with pytest.raises(ValueError, match=r"holds toss, which is no sim clip of .*: name the videos as the clips"):
-        run(PisaConfig(truth=str(truth), videos=[f"strange={strange}"], output_dir=str(tmp_path / "out")))
+        compare_folders(PisaConfig(truth=str(truth), videos=[f"strange={strange}"], output_dir=str(tmp_path / "out")))
     for videos, message in (
         ([], "videos must name folders as NAME=FOLDER, got none"),
         (["wan"], "got wan"),
         ([f"a={one}", f"a={one}"], "two folders of one name"),
     ):
         with pytest.raises(ValueError, match=message):
-            run(PisaConfig(truth=str(truth), videos=videos, output_dir=str(tmp_path / "out")))
+            compare_folders(PisaConfig(truth=str(truth), videos=videos, output_dir=str(tmp_path / "out")))
 
 
 def test_mask_figures_against_values_by_hand():

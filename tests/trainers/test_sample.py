@@ -6,7 +6,7 @@ from trainers.clips.folder import read_clip, read_samples
 from trainers.clips.making import Request, batches, generate, model_settings, request_for_row, rows_of_split
 from trainers.models import load_video_model
 from trainers.models.tiny.ltx import tiny_ltx
-from trainers.sample import SampleConfig, run
+from trainers.sample import SampleConfig, sample_clips
 
 SIZE = {"num_frames": 9, "height": 32, "width": 32, "num_inference_steps": 2}
 
@@ -32,7 +32,7 @@ def config(model_path, output_dir, **changes) -> SampleConfig:
 
 
 def test_clips_come_with_prompts_and_seeds(model_path, image_path, tmp_path):
-    run(config(model_path, tmp_path / "x", image=image_path, seeds=[3, 4]))
+    sample_clips(config(model_path, tmp_path / "x", image=image_path, seeds=[3, 4]))
     samples = read_samples(tmp_path / "x")
     assert [(s.prompt, s.seed, s.fps) for s in samples.values()] == [("a ball", 3, 16.0), ("a ball", 4, 16.0)]
     one, two = (read_clip(tmp_path / "x", name) for name in samples)
@@ -42,10 +42,10 @@ def test_clips_come_with_prompts_and_seeds(model_path, image_path, tmp_path):
 
 
 def test_a_stopped_run_goes_on_and_makes_the_same_clips(model_path, tmp_path):
-    run(config(model_path, tmp_path / "whole", seeds=[0, 1, 2]))
-    run(config(model_path, tmp_path / "parts", seeds=[0]))
+    sample_clips(config(model_path, tmp_path / "whole", seeds=[0, 1, 2]))
+    sample_clips(config(model_path, tmp_path / "parts", seeds=[0]))
     first = (tmp_path / "parts" / "clips" / "clip-0.npz").stat().st_mtime_ns
-    run(config(model_path, tmp_path / "parts", seeds=[0, 1, 2], batch_size=1))
+    sample_clips(config(model_path, tmp_path / "parts", seeds=[0, 1, 2], batch_size=1))
     assert (tmp_path / "parts" / "clips" / "clip-0.npz").stat().st_mtime_ns == first
     for name in read_samples(tmp_path / "whole"):
         torch.testing.assert_close(
@@ -54,7 +54,7 @@ def test_a_stopped_run_goes_on_and_makes_the_same_clips(model_path, tmp_path):
 
 
 def test_a_lora_changes_the_clips_and_counts_as_another_setting(model_path, tmp_path):
-    run(config(model_path, tmp_path / "x"))
+    sample_clips(config(model_path, tmp_path / "x"))
     before = read_clip(tmp_path / "x", "clip-0")
     model = load_video_model(model_path)
     model.add_lora(r=2, alpha=2)
@@ -64,8 +64,8 @@ def test_a_lora_changes_the_clips_and_counts_as_another_setting(model_path, tmp_
     model.save_lora(tmp_path / "lora")
     with_lora = config(model_path, tmp_path / "x", lora=str(tmp_path / "lora"))
     with pytest.raises(ValueError, match="another lora"):
-        run(with_lora)
-    run(config(model_path, tmp_path / "x", lora=str(tmp_path / "lora"), overwrite=True))
+        sample_clips(with_lora)
+    sample_clips(config(model_path, tmp_path / "x", lora=str(tmp_path / "lora"), overwrite=True))
     assert (read_clip(tmp_path / "x", "clip-0") - before).abs().max() > 0.02
 
 
@@ -107,7 +107,7 @@ def test_batches_never_mix_sizes():
 )
 def test_bad_input_is_refused_before_anything_is_written(model_path, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        run(config(model_path, tmp_path / "x", **changes))
+        sample_clips(config(model_path, tmp_path / "x", **changes))
     assert not (tmp_path / "x").exists()
 
 

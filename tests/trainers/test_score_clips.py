@@ -9,7 +9,7 @@ import torch
 from data.rows import load_split
 from trainers.clips.folder import ClipFolder, Sample
 from trainers.clips.scored import ScoredClips
-from trainers.score_clips import ScoreClipsConfig, run
+from trainers.score_clips import ScoreClipsConfig, score_folder
 
 
 @pytest.fixture
@@ -31,14 +31,14 @@ class Counting:
     def __init__(self, recipe):
         self.recipe, self.seen = recipe, 0
 
-    def judge(self, video, columns, grad):
+    def score(self, video, columns, grad):
         assert video.camera is not None and len(columns["g_m_s2_B"]) == video.batch_size
         self.seen += video.batch_size
-        return self.recipe.judge(video, columns, grad)
+        return self.recipe.score(video, columns, grad)
 
 
 def test_scores_are_written_beside_the_clips_and_read_in_groups(sampled, brightness):
-    rewards = run(ScoreClipsConfig(**sampled), recipe=brightness())
+    rewards = score_folder(ScoreClipsConfig(**sampled), recipe=brightness())
     assert list(rewards.values()) == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], abs=0.002)
     scored = ScoredClips([sampled["clips"]])
     torch.testing.assert_close(scored.reward_GN, torch.tensor([[0.0, 0.1], [0.2, 0.3], [0.4, 0.5]]), atol=2e-3, rtol=0)
@@ -46,15 +46,15 @@ def test_scores_are_written_beside_the_clips_and_read_in_groups(sampled, brightn
 
 def test_what_has_a_score_is_not_scored_again(sampled, brightness):
     recipe = Counting(brightness())
-    run(ScoreClipsConfig(**sampled), recipe=recipe)
-    run(ScoreClipsConfig(**sampled), recipe=recipe)
+    score_folder(ScoreClipsConfig(**sampled), recipe=recipe)
+    score_folder(ScoreClipsConfig(**sampled), recipe=recipe)
     assert recipe.seen == 6
-    run(ScoreClipsConfig(**sampled, overwrite=True), recipe=recipe)
+    score_folder(ScoreClipsConfig(**sampled, overwrite=True), recipe=recipe)
     assert recipe.seen == 12
 
 
 def test_what_cannot_be_measured_has_no_number(sampled, brightness, tmp_path):
-    rewards = run(ScoreClipsConfig(**sampled), recipe=brightness(blind=[1]))
+    rewards = score_folder(ScoreClipsConfig(**sampled), recipe=brightness(blind=[1]))
     assert [math.isnan(reward) for reward in rewards.values()] == [False, True, False, False, False, True]
     lines = [json.loads(line) for line in (tmp_path / "samples" / "rewards.jsonl").read_text().splitlines()]
     assert lines[1] == {"name": "train-0-1", "reward": None, "measurable": False}
@@ -62,6 +62,6 @@ def test_what_cannot_be_measured_has_no_number(sampled, brightness, tmp_path):
 
 def test_clips_of_other_scenes_are_refused(sampled, brightness, tmp_path):
     with pytest.raises(ValueError, match="which split validation does not hold: name the split"):
-        run(ScoreClipsConfig(**sampled | {"split": "validation"}), recipe=brightness())
+        score_folder(ScoreClipsConfig(**sampled | {"split": "validation"}), recipe=brightness())
     with pytest.raises(ValueError, match="holds no clips"):
-        run(ScoreClipsConfig(**sampled | {"clips": str(tmp_path / "empty")}), recipe=brightness())
+        score_folder(ScoreClipsConfig(**sampled | {"clips": str(tmp_path / "empty")}), recipe=brightness())

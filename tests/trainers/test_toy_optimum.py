@@ -22,7 +22,7 @@ class Peak:
     def __init__(self, *, differentiable=True):
         self.differentiable = differentiable
 
-    def judge(self, video, columns, grad):
+    def score(self, video, columns, grad):
         assert self.differentiable or not grad
         with torch.set_grad_enabled(grad):
             total_B = -(video.frames_BTCHW.mean(dim=(1, 2, 3, 4)) - BEST).square()

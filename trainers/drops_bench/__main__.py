@@ -16,7 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
-from trainers.drops_bench.bench import DropsBenchConfig, on_terminate, run
+from trainers.drops_bench.bench import DropsBenchConfig, on_terminate, run_cells
 from trainers.settings.options import exit_with_one_line, parse_config
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     """The command."""
     config = parse_config(DropsBenchConfig)
     signal.signal(signal.SIGTERM, on_terminate)
-    missed = run(config)
+    missed = run_cells(config)
     table = Path(config.output_dir) / "table.md"
     if table.exists() and not config.dry_run:
         print(f"\n{table.read_text()}\nin {config.output_dir}")

@@ -54,12 +54,12 @@ class DropsBenchConfig:
     dry_run: bool = option(False, "print the cells with their estimated time and stop")
 
 
-def run(config: DropsBenchConfig) -> list[str]:
+def run_cells(config: DropsBenchConfig) -> list[str]:
     """Run what is not done, write the tables; returns the names of the cells that failed or could not start."""
     cells = chosen(config)
     folder = Path(config.output_dir)
     if config.dry_run:
-        print(plan_table(cells, folder))
+        print(queue_table(cells, folder))
         return []
     try:
         return run_queue(config, cells, folder)
@@ -222,7 +222,7 @@ def stop_all(running: Sequence[Running]) -> None:
         one.finish()
 
 
-def plan_table(cells: Sequence[Cell], folder: Path) -> str:
+def queue_table(cells: Sequence[Cell], folder: Path) -> str:
     """The cells in their order, what is left of them, and about how long that takes."""
     lines = []
     for cell in cells:
@@ -242,7 +242,7 @@ def gather(config: DropsBenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
         if cell.arm and is_done(folder, cell) and path.exists():
             (arm,) = json.loads(path.read_text())["arms"].values()
             found.setdefault(cell.arm, []).append(arm["clips"])
-    arms = {name: measured(seeds, tolerance=config.tolerance) for name, seeds in found.items()}
+    arms = {name: arm_of_seeds(seeds, tolerance=config.tolerance) for name, seeds in found.items()}
     base = found["base"][0] if "base" in found else None
     record = {
         "settings": {"tolerance": config.tolerance, "quick": config.quick},
@@ -261,7 +261,7 @@ def gather(config: DropsBenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
     return record
 
 
-def measured(seeds: list[list[dict[str, Any]]], *, tolerance: float) -> dict[str, Any]:
+def arm_of_seeds(seeds: list[list[dict[str, Any]]], *, tolerance: float) -> dict[str, Any]:
     """One arm: the figures of all its seeds together, and the median g of each."""
     together = summary([clip for clips in seeds for clip in clips], tolerance=tolerance) | {"diversity": math.nan}
     medians = [nan_median(column(clips, "g_scaled_m_s2", "judge")) for clips in seeds]

@@ -19,13 +19,13 @@ from trainers.evaluation.measured import Evaluation, EvaluationConfig, MeasuredA
 from trainers.evaluation.reports import report_of
 from trainers.evaluation.scores import Scores
 from trainers.evaluation.tables import details_table, markdown_table
-from trainers.learning.scoring import Judge, Scored, score
+from trainers.learning.scoring import Scored, Scorer, score
 
 
 def evaluate(
     config: EvaluationConfig,
     *,
-    instruments: Mapping[str, Judge] | None = None,
+    instruments: Mapping[str, Scorer] | None = None,
     known: Sequence[MeasuredArm] = (),
 ) -> Evaluation:
     """Make the clips that are missing, measure all, write the figures and the report.
@@ -53,18 +53,18 @@ def evaluate(
             measured.append(before[arm])
             continue
         frames = clips.of(arm, rows, config.seeds)
-        measured.append(measure(arm, rows, config.seeds, frames, instruments, report, batch_size=config.batch_size))
+        measured.append(measure_arm(arm, rows, config.seeds, frames, instruments, report, batch_size=config.batch_size))
     evaluation = Evaluation(arms=measured, record=record_of(config, measured))
     write(config, evaluation)
     return evaluation
 
 
-def measure(
+def measure_arm(
     arm: Arm,
     rows: Sequence[dict[str, Any]],
     seeds: Sequence[int],
     frames: list[Tensor],
-    instruments: Mapping[str, Judge],
+    instruments: Mapping[str, Scorer],
     report: Scores,
     *,
     batch_size: int,
@@ -136,7 +136,7 @@ def record_of(config: EvaluationConfig, arms: Sequence[MeasuredArm]) -> dict[str
     }
 
 
-def load_instruments(config: EvaluationConfig) -> dict[str, Judge]:
+def load_instruments(config: EvaluationConfig) -> dict[str, Scorer]:
     """The two recipes by the name of their column."""
     from rewards.recipe.recipe import load_recipe
 

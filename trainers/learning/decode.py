@@ -18,8 +18,8 @@ from torch import Tensor
 from reward_physics.video import Video
 from trainers.learning.clocks import Phases
 from trainers.learning.scoring import (
-    Judge,
     Scored,
+    Scorer,
     joined,
     limit,
     needs_its_batch,
@@ -35,7 +35,7 @@ def score_latents(
     model: VideoModel,
     latents: Tensor,
     condition: Condition,
-    recipe: Judge,
+    recipe: Scorer,
     video: Video,
     columns: dict[str, Any],
     *,
@@ -112,7 +112,7 @@ def scores_without_gradient(
     model: VideoModel,
     latents: Tensor,
     condition: Condition,
-    recipe: Judge,
+    recipe: Scorer,
     video: Video,
     columns: dict[str, Any],
     places: list[slice],

@@ -60,7 +60,7 @@ def choose_grad_steps(
     raise ValueError(f"grad_steps must be one of {', '.join(GRAD_STEPS)}, got {mode}")
 
 
-def evaluated_again(config: OROConfig, count: int) -> list[bool]:
+def recomputed(config: OROConfig, count: int) -> list[bool]:
     """Which of a step's `count` distances to the reference keep their input alone and are evaluated again in backward.
 
     The last regulariser of a step need not be: backward begins with it, when no other evaluation's graph is there.

@@ -16,10 +16,10 @@ from torch import Tensor
 from reward_physics.video import Video
 
 
-class Judge(Protocol):
+class Scorer(Protocol):
     """What a recipe does. A batch judged in parts needs its `gates`, `config` and `total` as well."""
 
-    def judge(self, video: Video, columns: dict[str, Any], grad: bool) -> Any:
+    def score(self, video: Video, columns: dict[str, Any], grad: bool) -> Any:
         """total_B, terms (NaN where not measurable), measurable_B, reasons and the observation."""
         ...
 
@@ -55,7 +55,7 @@ class Scored:
     gradient_figures: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
-def _detach(recipe: Judge, result: Any) -> dict[str, Any]:
+def _detach(recipe: Scorer, result: Any) -> dict[str, Any]:
     seen_B = _visibility(recipe, result)
     return {
         "reward_B": result.total_B.detach().float(),
@@ -66,10 +66,10 @@ def _detach(recipe: Judge, result: Any) -> dict[str, Any]:
     }
 
 
-def score(recipe: Judge, video: Video, columns: dict[str, Any]) -> tuple[Scored, Any]:
+def score(recipe: Scorer, video: Video, columns: dict[str, Any]) -> tuple[Scored, Any]:
     """Rewards without gradient, and the observation they were read from."""
     with torch.no_grad():
-        result = recipe.judge(video.detached(), columns, False)
+        result = recipe.score(video.detached(), columns, False)
         return Scored(**_detach(recipe, result)), result.observation
 
 
@@ -125,7 +125,7 @@ def some_columns(columns: dict[str, Any], clips: slice) -> dict[str, Any]:
 
 
 def score_with_gradient(
-    recipe: Judge,
+    recipe: Scorer,
     video: Video,
     columns: dict[str, Any],
     *,
@@ -148,7 +148,7 @@ def score_with_gradient(
     """
     leaf = video.frames_BTCHW.detach().requires_grad_()
     with torch.enable_grad():
-        result = recipe.judge(video.with_frames(leaf), columns, True)
+        result = recipe.score(video.with_frames(leaf), columns, True)
         check_finite(result)
         total_B = result.total_B
         if whole is not None and clips is not None:
@@ -244,7 +244,7 @@ def check_finite(result: Any) -> None:
             )
 
 
-def check_recipe(recipe: Judge, video: Video, columns: dict[str, Any], *, num_frames: int) -> None:
+def check_recipe(recipe: Scorer, video: Video, columns: dict[str, Any], *, num_frames: int) -> None:
     """Score true clips once, with gradient, before the first step: shape, finiteness, differentiability.
 
     Raises:

@@ -18,7 +18,7 @@ from reward_physics.video import Video
 from trainers.learning.batches import Batch, condition_on
 from trainers.learning.clocks import Phases
 from trainers.learning.figures import Processes
-from trainers.learning.scoring import Judge
+from trainers.learning.scoring import Scorer
 from trainers.learning.streams import clip_generators
 from trainers.memory_plan.meter import MemoryMeter
 from trainers.models.base import Condition, VideoModel, lora_parameters
@@ -66,7 +66,7 @@ class BlankRecipe:
     gates: tuple[()] = ()
     config = types.SimpleNamespace(aggregation="sum", unmeasurable=0.0, visibility_weight=0.0)
 
-    def judge(self, video: Video, columns: dict[str, Any], grad: bool) -> Any:
+    def score(self, video: Video, columns: dict[str, Any], grad: bool) -> Any:
         with torch.set_grad_enabled(grad):
             total_B: Any = _NoGradient.apply(video.frames_BTCHW)
         ones_B = torch.ones(video.batch_size, dtype=torch.bool)
@@ -132,7 +132,7 @@ class Blank:
     model: VideoModel
     weights: dict[str, nn.Parameter]
     scenes: BlankScenes
-    recipe: Judge
+    recipe: Scorer
     phase: Phases
     processes: Processes
 

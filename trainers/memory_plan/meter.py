@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trainers.memory_plan.no_data import makes_new, run
+from trainers.memory_plan.no_data import dispatch, makes_new
 
 BLOCK = 16
 """Channels that oneDNN keeps together, in float32 and bfloat16 with AVX-512."""
@@ -77,8 +77,8 @@ class MemoryMeter(TorchDispatchMode):
         if self._paused:
             return func(*args, **kwargs)
         if not makes_new(func):
-            return run(func, args, kwargs)  # what it returns was there before
-        made = run(func, args, kwargs)
+            return dispatch(func, args, kwargs)  # what it returns was there before
+        made = dispatch(func, args, kwargs)
         given = {one.untyped_storage()._cdata for one in args if isinstance(one, Tensor)}
         if isinstance(made, Tensor):
             self._count(made, given)

@@ -19,7 +19,7 @@ _ANEW = object()
 """In place of a layout, where the operator must run each time."""
 
 
-def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What an operator makes. A tensor without data that is asked for its numbers answers with zeros."""
     if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
         return torch.zeros((), dtype=args[0].dtype).item()

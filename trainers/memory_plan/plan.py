@@ -197,7 +197,7 @@ class Planner(Generic[C]):
         return self._phases[key]
 
 
-def plan(size: Size, config: C, step: Step[C], *, workspace: Workspace | None = None) -> Plan:
+def plan_memory(size: Size, config: C, step: Step[C], *, workspace: Workspace | None = None) -> Plan:
     """The plan of one step; also for sizes of your own."""
     return Planner(size, step, workspace).plan(config)
 
@@ -213,7 +213,7 @@ def _sum(plan: Plan, more: Plan, start: Plan) -> Plan:
     """`plan` with what `more` has beyond `start`."""
 
     def added(name: str) -> dict[str, int]:
-        one, other, less = getattr(plan, name), getattr(more, name), getattr(start, name)
+        one, other, less = getattr(plan_memory, name), getattr(more, name), getattr(start, name)
         return {key: value + other[key] - less[key] for key, value in one.items()}
 
     return Plan(weights=added("weights"), held=added("held"), phases=added("phases"))

@@ -80,7 +80,7 @@ def to_model(frames_NTHWC: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(autoencoder: AutoencoderKLLTXVideo, clips: Tensor) -> float:
+def reconstruction_psnr_db(autoencoder: AutoencoderKLLTXVideo, clips: Tensor) -> float:
     """Mean PSNR in decibels of the clips, each rebuilt from the mode of its latent distribution."""
     values = []
     for batch in clips.split(8):
@@ -157,7 +157,7 @@ def train(options: argparse.Namespace) -> AutoencoderKLLTXVideo:
         if (step + 1) % options.save_steps == 0 or step + 1 == options.steps:
             save_checkpoint(output, step + 1, state, generator)
             averaged = ema.copy_to(build_autoencoder())
-            tqdm.write(f"step {step + 1}: held-out PSNR {evaluate(averaged, checked):.2f} dB")
+            tqdm.write(f"step {step + 1}: held-out PSNR {reconstruction_psnr_db(averaged, checked):.2f} dB")
     autoencoder = ema.copy_to(build_autoencoder()).eval()
     measure_latents(autoencoder, clips[:: max(1, len(clips) // 256)])
     return autoencoder
@@ -174,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--kl_weight", type=float, default=1e-5, help="weight of the KL term (default: %(default)s)")
     options = parser.parse_args(arguments)
     autoencoder = train(options)
-    quality = {"validation_psnr_db": evaluate(autoencoder, load_clips([options.validation]))}
+    quality = {"validation_psnr_db": reconstruction_psnr_db(autoencoder, load_clips([options.validation]))}
     autoencoder.save_pretrained(options.output_dir)
     text = json.dumps(provenance(options, quality), indent=2)
     (Path(options.output_dir) / "training.json").write_text(text + "\n")

@@ -154,7 +154,7 @@ def read_flo(path: Path) -> Tensor:
     return torch.from_numpy(np.frombuffer(content[12:], "<f4").reshape(height, width, 2).copy())
 
 
-def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+def measure_estimators(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Figures of every pair of estimators asked for."""
     clips = read_clips([options.data], options.max_clips)
     if clips is None:
@@ -220,7 +220,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measure, print, write."""
     options = parse(arguments)
-    results = measure(options)
+    results = measure_estimators(options)
     print(table(results))
     if options.record:
         record(results, os.path.relpath(options.data, ROOT))

@@ -126,7 +126,7 @@ class Bench:
         """The records of a clip's number, whether it goes through the autoencoder, and recipes."""
         number, through, stems = task
         clip, some = self.clips[number], {stem: self.recipes[stem] for stem in stems}
-        found = measured(_sent(clip, self.model) if through else clip, some, attack_names(self.config.attack))
+        found = values_of_versions(_sent(clip, self.model) if through else clip, some, attack_names(self.config.attack))
         common = {"clip": clip.name, "kind": clip.kind, "through": through}
         return [{"recipe": stem} | common | values for stem, values in found.items()]
 
@@ -175,7 +175,7 @@ def attack_names(wanted: list[str]) -> list[str]:
     return list(ATTACKS) if "all" in wanted else [name for name in wanted if name != "none"]
 
 
-def measured(clip: TrueClip, recipes: dict[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
+def values_of_versions(clip: TrueClip, recipes: dict[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
     """The clip, then each attack at its three strengths: by recipe, the values of its rewards and gates."""
     cut, variants, keys = clip.cut, [clip.video.frames_BTCHW], [("true", "")]
     masks = [clip.masks_BTHW[:, 0]]

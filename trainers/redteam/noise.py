@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.learning.scoring import Judge
+from trainers.learning.scoring import Scorer
 from trainers.redteam.attacks import adversarial_noise, apply
 from trainers.redteam.scenes import TrueClip
 
 BOUNDS = (2 / 255, 4 / 255, 8 / 255)
 
 
-def attacked(clip: TrueClip, recipe: Any, judge: Judge, steps: int) -> list[dict[str, float]]:
+def attacked(clip: TrueClip, recipe: Any, judge: Scorer, steps: int) -> list[dict[str, float]]:
     """The gains on one clip, a bound a record. The clip is alone, so an unmeasurable one has the recipe's own price."""
     true, slow = clip.video, apply("slow_motion", clip.cut, 1, torch.Generator())
     columns = {"reference_BTCHW": clip.reference_BTCHW, "caption": [clip.caption]}
@@ -25,7 +25,7 @@ def attacked(clip: TrueClip, recipe: Any, judge: Judge, steps: int) -> list[dict
     live = dataclasses.replace(estimators, **{name: one for name, one in bare.items() if one is not None})
 
     def by(one: Any, frames: Tensor, grad: bool = False) -> Tensor:
-        return one.judge(true.with_frames(frames), columns, grad=grad).total_B
+        return one.score(true.with_frames(frames), columns, grad=grad).total_B
 
     recipe.instruments = live
     try:

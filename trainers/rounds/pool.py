@@ -69,31 +69,31 @@ def picked(value: Any, places: list[int]) -> Any:
     return value
 
 
-def online_pool(config: RWRConfig, run: Session, scenes: Scenes, replay: Replay) -> Pool:
+def online_pool(config: RWRConfig, session: Session, scenes: Scenes, replay: Replay) -> Pool:
     """The clips of the replay."""
     clips = replay.clips()
 
     def fetch(places: list[int], numbers: list[int]) -> tuple[Tensor, Condition]:
         some = [clips[place] for place in places]
-        _, condition, of = prompts_of(config, run.model, scenes, [clip.number for clip in some])
-        return torch.stack(replay.latents(some)).to(run.model.device), condition[of]
+        _, condition, of = prompts_of(config, session.model, scenes, [clip.number for clip in some])
+        return torch.stack(replay.latents(some)).to(session.model.device), condition[of]
 
     weight_M = torch.tensor([clip.weight for clip in clips])
     names = [f"clip {clip.number}" for clip in clips]
-    first_step = run.state.step - run.state.step % config.inner_steps
-    policy = replay.policy(run.model.device)
+    first_step = session.state.step - session.state.step % config.inner_steps
+    policy = replay.policy(session.model.device)
     return Pool(names=names, weight_M=weight_M, fetch=fetch, first_step=first_step, policy=policy)
 
 
-def offline_pool(config: RWRConfig, run: Session, scored: ScoredClips) -> tuple[Pool, dict[str, float]]:
+def offline_pool(config: RWRConfig, session: Session, scored: ScoredClips) -> tuple[Pool, dict[str, float]]:
     """The clips of scored folders, in groups of one prompt, and the figures of their weights."""
     found = reward_weights(scored.reward_GN, scored.measurable_GN, config.how)
 
     def fetch(places: list[int], numbers: list[int]) -> tuple[Tensor, Condition]:
         batch = scored.batch(places)
-        condition = condition_on(run.model, batch, config, clip_generators(config.seed, numbers, Stream.NOISE))
-        frames = batch.video.frames_BTCHW.to(run.model.device)
-        return run.model.pin(run.model.encode_clip(frames), condition), condition
+        condition = condition_on(session.model, batch, config, clip_generators(config.seed, numbers, Stream.NOISE))
+        frames = batch.video.frames_BTCHW.to(session.model.device)
+        return session.model.pin(session.model.encode_clip(frames), condition), condition
 
     names = [str(clip.folder / clip.sample.name) for clip in scored.clips]
     pool = Pool(names=names, weight_M=scored.flat(found.weight_GN), fetch=fetch, first_step=0)

@@ -12,7 +12,7 @@ from transformers import get_scheduler
 
 from rewards.recipe.recipe import load_recipe
 from trainers.learning.batches import Scenes
-from trainers.learning.scoring import Judge
+from trainers.learning.scoring import Scorer
 from trainers.memory_plan.blank import C, Step
 from trainers.memory_plan.of_run import print_memory
 from trainers.models import VideoModel, load_video_model, lora_parameters
@@ -50,12 +50,12 @@ def start(config: C, step: Step[C]) -> tuple[Accelerator, Path | None]:
     return accelerator, resume
 
 
-def watched(config: RunConfig, accelerator: Accelerator, recipe: Judge) -> Judge:
+def watched(config: RunConfig, accelerator: Accelerator, recipe: Scorer) -> Scorer:
     """The recipe under a watchdog of `reward_timeout_s`."""
     return Watched(recipe, config.reward_timeout_s, accelerator.process_index)
 
 
-def held_out_judges(config: RunConfig, recipe: Judge | None) -> dict[str, Judge]:
+def held_out_judges(config: RunConfig, recipe: Scorer | None) -> dict[str, Scorer]:
     """The recipes of the evaluations during training, by the name their figures get."""
     judges = {} if recipe is None else {"eval": recipe}
     if config.eval_steps and config.eval_recipe:
@@ -66,7 +66,7 @@ def held_out_judges(config: RunConfig, recipe: Judge | None) -> dict[str, Judge]
 def make_session(
     config: TrainerConfig,
     accelerator: Accelerator,
-    judges: dict[str, Judge],
+    judges: dict[str, Scorer],
     scenes: Scenes | None,
     model: VideoModel | None,
     *,

@@ -96,10 +96,10 @@ class Watched:
         """All else that the judge has."""
         return getattr(self.inner, name)
 
-    def judge(self, video: Video, columns: dict[str, Any], grad: bool) -> Any:
+    def score(self, video: Video, columns: dict[str, Any], grad: bool) -> Any:
         try:
             with watchdog(self.seconds, "the reward", process=self.process):
-                return self.inner.judge(video, columns, grad)
+                return self.inner.score(video, columns, grad)
         except ValueError as error:
             clips = f", clips {', '.join(columns['id'])}" if "id" in columns else ""
             raise ValueError(f"{error} (process {self.process}{clips})") from error

@@ -30,7 +30,7 @@ def write_config(config: TrainerConfig) -> None:
         YAML().dump(dataclasses.asdict(config), file)
 
 
-def print_plan(
+def print_outline(
     config: TrainerConfig,
     model: VideoModel,
     scenes: BatchSource,

@@ -17,7 +17,7 @@ from reward_physics.figures.intervals import bootstrap_interval
 from reward_physics.files.io import enlarge, upscale_factor, write_video
 from trainers.learning.batches import Scenes, condition_on
 from trainers.learning.rollout import sample
-from trainers.learning.scoring import Judge, score
+from trainers.learning.scoring import Scorer, score
 from trainers.learning.streams import Stream, clip_generators
 from trainers.models.base import VideoModel
 from trainers.run.tracking import Trackers
@@ -39,10 +39,10 @@ def generate(model: VideoModel, scenes: Scenes, config: TrainerConfig, numbers: 
     )
 
 
-def evaluate(
+def evaluate_held_out(
     model: VideoModel,
     scenes: Scenes,
-    judges: dict[str, Judge],
+    judges: dict[str, Scorer],
     config: TrainerConfig,
     *,
     step: int,
@@ -109,7 +109,7 @@ class Judged:
         return means
 
 
-def judge_scenes(model: VideoModel, scenes: Scenes, judges: dict[str, Judge], config: TrainerConfig) -> Judged:
+def judge_scenes(model: VideoModel, scenes: Scenes, judges: dict[str, Scorer], config: TrainerConfig) -> Judged:
     """Generate the first `config.eval_scenes` scenes and judge them."""
     count, size = min(config.eval_scenes, len(scenes)), config.per_device_train_batch_size
     reward, measurable, g_m_s2 = ({name: [] for name in judges} for _ in range(3))

@@ -21,14 +21,14 @@ from tqdm import tqdm
 
 from trainers.learning.batches import Scenes
 from trainers.learning.clocks import Phases
-from trainers.learning.scoring import Judge
+from trainers.learning.scoring import Scorer
 from trainers.models import VideoModel
 from trainers.run import averages
 from trainers.run import checkpoint as ckpt
 from trainers.run.faults import STOPPED, StopSignal
 from trainers.run.finish import finish, write_config
 from trainers.run.folder import make_output_dir
-from trainers.run.held_out import evaluate
+from trainers.run.held_out import evaluate_held_out
 from trainers.run.parallel import (
     backward,
     gathered,
@@ -59,7 +59,7 @@ class Session:
     accelerator: Accelerator
     model: VideoModel
     state: ckpt.TrainState
-    judges: dict[str, Judge]
+    judges: dict[str, Scorer]
     held_out: Scenes
     recipe: str
     full: bool = False
@@ -200,7 +200,7 @@ class Session:
         if self.is_main or together:  # under ZeRO-3 no process samples without the others' weights
             folder = Path(self.config.output_dir) / "eval" / f"step_{step}" if self.is_main else None
             with averages.averaged(self.state):
-                figures = evaluate(
+                figures = evaluate_held_out(
                     self.model,
                     self.held_out,
                     self.judges,

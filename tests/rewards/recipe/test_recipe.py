@@ -108,14 +108,14 @@ def test_a_reward_of_ones_own_file(tmp_path):
     )
     recipe = load_recipe(write(tmp_path, text), for_gradient=True)
     video = make_world(free_fall(frames=6)).video
-    result = recipe.judge(video)
+    result = recipe.score(video)
     assert set(result.terms) == {"bright", "bright_2", "held_out/coarse"}
     assert result.total_B.item() == pytest.approx(7 * video.frames_BTCHW.mean().item(), rel=1e-5)
     leaf = video.frames_BTCHW.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(recipe.judge(video.with_frames(leaf), grad=True).total_B.sum(), leaf)
+    (gradient,) = torch.autograd.grad(recipe.score(video.with_frames(leaf), grad=True).total_B.sum(), leaf)
     torch.testing.assert_close(gradient, torch.full_like(gradient, 7 / gradient.numel()))
     trained = load_recipe(write(tmp_path, f"{PIXELS}rewards: [{{name: 'mine.py:coarse'}}]"))
-    assert trained.judge(video).measurable_B.all()
+    assert trained.score(video).measurable_B.all()
     with pytest.raises(ValueError, match="not differentiable"):
         load_recipe(write(tmp_path, f"{PIXELS}rewards: [{{name: 'mine.py:coarse'}}]"), for_gradient=True)
 
@@ -123,7 +123,7 @@ def test_a_reward_of_ones_own_file(tmp_path):
 def test_gravity_needs_metres_and_says_so(tmp_path):
     recipe = load_recipe(write(tmp_path, f"{PIXELS}rewards: [{{name: gravity}}]"))
     with pytest.raises(ValueError, match=r"reward gravity failed: .*refused: there is no depth estimator"):
-        recipe.judge(make_world(free_fall(frames=6)).video)
+        recipe.score(make_world(free_fall(frames=6)).video)
 
 
 def test_gravity_by_the_whole_chain():
@@ -131,7 +131,7 @@ def test_gravity_by_the_whole_chain():
     world = make_world(free_fall(batch=2, frames=9, g_m_s2=torch.tensor([9.81, 4.905])))
     recipe = Recipe(config, world.instruments(flow=True))
     leaf = world.video.frames_BTCHW.clone().requires_grad_()
-    result = recipe.judge(world.video.with_frames(leaf), grad=True)
+    result = recipe.score(world.video.with_frames(leaf), grad=True)
     torch.testing.assert_close(result.total_B.detach(), torch.tensor([0.0, -0.25]), atol=0.01, rtol=0)
     (gradient,) = torch.autograd.grad(result.total_B.sum(), leaf)
     assert torch.isfinite(gradient).all() and gradient[1].abs().sum() > 0
@@ -161,7 +161,7 @@ def test_gates_labels_and_scales_reach_the_judge(tmp_path):
         f"{PIXELS}rewards: [{{name: 'mine.py:bright', label: light, scale: 0.5}}]\n"
         "gates: [{name: 'mine.py:bright', parameters: {gain: 0.5}}]\nunmeasurable: -1\n"
     )
-    result = load_recipe(write(tmp_path, text), for_gradient=True).judge(make_world(free_fall(frames=6)).video)
+    result = load_recipe(write(tmp_path, text), for_gradient=True).score(make_world(free_fall(frames=6)).video)
     bright = result.terms["light"]
     torch.testing.assert_close(result.terms["gates/bright"], 0.5 * bright)
     torch.testing.assert_close(result.total_B, -1 + 0.5 * bright * (2 * bright + 1))

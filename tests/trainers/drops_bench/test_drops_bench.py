@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from trainers.drops_bench import bench as drops_bench
-from trainers.drops_bench.bench import DropsBenchConfig, chosen, gather, plan_table, run
+from trainers.drops_bench.bench import DropsBenchConfig, chosen, gather, queue_table, run_cells
 from trainers.drops_bench.cells import Cell
 from trainers.evaluation.fall_figures import DETAILS, MOTION
 from trainers.settings.options import parse_config
@@ -38,7 +38,7 @@ def test_the_core_table_has_six_arms_of_three_seeds_and_the_ablations_one(at_roo
     assert {"data-train", "data-practice", "data-tall", "evaluate-base", "rwr_uniform-0", "oro_last-0"} <= set(names)
     assert "rwr_uniform-1" not in names
     assert all(cell.minutes <= 30 for cell in cells)
-    assert "hours of one core" in plan_table(cells, Path("nowhere"))
+    assert "hours of one core" in queue_table(cells, Path("nowhere"))
 
 
 def test_every_command_is_one_that_the_trainers_take(at_root):
@@ -99,7 +99,7 @@ def queue(monkeypatch, tmp_path):
 
     def make(*cells, **changes):
         monkeypatch.setattr(drops_bench, "cells_of", lambda plan: list(cells))
-        return run(DropsBenchConfig(output_dir=str(tmp_path), **changes))
+        return run_cells(DropsBenchConfig(output_dir=str(tmp_path), **changes))
 
     return make
 
@@ -179,10 +179,10 @@ def test_the_table_puts_the_seeds_of_an_arm_together(tmp_path):
 def test_the_real_cells_run_in_short(at_root, tmp_path):
     """Base and RWR, one step and two scenes each."""
     config = DropsBenchConfig(output_dir=str(tmp_path), seeds=[0], quick=True, only=["rwr"])
-    assert run(config) == []
+    assert run_cells(config) == []
     record = json.loads((tmp_path / "results.json").read_text())
     assert list(record["arms"]) == ["base", "rwr"]
-    assert run(config) == []  # all of it is done
+    assert run_cells(config) == []  # all of it is done
 
 
 def test_a_training_that_is_stopped_is_asked_to_save_first(queue, tmp_path):

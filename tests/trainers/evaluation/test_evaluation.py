@@ -75,7 +75,7 @@ class PlaneJudge:
         shape = (*frames_BTCHW.shape[:2], *frames_BTCHW.shape[-2:])
         return Depth(depth_BTHW=torch.full(shape, (DISTANCE_M - 0.14) * self.bias), metric=True)
 
-    def judge(self, video, columns, grad):
+    def score(self, video, columns, grad):
         observation = Observation(video, self.instruments, grad=grad)
         measurable_B = observation.fit.measurable_B
         return types.SimpleNamespace(
@@ -277,7 +277,7 @@ def test_a_shrunken_object_shows_in_area_and_iou(world, tmp_path):
     frames_TCHW = torch.from_numpy(shrink(scene, 0)).permute(0, 3, 1, 2).float() / 255
     video = to_video(collate([row])).with_frames(frames_TCHW[None])
     assert video.at_rest_B is not None and video.at_rest_B.all()
-    reading = read(PlaneJudge().judge(video, {}, False).observation)[0]
+    reading = read(PlaneJudge().score(video, {}, False).observation)[0]
     figures = clip_figures(frames_TCHW, {"reward": reading, "judge": reading}, TrueScene(scene), g_m_s2=9.81)
     assert figures["judge"]["area_ratio"] == pytest.approx(0.49, abs=0.08)
     assert figures["judge"]["aligned_iou"] == pytest.approx(0.49, abs=0.08)
@@ -288,9 +288,9 @@ def test_rewards_get_the_columns_that_they_get_in_training(world, tmp_path):
     seen: list[dict] = []
 
     class Curious(PlaneJudge):
-        def judge(self, video, columns, grad):
+        def score(self, video, columns, grad):
             seen.append(columns)
-            return super().judge(video, columns, grad)
+            return super().score(video, columns, grad)
 
     evaluate(config(world, tmp_path, arm=["truth"], scenes=2), instruments={"reward": Curious(), "judge": PlaneJudge()})
     trained_on = Scenes(DataConfig(dataset=str(world)), "heldout", shuffle=False).batch([0, 1]).columns

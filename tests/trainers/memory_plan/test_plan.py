@@ -16,7 +16,7 @@ from trainers.memory_plan.__main__ import PlanConfig
 from trainers.memory_plan.blank import Blank, MeteredPhases, blank_condition
 from trainers.memory_plan.decoding import decode_cost, remember_decoding
 from trainers.memory_plan.meter import MemoryMeter, allocator_peak_bytes, cpu_workspace, fused_attention
-from trainers.memory_plan.plan import GIB, build, plan
+from trainers.memory_plan.plan import GIB, build, plan_memory
 from trainers.memory_plan.report import report
 from trainers.models import load_video_model, lora_parameters
 from trainers.models.sizes import SIZES, find_size
@@ -131,7 +131,7 @@ def test_the_other_trainers_are_planned_within_15_percent(trainer):
 @pytest.mark.parametrize(("trainer", "kind"), [(rwr, PSFTConfig), (psft, OROConfig), (oro, PlainConfig)])
 def test_the_settings_of_another_trainer_are_refused(trainer, kind):
     with pytest.raises(ValueError, match=f"step of {trainer.STEP.settings.__name__} .* got {kind.__name__}: give the"):
-        plan(SIZES["wan2.1-1.3b"], kind(num_frames=9, height=32, width=32), trainer.STEP)
+        plan_memory(SIZES["wan2.1-1.3b"], kind(num_frames=9, height=32, width=32), trainer.STEP)
 
 
 def signed_step(config, model, policy):
@@ -157,7 +157,7 @@ def test_the_plan_of_signed_weights_names_their_evaluation_and_copy_and_is_that_
     config = parse_config(RWRConfig, ["--config", str(ROOT / "configs/rwr_drops.yaml")])
     size = {"num_frames": 17, "height": 64, "width": 64}
     config = dataclasses.replace(config, per_device_train_batch_size=8, sampling_batch_size=1, **size)
-    found = plan(find_size(config.model_name_or_path), config, rwr.STEP, workspace=cpu_workspace)
+    found = plan_memory(find_size(config.model_name_or_path), config, rwr.STEP, workspace=cpu_workspace)
     model = load_video_model(config.model_name_or_path)
     model.add_lora(r=config.lora_r, alpha=config.lora_alpha, targets=config.lora_target_modules)
     policy = {name: weight.detach().clone() for name, weight in lora_parameters(model.transformer).items()}
@@ -167,7 +167,7 @@ def test_the_plan_of_signed_weights_names_their_evaluation_and_copy_and_is_that_
     assert planned == pytest.approx(measured, rel=0.15)
     assert found.held["policy's copy"] == found.held["LoRA"] == 4 * found.weights["LoRA"]
     assert 0 < found.phases["policy's evaluation"] < found.phases["denoising"]
-    plain = plan(find_size(config.model_name_or_path), dataclasses.replace(config, weighting="reward"), rwr.STEP)
+    plain = plan_memory(find_size(config.model_name_or_path), dataclasses.replace(config, weighting="reward"), rwr.STEP)
     assert not [name for name in (*plain.held, *plain.phases) if "policy" in name]
 
 
@@ -177,12 +177,12 @@ def test_remembered_shapes_and_decodes_change_no_plan(monkeypatch):
         num_frames=9, height=32, width=32, num_inference_steps=2, per_device_train_batch_size=2, decode_chunk_size=1
     )
     size = find_size("data/drops/model")
-    remembered = [plan(size, config, oro.STEP, workspace=cpu_workspace) for _ in range(2)]
+    remembered = [plan_memory(size, config, oro.STEP, workspace=cpu_workspace) for _ in range(2)]
     monkeypatch.setattr("trainers.memory_plan.no_data._describe", lambda values, parts: False)
-    anew = plan(size, config, oro.STEP, workspace=cpu_workspace)
+    anew = plan_memory(size, config, oro.STEP, workspace=cpu_workspace)
     assert remembered == [anew, anew]
     monkeypatch.setattr("trainers.memory_plan.plan.remember_decoding", lambda model, meter, costs: None)
-    decoded = plan(size, config, oro.STEP, workspace=cpu_workspace)
+    decoded = plan_memory(size, config, oro.STEP, workspace=cpu_workspace)
     assert decoded.phases["decode"] == pytest.approx(anew.phases["decode"], rel=0.01)
     assert {name: peak for name, peak in decoded.phases.items() if name != "decode"} == {
         name: peak for name, peak in anew.phases.items() if name != "decode"
@@ -211,10 +211,10 @@ def test_a_plan_from_few_blocks_and_steps_is_that_of_all(monkeypatch):
     cut = dataclasses.replace(whole, transformer=(whole.transformer[0], {"num_layers": 5}))
     few = {"num_inference_steps": 5, "reference_sigma_range": [0.0, 0.4]}  # which a rollout of two steps does not enter
     config = dataclasses.replace(SMALL, gradient_checkpointing=False, **few)
-    short = plan(cut, config, oro.STEP)
+    short = plan_memory(cut, config, oro.STEP)
     monkeypatch.setattr("trainers.memory_plan.plan.FEW", 9)
     monkeypatch.setattr("trainers.oro.FEW", 9)
-    full = plan(cut, config, oro.STEP)
+    full = plan_memory(cut, config, oro.STEP)
     assert short.held == full.held
     assert short.weights == full.weights
     for name, peak in full.phases.items():
@@ -230,8 +230,8 @@ def test_checkpoints_lower_the_peak_and_the_report_says_so():
         SMALL, height=64, width=64, bf16=True, block_checkpointing=True, decode_checkpointing=True
     )
     dear = dataclasses.replace(cheap, block_checkpointing=False, gradient_checkpointing=False)
-    found = plan(cut, cheap, oro.STEP)
-    assert plan(cut, dear, oro.STEP).phases["rollout"] > 3 * found.phases["rollout"]
+    found = plan_memory(cut, cheap, oro.STEP)
+    assert plan_memory(cut, dear, oro.STEP).phases["rollout"] > 3 * found.phases["rollout"]
     text = report(cut, dataclasses.replace(dear, decode_checkpointing=False), oro.STEP, 0.5)
     assert "does not fit in 0.5 GiB" in text
     assert "  with decode_checkpointing True: " in text
@@ -259,7 +259,7 @@ def test_decode_and_backward_hardly_grow_with_the_clip(name, bound):
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
 def test_every_config_fits_its_device_with_a_tenth_to_spare(path):
     config = parse_config(OROConfig, ["--config", str(path)])
-    found = plan(find_size(config.model_name_or_path), config, oro.STEP)
+    found = plan_memory(find_size(config.model_name_or_path), config, oro.STEP)
     print(path.stem, f"{found.peak_bytes / GIB:.1f} GiB of {config.memory_gib:g}")
     assert found.peak_bytes < 0.9 * config.memory_gib * GIB
 
@@ -294,6 +294,6 @@ def test_unknown_sizes_and_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"size of wan2\.1-1\.3 is not known.*: did you mean wan2\.1-1\.3b"):
         find_size("wan2.1-1.3")
     with pytest.raises(ValueError, match=r"num_frames must be .*, got 10: try 9"):
-        plan(SIZES["wan2.1-1.3b"], dataclasses.replace(SMALL, num_frames=10), oro.STEP)
+        plan_memory(SIZES["wan2.1-1.3b"], dataclasses.replace(SMALL, num_frames=10), oro.STEP)
     with pytest.raises(ValueError, match=r"offload_transformer needs .*: set block_checkpointing to true"):
         OROConfig(offload_transformer=True)

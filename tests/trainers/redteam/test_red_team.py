@@ -60,7 +60,7 @@ def test_staged_scenes_are_measured_as_true(kind, root, monkeypatch):
     if kind == "swirl":
         assert (clip.video.frames_BTCHW[:, 1:] - clip.video.frames_BTCHW[:, :-1]).abs().max() > 0.05
         return
-    result = recipe.judge(clip.video)
+    result = recipe.score(clip.video)
     assert result.terms[name].item() > -0.01, result.reasons
 
 
@@ -112,7 +112,7 @@ def test_totals_from_what_was_written_are_those_of_the_recipe(root, monkeypatch)
     clips = list(true_clips("validation", None, {"drop": 2}))
     video = clips[0].video
     frames = torch.cat([video.frames_BTCHW, video.frames_BTCHW[:, :1].expand_as(video.frames_BTCHW)])
-    result = recipe.judge(dataclasses.replace(video[[0, 0]], frames_BTCHW=frames))
+    result = recipe.score(dataclasses.replace(video[[0, 0]], frames_BTCHW=frames))
     total_B, measurable_B = recipe.total(result.terms, result.observation.visibility_B)
     torch.testing.assert_close(total_B, result.total_B)
     assert measurable_B.tolist() == result.measurable_B.tolist() and total_B[1] < total_B[0]

@@ -26,11 +26,11 @@ class Then:
     def __init__(self, judge, number, act):
         self.inner, self.number, self.act, self.count = judge, number, act, 0
 
-    def judge(self, video, columns, grad):
+    def score(self, video, columns, grad):
         self.count += 1
         if self.count == self.number:
             self.act()
-        return self.inner.judge(video, columns, grad)
+        return self.inner.score(video, columns, grad)
 
 
 def test_told_to_stop_a_run_finishes_its_step_saves_and_goes_on_later(toy_config, brightness, tmp_path, capsys):
@@ -136,8 +136,8 @@ def test_a_run_says_itself_that_its_reward_rises_while_the_held_out_one_falls(to
 
         trained, held_out = 0, iter([-0.5, -0.1, -0.4, -0.6])
 
-        def judge(self, video, columns, grad):
-            found = brightness().judge(video, columns, grad)
+        def score(self, video, columns, grad):
+            found = brightness().score(video, columns, grad)
             if grad:
                 self.trained += 1
                 found.total_B = found.total_B * 1e-3 + 0.1 * self.trained

@@ -34,7 +34,7 @@ from trainers.settings.common import OROConfig
 RANK, writing, seen = os.environ.get("RANK", "0"), False, 0
 
 class Loud:
-    def judge(self, video, columns, grad):
+    def score(self, video, columns, grad):
         sys.stdout.write(f"scored {RANK} {os.getpid()}\\\\n")
         sys.stdout.flush()
         with torch.set_grad_enabled(grad):

@@ -8,8 +8,8 @@ import torch
 from discs import free_fall, make_world
 
 from reward_physics.observation import Observation
-from rewards.recipe.adapters import adapted, own_parameters, takes_observation, to_scores
 from rewards.recipe.combine import Term, combine
+from rewards.recipe.wrappers import own_parameters, takes_observation, to_scores, wrapped
 
 
 def observe():
@@ -26,7 +26,7 @@ COLUMNS = {"caption": ["a", "", "ccc"], "height_m": [1.0, 2.0, 3.0]}
 
 
 def judge(reward, **more):
-    return combine(observe(), [Term(name="it", reward=adapted(reward), **more)], COLUMNS, unmeasurable=-1.0)
+    return combine(observe(), [Term(name="it", reward=wrapped(reward), **more)], COLUMNS, unmeasurable=-1.0)
 
 
 def test_a_trl_style_reward_with_none():
@@ -63,14 +63,14 @@ def test_they_carry_no_gradient_and_a_plain_reward_stays_itself():
     def plain(observation):
         return torch.zeros(observation.batch_size)
 
-    assert adapted(plain) is plain
-    assert not Term(name="it", reward=adapted(lengths)).differentiable
+    assert wrapped(plain) is plain
+    assert not Term(name="it", reward=wrapped(lengths)).differentiable
     world = make_world(free_fall(frames=6))
     observation = Observation(
         world.video.with_frames(world.video.frames_BTCHW.clone().requires_grad_()), world.instruments(), grad=True
     )
     with pytest.raises(ValueError, match="reward it says that it is not differentiable"):
-        combine(observation, [Term(name="it", reward=adapted(lengths))], COLUMNS)
+        combine(observation, [Term(name="it", reward=wrapped(lengths))], COLUMNS)
 
 
 @pytest.mark.parametrize(

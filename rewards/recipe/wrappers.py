@@ -56,15 +56,15 @@ def own_parameters(reward: Callable[..., Any]) -> list[str] | None:
     return [name for name in signature if name not in _GIVEN]
 
 
-def adapted(reward: Callable[..., Any]) -> Callable[..., Any]:
+def wrapped(reward: Callable[..., Any]) -> Callable[..., Any]:
     """The reward itself where it is a plain one, otherwise wrapped."""
     if is_list_style(reward) or is_async(reward):
-        return Adapted(reward)
+        return Wrapped(reward)
     return reward
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapted:
+class Wrapped:
     """A TRL-style or async reward as one of an observation.
 
     Args:
