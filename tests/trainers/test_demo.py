@@ -174,7 +174,7 @@ def test_a_missing_settings_file_is_one_line(tmp_path):
 )
 def test_the_exit_status_says_whether_g_was_mended(play, monkeypatch, gain, flags, status):
     _, _, outcome = play(gain)
-    monkeypatch.setattr(demo, "run", lambda config: outcome)
+    monkeypatch.setattr(demo, "demonstrate", lambda config: outcome)
     monkeypatch.setattr("sys.argv", ["demo", *flags])
     with pytest.raises(SystemExit) as ended:
         demo.main()
