@@ -69,49 +69,81 @@ def score_latents(
     """
     size = chunk_size or len(latents)
     places = [slice(start, start + size) for start in range(0, len(latents), size)]
-
-    def shown(frames_BTCHW: Tensor, clips: slice) -> Video:
-        return video[clips].to(frames_BTCHW.device).with_frames(frames_BTCHW.detach().clamp(0, 1))
-
+    clips_of = _Clips(model, latents, condition, recipe, video, columns, num_frames, phase)
     judge: Any = recipe
     in_parts, whole = len(places) > 1, None
     if in_parts and needs_its_batch(judge):
-        first = []
-        for clips in places:
-            with phase("decode"), torch.no_grad():
-                frames = decode_first(model, latents[clips], condition[clips], num_frames)
-            with phase("reward"):
-                first.append(score(recipe, shown(frames, clips), some_columns(columns, clips))[0])
-        whole = joined(first)
-
-    parts: list[Scored] = []
-    found = False
+        whole = joined([clips_of.scored(clips) for clips in places])
+    parts, have_gradient = [], False
     for clips in places:
-        with phase("decode"), torch.set_grad_enabled(latents.requires_grad):
-            leaf = latents[clips].detach().requires_grad_(latents.requires_grad)
-            frames = decode_first(model, leaf, condition[clips], num_frames, checkpointing=checkpointing)
-        with phase("reward"):
-            scored = score_with_gradient(
-                recipe,
-                shown(frames, clips),
-                some_columns(columns, clips),
-                skip_first=skip_first,
-                each_reward=each_reward,
-                clips=clips if in_parts else None,
-                whole=whole,
-            )
-        found = found or scored.pixel_grad_BTCHW is not None
-        with phase("decode"):
-            carried = carry_back(frames, leaf, scored.pixel_grad_BTCHW)
-            beyond_B = ((frames < 0) | (frames > 1)).flatten(1).float().mean(1)
-        parts.append(dataclasses.replace(scored, pixel_grad_BTCHW=None, latent_grad=carried, saturated_B=beyond_B))
-        del frames, leaf
+        scored, has_gradient = clips_of.carried_back(
+            clips,
+            checkpointing=checkpointing,
+            skip_first=skip_first,
+            each_reward=each_reward,
+            clips=clips if in_parts else None,
+            whole=whole,
+        )
+        parts.append(scored)
+        have_gradient = have_gradient or has_gradient
     scored = joined(parts)
-    if not found:
+    if not have_gradient:
         raise no_gradient(scored)
     if in_parts:
         reward_B, _ = judge.total(scored.terms, scored.visibility_B)
         scored = dataclasses.replace(scored, reward_B=reward_B.float())
+    return _limited(scored, latents, max_ratio, everywhere, phase)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Clips:
+    """Clips of a batch, of which some are decoded and judged at a time."""
+
+    model: VideoModel
+    latents: Tensor
+    condition: Condition
+    recipe: Judge
+    video: Video
+    columns: dict[str, Any]
+    num_frames: int | None
+    phase: Phases
+
+    def shown(self, frames_BTCHW: Tensor, places: slice) -> Video:
+        """What the recipe sees."""
+        return self.video[places].to(frames_BTCHW.device).with_frames(frames_BTCHW.detach().clamp(0, 1))
+
+    def scored(self, places: slice) -> Scored:
+        """Scores without gradient."""
+        with self.phase("decode"), torch.no_grad():
+            frames = decode_first(self.model, self.latents[places], self.condition[places], self.num_frames)
+        with self.phase("reward"):
+            return score(self.recipe, self.shown(frames, places), some_columns(self.columns, places))[0]
+
+    def carried_back(self, places: slice, *, checkpointing: bool, **options: Any) -> tuple[Scored, bool]:
+        """Scores with the gradient at the latents, and whether there was one at the pixels. Their graphs are gone."""
+        with_graph = self.latents.requires_grad
+        with self.phase("decode"), torch.set_grad_enabled(with_graph):
+            leaf = self.latents[places].detach().requires_grad_(with_graph)
+            condition = self.condition[places]
+            frames = decode_first(self.model, leaf, condition, self.num_frames, checkpointing=checkpointing)
+        with self.phase("reward"):
+            columns = some_columns(self.columns, places)
+            scored = score_with_gradient(self.recipe, self.shown(frames, places), columns, **options)
+        with self.phase("decode"):
+            carried = carry_back(frames, leaf, scored.pixel_grad_BTCHW)
+            beyond_B = ((frames < 0) | (frames > 1)).flatten(1).float().mean(1)
+        left = dataclasses.replace(scored, pixel_grad_BTCHW=None, latent_grad=carried, saturated_B=beyond_B)
+        return left, scored.pixel_grad_BTCHW is not None
+
+
+def _limited(
+    scored: Scored,
+    latents: Tensor,
+    max_ratio: float,
+    everywhere: Callable[[Tensor], Tensor],
+    phase: Phases,
+) -> Scored:
+    """The scores with the gradient of each clip limited by those of all processes."""
     assert scored.pixel_grad_norm_B is not None and scored.latent_grad is not None
     norm_B = scored.pixel_grad_norm_B
     with phase("wait"):
