@@ -54,12 +54,12 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
     if config.context_parallel_size > 1:
         raise ValueError("context_parallel_size must be 1 for RWR, whose processes have samples of their own")
     accelerator, resume = start(config, STEP)
+    processes = Processes.of(accelerator)
     scored = ScoredClips(config.scored) if config.scored else None
     recipe = recipe or (load_recipe(config.recipe) if scored is None or config.eval_steps else None)
     scenes = Scenes(config, config.split, seed=config.seed) if scored is None else None
     recipe = recipe and watched(config, accelerator, recipe)
-    judges = held_out_judges(config, recipe)
-    session = make_session(config, accelerator, judges, scenes, model, recipe=config.recipe)
+    session = make_session(config, accelerator, held_out_judges(config, recipe), scenes, model, recipe=config.recipe)
     model, state = session.model, session.state
     source = scored or check_round(config, recipe, session, scenes)
     check_disk(config.output_dir, session.disk_bytes())
@@ -72,7 +72,6 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
     replay = Replay(config.output_dir, rounds=config.replay_rounds)
     if scored is None:
         session.keep = lambda folder: replay.keep(folder) if session.is_main else None
-    processes = Processes.of(accelerator)
     metrics = session.open(resume, title="RWR")
     if resume is not None and session.is_main and scored is None:
         replay.restore(resume)
@@ -83,7 +82,7 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
         started, several = time.perf_counter(), []
         pool, of_round = pool_of_step(config, recipe, session, source, replay, pool)
         for micro in range(accumulation):
-            first = state.step * per_step + (micro * accelerator.num_processes + accelerator.process_index) * size
+            first = state.step * per_step + (micro * accelerator.num_processes + processes.index) * size
             numbers = list(range(first, first + size))
             with session.phases("denoising"):
                 loss, figures = rwr_loss(
@@ -150,16 +149,9 @@ def rwr_loss(
     levels, metrics = config.denoising_sigma_range, {}
     if config.weighting == "signed":
         assert weight_B is not None
-        loss, moved = contrast_loss(
-            model,
-            clean,
-            condition,
-            sigma_range=levels,
-            generators=fresh,
-            advantage_B=weight_B,
-            policy=under_policy(weights, pool, phase),
-            beta=config.signed_beta,
-        )
+        options = {"sigma_range": levels, "generators": fresh, "beta": config.signed_beta}
+        policy = under_policy(weights, pool, phase)
+        loss, moved = contrast_loss(model, clean, condition, advantage_B=weight_B, policy=policy, **options)
         metrics["policy_distance"] = moved.item()
     else:
         loss = denoising_loss(model, clean, condition, sigma_range=levels, generators=fresh, weight_B=weight_B)

@@ -31,18 +31,23 @@ adds is always the same."""
 
 
 class BlankScenes:
-    """Clips of no content, of the size that the settings give. They lie on the CPU, as the data's do, in no memory."""
+    """Clips of no content, of the size that the settings give. They take no memory; copies of them do.
 
-    def __init__(self, config: GenerationConfig) -> None:
+    Args:
+        device: where they lie, as the data's clips lie on the CPU.
+    """
+
+    def __init__(self, config: GenerationConfig, device: torch.device) -> None:
         assert config.num_frames is not None and config.height is not None and config.width is not None
-        self.shape = (config.num_frames, 3, config.height, config.width)
+        self.shape, self.device = (config.num_frames, 3, config.height, config.width), device
 
     def __len__(self) -> int:
         return 1
 
     def batch(self, numbers: list[int]) -> Batch:
         count = len(numbers)
-        video = Video(frames_BTCHW=torch.zeros(()).expand(count, *self.shape), fps_B=torch.full((count,), 16.0))
+        frames = torch.zeros((), device=self.device).expand(count, *self.shape)
+        video = Video(frames_BTCHW=frames, fps_B=torch.full((count,), 16.0))
         return Batch(video=video, captions=[""] * count, ids=["blank"] * count, columns={}, numbers=numbers)
 
 
@@ -137,14 +142,26 @@ class Blank:
     processes: Processes
 
     @classmethod
-    def of(cls, model: VideoModel, config: TrainerConfig, phase: Phases, *, full: bool = False) -> Blank:
-        """Over a model that is on its device and has what is trained of it."""
+    def of(
+        cls,
+        model: VideoModel,
+        config: TrainerConfig,
+        phase: Phases,
+        *,
+        full: bool = False,
+        data: torch.device | None = None,
+    ) -> Blank:
+        """Over a model that is on its device and has what is trained of it.
+
+        Args:
+            data: where the data's clips lie; by default on the model's device.
+        """
         read_nothing(model)
         network = model.transformer
         return cls(
             model=model,
             weights=dict(network.named_parameters()) if full else lora_parameters(network),
-            scenes=BlankScenes(config),
+            scenes=BlankScenes(config, data or model.device),
             recipe=BlankRecipe(),
             phase=phase,
             processes=Processes(gather=lambda value_B: torch.zeros(len(value_B))),
@@ -199,5 +216,5 @@ def blank_condition(model: VideoModel, config: TrainerConfig) -> Condition:
     """What a micro-batch of clips of no content is generated from."""
     read_nothing(model)
     numbers = list(range(config.per_device_train_batch_size))
-    batch = BlankScenes(config).batch(numbers)
+    batch = BlankScenes(config, model.device).batch(numbers)
     return condition_on(model, batch, config, clip_generators(config.seed, numbers))

@@ -94,12 +94,14 @@ class Planner(Generic[C]):
     """Plans of one model and trainer, which share what settings have in common.
 
     Args:
-        workspace: what operators need beside their operands, as `trainers.memory_plan.meter.cpu_workspace` tells.
+        workspace: what operators need beside their operands on a CPU, as `trainers.memory_plan.meter.cpu_workspace`
+            says; None for a GPU.
     """
 
     def __init__(self, size: Size, step: Step[C], workspace: Workspace | None = None) -> None:
         self.size, self.step = size, step
         self.workspace: Workspace = workspace or (lambda func, args, made: 0)
+        self.data = None if workspace else torch.device("cpu")  # beside a GPU, which gets copies of it
         self._decodes: dict[Any, DecodeCost] = {}
         self._models: dict[Any, VideoModel] = {}
         self._phases: dict[str, dict[str, int]] = {}
@@ -185,7 +187,7 @@ class Planner(Generic[C]):
         if key not in self._phases:
             meter = MemoryMeter(self.workspace)
             phase = MeteredPhases(meter, self.step.names)
-            blank = Blank.of(model, config, phase, full=self.step.full(config))
+            blank = Blank.of(model, config, phase, full=self.step.full(config), data=self.data)
             remember_decoding(model, meter, self._decodes)
             with fused_attention(), meter:
                 loss = self.step.loss(config, blank)

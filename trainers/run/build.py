@@ -86,13 +86,7 @@ def make_session(
     assert held_out is not None
     model = load(config, accelerator) if model is None else model
     weights = free(config, model, full=full)
-    optimizer = torch.optim.AdamW(
-        list(weights.values()),
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-    )
+    optimizer: torch.optim.Optimizer = adamw(config, weights)
     per_device, norm = config.per_device_train_batch_size, config.max_grad_norm
     optimizer = wrap(accelerator, model, optimizer, batch_size=per_device, max_grad_norm=norm)
     if config.context_parallel_size > 1:
@@ -140,6 +134,17 @@ def free(config: ModelConfig, model: VideoModel, *, full: bool) -> dict[str, nn.
     else:
         model.add_lora(r=config.lora_r, alpha=config.lora_alpha, targets=config.lora_target_modules)
     return lora_parameters(model.transformer)
+
+
+def adamw(config: RunConfig, weights: dict[str, nn.Parameter]) -> torch.optim.AdamW:
+    """The optimizer of the weights that are trained."""
+    return torch.optim.AdamW(
+        list(weights.values()),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+    )
 
 
 def schedule_of(config: RunConfig, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:

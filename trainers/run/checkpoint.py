@@ -122,13 +122,7 @@ def save_checkpoint(
     with gathered(state.weights.values()):
         if process == 0:
             save_lora(temporary)
-            body = {
-                "weights": {name: weight.detach().cpu() for name, weight in state.weights.items()},
-                "optimizer": state.optimizer.state_dict() if state.engine is None else {},
-                "scheduler": state.scheduler.state_dict(),
-                "ema": state.ema,
-            }
-            torch.save(body, temporary / STATE)
+            torch.save(_body(state), temporary / STATE)
             if recipe is not None:
                 shutil.copyfile(recipe, temporary / "recipe.yaml")
     if extra is not None:
@@ -141,6 +135,16 @@ def save_checkpoint(
         _finish(temporary, final, table | {"config": config, "trackers": dict(trackers or {})}, keep=keep)
     barrier()
     return final
+
+
+def _body(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds of a run, its weights whole on the CPU."""
+    return {
+        "weights": {name: weight.detach().cpu() for name, weight in state.weights.items()},
+        "optimizer": state.optimizer.state_dict() if state.engine is None else {},
+        "scheduler": state.scheduler.state_dict(),
+        "ema": state.ema,
+    }
 
 
 def _finish(temporary: Path, final: Path, table: dict[str, Any], *, keep: int) -> None:

@@ -127,10 +127,15 @@ def finish(
     trackers.image("reward_curve", folder / "reward_curve.png", config.max_steps)
     trackers.close()
     if config.push_to_hub:
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        repository = api.create_repo(config.hub_model_id or folder.name, exist_ok=True).repo_id
-        wanted = ["*.safetensors", "README.md", "*.png", "config.yaml", "eval/*"]
-        api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=wanted)
+        push(folder, config.hub_model_id or folder.name)
     print(f"{'model' if full else 'LoRA'}, card and reward curve are in {folder}")
+
+
+def push(folder: Path, name: str) -> None:
+    """Upload what was learned, with its card, to a repository of the Hub."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    repository = api.create_repo(name, exist_ok=True).repo_id
+    wanted = ["*.safetensors", "README.md", "*.png", "config.yaml", "eval/*"]
+    api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=wanted)

@@ -78,9 +78,7 @@ def model_card(
     if recipe:
         parts.append(f"## Rewards\n\n```yaml\n{recipe.strip()}\n```")
     if videos:
-        shown = {"before": videos[0], "after": videos[-1]} if len(videos) > 1 else {"after": videos[0]}
-        tags = "\n\n".join(f'{when}:\n\n<video controls src="{path}"></video>' for when, path in shown.items())
-        parts.append(f"## Samples\n\n{tags}")
+        parts.append(_samples(videos))
     if metrics:
         lines = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(metrics.items()))
         parts.append(f"Figures of the last step:\n\n| figure | value |\n|---|---|\n{lines}")
@@ -99,6 +97,13 @@ def add_held_out(folder: str | Path, table: str, *, picture: str | None = None) 
     kept = card.split(f"\n{HELD_OUT}\n")[0].rstrip()
     shown = f"\n\n![the same scenes before and after]({picture})" if picture else ""
     write_text(path, f"{kept}\n\n{HELD_OUT}\n\n{table.strip()}{shown}\n".lstrip())
+
+
+def _samples(videos: Sequence[str]) -> str:
+    """The first and the last of the sampled clips."""
+    shown = {"before": videos[0], "after": videos[-1]} if len(videos) > 1 else {"after": videos[0]}
+    tags = "\n\n".join(f'{when}:\n\n<video controls src="{path}"></video>' for when, path in shown.items())
+    return f"## Samples\n\n{tags}"
 
 
 def _sampling(settings: Mapping[str, Any]) -> str:
