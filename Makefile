@@ -32,11 +32,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## train on the embedded world, print g before and after
 	$(BIN)/python -m trainers.demo $(ARGS)
 
-test: $(STAMP) ## the quick tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: $(STAMP) ## the quick tests, on all cores
+	@echo "the quick tests, one process per core: a dot per test, about six minutes on two cores"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## the slow tests
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	@echo "the slow tests, one after another: some take minutes, all of them over an hour"
+	$(BIN)/python -m pytest -m slow --verbose $(ARGS)
 
 lint: $(STAMP) ## style, types and the direction of imports
 	$(BIN)/ruff check .

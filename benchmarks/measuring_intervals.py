@@ -39,6 +39,7 @@ from measuring_scenes import (
     write_text,
 )
 
+from reward_physics.objects.finder import Found
 from reward_physics.observation import Instruments, Observation
 from reward_physics.tracks.in_image import ImageTrack
 
@@ -122,7 +123,8 @@ def noisy(drawn: list[Drawn], rng: np.random.Generator, *, flow: bool) -> tuple[
         flow_noise_px=FLOW_NOISE_PX,
     )
     observation = Observation(blank_video(drawn), instruments, grad=False)
-    observation.__dict__["image_track"] = track
+    nothing = Found(mask_BTHW=track.weight_BT[..., None, None], reasons=[None] * len(drawn))
+    observation.__dict__.update(image_track=track, found=nothing)  # the track is given, and nothing is looked for
     return observation, sd, rho
 
 

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.drops.scenes import TRAINING, Body, Scene, draw_scene
+from data.drops.ranges import TRAINING
+from data.drops.scenes import Body, Scene, draw_scene
 from data.drops.simulation import Motion, camera_matrices, render
 from reward_physics.camera import Camera
 from reward_physics.estimators.depth import Depth

@@ -16,9 +16,10 @@ import diffusers
 import torch
 
 from trainers.memory_plan.__main__ import PlanConfig
+from trainers.memory_plan.blank import blank_condition
+from trainers.memory_plan.decoding import decode_cost
 from trainers.memory_plan.meter import fused_attention
 from trainers.memory_plan.plan import GIB, build
-from trainers.memory_plan.steps import blank_condition, decode_peak
 from trainers.models.sizes import SIZES
 
 AUTOENCODERS = {
@@ -39,7 +40,8 @@ def peak_gib(name: str, num_frames: int, side_px: int, *, checkpointing: bool) -
     condition = blank_condition(model, PlanConfig(num_frames=num_frames, height=side_px, width=side_px))
     latents = model.initial_latents(condition, None).requires_grad_()
     with fused_attention():
-        return decode_peak(model, latents, condition, checkpointing=checkpointing, workspace=lambda *operator: 0) / GIB
+        cost = decode_cost(model, latents, condition, checkpointing=checkpointing, workspace=lambda *operator: 0)
+    return cost.peak_bytes / GIB
 
 
 def main() -> None:

@@ -147,10 +147,11 @@ def model_of(size: Size, config: OROConfig, device: str) -> Any:
         several = [torch.Generator().manual_seed(zlib.crc32(text.encode())) for text in texts]
         shapes = [(length, width)] + ([(pooled_width,)] if pooled_width else [])
         features, *pooled = (torch.stack([torch.randn(shape, generator=one) for one in several]) for shape in shapes)
-        parts = (features.to(model._anchor), torch.ones(features.shape[:2], dtype=torch.bool, device=model.device))
-        return *parts, *(one.to(model._anchor) for one in pooled)
+        where: dict[str, Any] = {"device": model.device, "dtype": model.dtype}
+        mask_BL = torch.ones(features.shape[:2], dtype=torch.bool, device=model.device)
+        return features.to(**where), mask_BL, *(one.to(**where) for one in pooled)
 
-    model._encode_texts = encode
+    model.encode_prompt = encode
     return model
 
 
@@ -203,7 +204,7 @@ def told(error: BaseException) -> str:
 
 
 def planned(size: Size, config: OROConfig) -> dict[str, Any]:
-    found: Plan = plan(size, config, workspace=None if torch.cuda.is_available() else cpu_workspace)
+    found: Plan = plan(size, config, oro.STEP, workspace=None if torch.cuda.is_available() else cpu_workspace)
     phases = {name: bytes_ for name, bytes_ in found.phases.items() if not name.startswith("prompts")}
     held = sum(found.held.values())
     return {"held": found.held, "peaks": {name: held + one for name, one in phases.items()}, "weights": found.weights}

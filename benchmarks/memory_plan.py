@@ -19,11 +19,13 @@ from typing import Any
 import diffusers
 import torch
 
+from trainers.learning.clocks import Phases
 from trainers.memory_plan.__main__ import PlanConfig
+from trainers.memory_plan.blank import Blank
 from trainers.memory_plan.meter import allocator_peak_bytes, cpu_workspace
 from trainers.memory_plan.plan import GIB, build, plan
-from trainers.memory_plan.steps import Peaks, oro_step
 from trainers.models.sizes import SIZES, Size
+from trainers.oro import STEP
 
 LAYOUTS: dict[str, dict[str, int]] = {
     "ltx-2b": {"num_layers": 3},
@@ -70,7 +72,8 @@ def with_data(size: Size, config: PlanConfig) -> Any:
 def measured_bytes(size: Size, config: PlanConfig) -> int:
     """The peak of a real step, beside the weights."""
     model = with_data(size, config)
-    return allocator_peak_bytes(lambda: oro_step(model, config, Peaks(None)))
+    blank = Blank.of(model, config, Phases())
+    return allocator_peak_bytes(lambda: STEP.loss(config, blank).backward())
 
 
 def rows_of(name: str, steps: list[str]) -> list[str]:
@@ -81,7 +84,7 @@ def rows_of(name: str, steps: list[str]) -> list[str]:
     rows = []
     for title in steps:
         config = dataclasses.replace(BASE, **CHANGES[title])
-        found = plan(size, config, workspace=cpu_workspace)
+        found = plan(size, config, STEP, workspace=cpu_workspace)
         planned = max(found.phases.values())
         measured = measured_bytes(size, config)
         gc.collect()

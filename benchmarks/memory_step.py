@@ -24,10 +24,10 @@ import torch
 from rewards.recipe.recipe import load_recipe
 from trainers.learning.batches import Batch, Scenes
 from trainers.learning.clocks import Phases
+from trainers.learning.figures import Processes
 from trainers.memory_plan.meter import MemoryMeter, cpu_workspace
 from trainers.models import load_video_model, lora_parameters
 from trainers.oro import oro_loss
-from trainers.run.parallel import make_accelerator
 from trainers.settings.options import parse_config
 from trainers.settings.oro import OROConfig
 
@@ -50,8 +50,8 @@ WAYS = {
 class Step:
     """One step of one way, repeatable: the same clips and noise each time."""
 
-    def __init__(self, config: OROConfig, batch: Batch, recipe: Any, accelerator: Any) -> None:
-        self.config, self.batch, self.recipe, self.accelerator = config, batch, recipe, accelerator
+    def __init__(self, config: OROConfig, batch: Batch, recipe: Any) -> None:
+        self.config, self.batch, self.recipe = config, batch, recipe
         self.model = load_video_model(config.model_name_or_path)
         if config.block_checkpointing:
             self.model.checkpoint_blocks()
@@ -65,7 +65,7 @@ class Step:
     def __call__(self) -> torch.Tensor:
         for weight in self.weights.values():
             weight.grad = None
-        loss, _ = oro_loss(self.config, self.model, self.recipe, self.batch, self.accelerator, 0, Phases())
+        loss, _ = oro_loss(self.config, self.model, self.recipe, self.batch, Processes(), 0, Phases())
         loss.backward()
         return torch.cat([weight.grad.flatten() for weight in self.weights.values() if weight.grad is not None])
 
@@ -74,11 +74,10 @@ def measure(guidance: float, rounds: int) -> list[str]:
     """Rows of the table at one guidance scale."""
     base = parse_config(OROConfig, ["--config", "configs/oro_drops.yaml"])
     recipe: Any = load_recipe(base.recipe, for_gradient=True)
-    accelerator = make_accelerator()
     batch = Scenes(base, base.split, seed=base.seed).batch(list(range(base.per_device_train_batch_size)))
     pyarrow.default_memory_pool().release_unused()
     steps = {
-        name: Step(dataclasses.replace(base, guidance_scale=guidance, **settings), batch, recipe, accelerator)
+        name: Step(dataclasses.replace(base, guidance_scale=guidance, **settings), batch, recipe)
         for name, settings in WAYS.items()
     }
     peaks, seconds, parted = {}, {name: [] for name in WAYS}, {}

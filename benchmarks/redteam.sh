@@ -23,4 +23,4 @@ part fields 1 "swirl=12" "divergence_free pde_residual"
 part flow 1 "drop=3 throw=1 bounce=1" "gravity flow_match"
 part noise 2 "drop=1" "gravity_positions gravity_rigid gravity_guarded" --attack none --noise_clips 5 --noise_steps 24
 wait
-${PYTHON:-python} -m trainers.redteam.table "$folder" >"$folder/redteam.md"
+${PYTHON:-python} -m trainers.redteam_table "$folder" >"$folder/redteam.md"

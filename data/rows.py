@@ -1,4 +1,9 @@
-"""Clips as rows of a `datasets` table: the typed columns, loading a split, and batches of tensors."""
+"""Clips of any world as rows of a `datasets` table: loading a split, and batches of tensors.
+
+A row of every world has the columns `BASE_COLUMNS`. What else it has is stacked too where a batch knows how.
+`features`, `LIGHT_COLUMNS` and `HEAVY_COLUMNS` are the columns of bodies that a camera with known pose watches, as the
+embedded world has them; a world may have others, see `data.worlds`.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from data.drops.scenes import Scene
-from data.drops.simulation import Geometry, Motion, camera_matrices
 from reward_physics.camera import Camera
 from reward_physics.video import Video
+
+BASE_COLUMNS = ("id", "split", "seed", "caption", "fps", "frames")
+"""What every clip is a row of: its name, its split, the seed of its scene, a prompt, frames a second and pixels."""
 
 SHIPPED = Path(__file__).resolve().parent / "drops" / "clips"
 """Folder of the splits that come with the project, one sub-folder a split."""
@@ -27,14 +33,14 @@ LIGHT_COLUMNS = [
     "id", "seed", "caption", "kind", "shape", "at_rest", "fps", "g_m_s2", "radius_m", "height_m", "impact_times_s",
     "frames", "mask", "poses", "intrinsics", "world_from_camera", "scene",
 ]  # fmt: skip
-"""All that `collate` needs: depth and flow stay on the disk."""
+"""What judging needs of them: depth and flow stay on the disk."""
 
 HEAVY_COLUMNS = ["depth_m", "flow_px"]
 """What only estimators learn from; a light split has none."""
 
 
 def features(frames: int, height: int, width: int) -> datasets.Features:
-    """The typed columns of a clip of `frames` images of `height` x `width` pixels."""
+    """The typed columns of a clip of bodies: `frames` images of `height` x `width` pixels."""
     value, array = datasets.Value, datasets.Array3D
     return datasets.Features(
         {
@@ -60,35 +66,6 @@ def features(frames: int, height: int, width: int) -> datasets.Features:
             "scene": value("string"),
         }
     )
-
-
-def make_row(scene: Scene, split: str, motion: Motion, geometry: Geometry, frames_THW3: np.ndarray) -> dict[str, Any]:
-    """One clip as a row; depth is kept to a tenth of a millimetre and flow to 1/1024 px, so that files stay small."""
-    intrinsics, pose = camera_matrices(scene)
-    poses = np.zeros((scene.frames, MAX_OBJECTS, 7), np.float32)
-    poses[:, : len(scene.bodies)] = motion.poses_TN7
-    return {
-        "id": f"{split}-{scene.seed}",
-        "split": split,
-        "seed": scene.seed,
-        "caption": scene.caption,
-        "kind": scene.kind,
-        "shape": scene.bodies[0].shape,
-        "at_rest": scene.at_rest,
-        "fps": scene.fps,
-        "g_m_s2": scene.g_m_s2,
-        "radius_m": scene.bodies[0].size_m,
-        "height_m": scene.release_height_m,
-        "impact_times_s": list(motion.impact_times_s[0]),
-        "frames": frames_THW3,
-        "depth_m": geometry.depth_THW.round(4).astype(np.float32),
-        "mask": geometry.mask_THW,
-        "flow_px": (np.round(geometry.flow_SHW2 * 1024) / 1024).astype(np.float32),
-        "poses": poses,
-        "intrinsics": intrinsics.astype(np.float32),
-        "world_from_camera": pose.astype(np.float32),
-        "scene": scene.to_json(),
-    }
 
 
 def load_split(split: str, root: str | Path | None = None, columns: list[str] | None = None) -> datasets.Dataset:
@@ -123,30 +100,43 @@ def load_split(split: str, root: str | Path | None = None, columns: list[str] | 
     return datasets.Dataset(table, fingerprint=fingerprint).with_format("numpy")
 
 
+TENSORS: dict[str, tuple[str, torch.dtype]] = {
+    "mask": ("mask_BTHW", torch.uint8),
+    "depth_m": ("depth_BTHW", torch.float32),
+    "flow_px": ("flow_BSHW2", torch.float32),
+    "poses": ("poses_BTN7", torch.float32),
+    "intrinsics": ("intrinsics_B33", torch.float32),
+    "world_from_camera": ("world_from_camera_B44", torch.float32),
+}
+"""Columns that are arrays: what each is called in a batch, and its type."""
+
+
 def collate(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Stack rows: frames_BTCHW in [0, 1], depth_BTHW (m), mask_BTHW, flow_BSHW2 (px), poses_BTN7 and the scalars.
 
-    Depth and flow, large and not needed by all, are left out where the rows lack them.
+    Columns that the rows lack are left out. A further column of numbers becomes `NAME_B`, one of texts or of lists a
+    list under its own name; `split` says nothing of a clip and is dropped.
     """
     rows = list(rows)
 
-    def stack(name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def stack(name: str, dtype: torch.dtype) -> torch.Tensor:
         return torch.as_tensor(np.stack([np.asarray(row[name]) for row in rows]), dtype=dtype)
 
-    texts = ("id", "caption", "kind", "shape", "scene")
-    batch: dict[str, Any] = {name: [str(row[name]) for row in rows] for name in texts}
-    batch["frames_BTCHW"] = stack("frames").permute(0, 1, 4, 2, 3).contiguous() / 255
-    batch["mask_BTHW"] = stack("mask", torch.uint8)
-    for ours, name in (("depth_BTHW", "depth_m"), ("flow_BSHW2", "flow_px")):
-        if name in rows[0]:
-            batch[ours] = stack(name)
-    batch["poses_BTN7"] = stack("poses")
-    batch["intrinsics_B33"] = stack("intrinsics")
-    batch["world_from_camera_B44"] = stack("world_from_camera")
-    for name in ("fps", "g_m_s2", "radius_m", "height_m", "at_rest", "seed"):
-        dtype = {"at_rest": torch.bool, "seed": torch.int64}.get(name, torch.float32)
-        batch[f"{name}_B"] = stack(name, dtype)
-    batch["impact_times_s"] = [[float(time) for time in row["impact_times_s"]] for row in rows]
+    frames_BTCHW = stack("frames", torch.float32).permute(0, 1, 4, 2, 3).contiguous() / 255
+    batch: dict[str, Any] = {"frames_BTCHW": frames_BTCHW}
+    for name, first in rows[0].items():
+        value = np.asarray(first)
+        if name in ("frames", "split"):
+            continue
+        if name in TENSORS:
+            ours, dtype = TENSORS[name]
+            batch[ours] = stack(name, dtype)
+        elif value.ndim == 0 and value.dtype.kind in "USO":
+            batch[name] = [str(row[name]) for row in rows]
+        elif value.ndim == 0:
+            batch[f"{name}_B"] = stack(name, {"at_rest": torch.bool, "seed": torch.int64}.get(name, torch.float32))
+        else:
+            batch[name] = [np.asarray(row[name]).tolist() for row in rows]
     return batch
 
 
@@ -169,16 +159,23 @@ def to_camera(batch: Mapping[str, Any]) -> Camera:
 
 
 def to_video(batch: Mapping[str, Any]) -> Video:
-    """A collated batch as a `Video` with its camera, frame rate, the objects' masks and the first one's distance in the
-    first frame."""
-    camera = to_camera(batch)
-    _, depth_B = camera.project(batch["poses_BTN7"][:, 0, 0, :3])
+    """A collated batch as a `Video`, with what its rows tell of the scene.
+
+    That is the camera, the objects' masks and the first one's distance in the first frame, and whether all are at rest.
+    """
+    camera = to_camera(batch) if "intrinsics_B33" in batch else None
+    mask_BHW = batch["mask_BTHW"][:, 0] if "mask_BTHW" in batch else None
+    depth_B = None
+    if camera is not None and "poses_BTN7" in batch:
+        _, depth_B = camera.project(batch["poses_BTN7"][:, 0, 0, :3])
     return Video(
         frames_BTCHW=batch["frames_BTCHW"],
         fps_B=batch["fps_B"],
         camera=camera,
-        first_mask_BHW=(batch["mask_BTHW"][:, 0] == 1).float(),
-        object_masks_BNHW=torch.stack([(batch["mask_BTHW"][:, 0] == n + 1).float() for n in range(MAX_OBJECTS)], dim=1),
+        first_mask_BHW=None if mask_BHW is None else (mask_BHW == 1).float(),
+        object_masks_BNHW=None
+        if mask_BHW is None
+        else torch.stack([(mask_BHW == n + 1).float() for n in range(MAX_OBJECTS)], dim=1),
         object_depth_m_B=depth_B,
-        at_rest_B=batch["at_rest_B"],
+        at_rest_B=batch.get("at_rest_B"),
     )

@@ -3,6 +3,9 @@
 `--g_m_s2 9.81` gives the same scenes under that gravity, in a split of its own, `train-g9.81`: what supervised
 fine-tuning learns from.
 
+`--world package.module:Class` writes another world's clips (see `data.worlds`); `--g_m_s2` is then the constant of its
+law.
+
 Clips are written in shards; a shard that exists is kept, so a stopped command goes on where it stopped. A larger
 `--clips` with the same `--shard_size` adds shards to those that exist.
 """
@@ -10,6 +13,7 @@ Clips are written in shards; a shard that exists is kept, so a stopped command g
 from __future__ import annotations
 
 import argparse
+import functools
 import multiprocessing
 import os
 from pathlib import Path
@@ -17,39 +21,32 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data.drops.scenes import SPLIT_SEEDS, SPLITS, draw_scene
+from data.worlds import WORLDS, world_of
 
 
-def clip(task: tuple[str, int, int, int, float | None]) -> dict[str, Any]:
+def clip(task: tuple[str, int, int, int, float | None], world: str = "drops") -> dict[str, Any]:
     """Row `index` of `split`: `task` is (split, index, frames, pixels a side, g or None for the scene's own)."""
-    from data.drops.simulation import geometry, render, simulate
-    from data.rows import make_row
-
-    split, index, frames, side_px, g_m_s2 = task
-    scene = draw_scene(SPLIT_SEEDS[split] + index, SPLITS[split], frames=frames, height_px=side_px, width_px=side_px)
-    if g_m_s2 is not None:
-        scene = scene.with_gravity(g_m_s2)
-    motion = simulate(scene)
-    return make_row(scene, split_name(split, g_m_s2), motion, geometry(scene, motion), render(scene, motion))
+    split, index, frames, side_px, law = task
+    source = world_of(world)
+    scene = source.draw(split, index, frames=frames, side_px=side_px, law=law)
+    motion = source.simulate(scene)
+    return source.row(scene, split_name(split, law), motion, source.render(scene, motion))
 
 
 def split_name(split: str, g_m_s2: float | None) -> str:
-    """The split's own name, or with another gravity `train-g9.81`."""
+    """The split's own name, or with another value of the law `train-g9.81`."""
     return split if g_m_s2 is None else f"{split}-g{g_m_s2:g}"
 
 
-def write_shard(rows: list[dict[str, Any]], path: Path, *, light: bool = False) -> None:
-    """Write rows to a temporary file beside `path`, then rename it; `light` leaves out depth and flow."""
+def write_shard(rows: list[dict[str, Any]], path: Path, *, light: bool = False, world: str = "drops") -> None:
+    """Write rows to a temporary file beside `path`, then rename it; `light` leaves out the world's heavy columns."""
     import datasets
     import numpy as np
     import pyarrow.parquet as pq
 
-    from data.rows import HEAVY_COLUMNS, features
-
-    frames, height, width, _ = rows[0]["frames"].shape
-    kept = {
-        name: kind for name, kind in features(frames, height, width).items() if not light or name not in HEAVY_COLUMNS
-    }
+    source = world_of(world)
+    typed = source.features(*rows[0]["frames"].shape[:3])
+    kept = {name: kind for name, kind in typed.items() if not light or name not in source.heavy_columns}
     columns = {
         name: np.stack([row[name] for row in rows]) if isinstance(value, np.ndarray) else [row[name] for row in rows]
         for name, value in rows[0].items()
@@ -80,10 +77,10 @@ def main(arguments: list[str] | None = None) -> None:
                 for i in range(_shard_length(options, start))
             ]
             rows = []
-            for row in pool.imap(clip, tasks):
+            for row in pool.imap(functools.partial(clip, world=options.world), tasks):
                 rows.append(row)
                 progress.update()
-            write_shard(rows, shard_path(folder, start), light=options.light)
+            write_shard(rows, shard_path(folder, start), light=options.light, world=options.world)
 
 
 def shard_path(folder: Path, start: int) -> Path:
@@ -92,9 +89,17 @@ def shard_path(folder: Path, start: int) -> Path:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m data.write", description=__doc__)
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument(
+        "--world", default="drops", help=f"{', '.join(WORLDS)} or package.module:Class (default: %(default)s)"
+    )
+    try:
+        world = world_of(first.parse_known_args(arguments)[0].world)
+    except ValueError as error:
+        first.error(str(error))
+    parser = argparse.ArgumentParser(prog="python -m data.write", description=__doc__, parents=[first])
     add = parser.add_argument
-    add("--split", choices=sorted(SPLITS), required=True, help="which distribution of scenes to draw from")
+    add("--split", choices=sorted(world.splits), required=True, help="which distribution of scenes to draw from")
     add("--clips", type=int, required=True, help="how many clips")
     add("--output_dir", default="data/rendered", help="clips go to OUTPUT_DIR/SPLIT/*.parquet (default: %(default)s)")
     add("--g_m_s2", type=float, default=None, help="gravity of every clip, m/s^2 (default: the split's own)")

@@ -14,6 +14,8 @@ import math
 import torch
 from torch import Tensor
 
+from reward_physics.grid import pixel_grid
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Camera:
@@ -83,17 +85,9 @@ class Camera:
         """Geometric mean of the two focal lengths, px."""
         return (self.intrinsics_B33[:, 0, 0] * self.intrinsics_B33[:, 1, 1]).sqrt()
 
-    @property
-    def up_camera_B3(self) -> Tensor:
-        """The world's up direction in camera axes, unit length."""
-        return self.world_from_camera_B44[:, 2, :3]
-
     def rays_uv(self) -> Tensor:
         """Pixel centres (u, v) of the image, shape (H, W, 2), px."""
-        like = self.intrinsics_B33
-        v = torch.arange(self.height_px, dtype=like.dtype, device=like.device) + 0.5
-        u = torch.arange(self.width_px, dtype=like.dtype, device=like.device) + 0.5
-        return torch.stack((u.expand(self.height_px, -1), v[:, None].expand(-1, self.width_px)), dim=-1)
+        return pixel_grid(self.height_px, self.width_px, like=self.intrinsics_B33)
 
     def unproject(self, uv_px: Tensor, depth_m: Tensor) -> Tensor:
         """World points seen at pixels `uv_px` (B, ..., 2) at z-depth `depth_m` (B, ...); returns (B, ..., 3) in metres.
@@ -125,13 +119,6 @@ class Camera:
         return dataclasses.replace(
             self, intrinsics_B33=self.intrinsics_B33 * scale[:, None], height_px=height_px, width_px=width_px
         )
-
-    def cropped(self, *, top_px: int, left_px: int, height_px: int, width_px: int) -> Camera:
-        """The same camera for a crop whose first row is `top_px` and first column `left_px`."""
-        intrinsics = self.intrinsics_B33.clone()
-        intrinsics[:, 0, 2] -= left_px
-        intrinsics[:, 1, 2] -= top_px
-        return dataclasses.replace(self, intrinsics_B33=intrinsics, height_px=height_px, width_px=width_px)
 
     def expanded(self, batch_size: int) -> Camera:
         """A camera of one clip repeated for `batch_size` clips; one that has that size already is returned as it is."""

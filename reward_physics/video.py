@@ -6,6 +6,8 @@ Axes: B clips, T frames, C colours (3), H rows, W columns.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,12 +48,8 @@ class Video:
     object_masks_BNHW: Tensor | None = None
 
     def __post_init__(self) -> None:
-        frames = self.frames_BTCHW
-        if frames.ndim != 5 or frames.shape[2] != 3:
-            raise ValueError(f"frames must have shape (B, T, 3, H, W), got {tuple(frames.shape)}: move the axes first")
-        if not frames.is_floating_point():
-            raise ValueError(f"frames must be floating point in [0, 1], got {frames.dtype}: divide bytes by 255")
-        batch, _, _, height, width = frames.shape
+        self._check_frames()
+        batch, height, width = self.batch_size, self.height_px, self.width_px
         if self.fps_B.shape != (batch,):
             raise ValueError(f"fps must have one number a clip, shape ({batch},), got {tuple(self.fps_B.shape)}")
         bad = ~(torch.isfinite(self.fps_B) & (self.fps_B > 0))
@@ -87,6 +85,13 @@ class Video:
                 )
             object.__setattr__(self, "camera", camera.expanded(batch))
 
+    def _check_frames(self) -> None:
+        frames = self.frames_BTCHW
+        if frames.ndim != 5 or frames.shape[2] != 3:
+            raise ValueError(f"frames must have shape (B, T, 3, H, W), got {tuple(frames.shape)}: move the axes first")
+        if not frames.is_floating_point():
+            raise ValueError(f"frames must be floating point in [0, 1], got {frames.dtype}: divide bytes by 255")
+
     @classmethod
     def make(
         cls,
@@ -102,26 +107,27 @@ class Video:
             fps_B = fps_B.expand(frames_BTCHW.shape[0])
         return cls(frames_BTCHW=frames_BTCHW, fps_B=fps_B, camera=camera, first_mask_BHW=first_mask_BHW)
 
-    @classmethod
-    def from_model_range(
-        cls,
-        frames_BCTHW: Tensor,
-        fps: float | Tensor,
-        *,
-        camera: Camera | None = None,
-        first_mask_BHW: Tensor | None = None,
-    ) -> Video:
-        """A Video from a decoder's output: [-1, 1], axes (B, C, T, H, W). The only way into [0, 1]."""
-        frames = frames_BCTHW.movedim(1, 2) * 0.5 + 0.5
-        return cls.make(frames, fps, camera=camera, first_mask_BHW=first_mask_BHW)
+    @property
+    def source(self) -> tuple[str, Tensor]:
+        """What the clips are made of, in a word, and as the tensor that a gradient comes to: ("frames", frames_BTCHW).
 
-    def to_model_range(self) -> Tensor:
-        """The frames as an encoder takes them: [-1, 1], axes (B, C, T, H, W)."""
-        return self.frames_BTCHW.movedim(2, 1) * 2.0 - 1.0
+        Nothing is decoded for it.
+        """
+        return "frames", self.frames_BTCHW
+
+    @property
+    def device(self) -> torch.device:
+        """Where the clips are. Nothing is decoded for it."""
+        return self.source[1].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the frames, and of what is said of a clip. Nothing is decoded for it."""
+        return self.frames_BTCHW.dtype
 
     @property
     def batch_size(self) -> int:
-        return self.frames_BTCHW.shape[0]
+        return len(self.source[1])
 
     @property
     def num_frames(self) -> int:
@@ -150,28 +156,20 @@ class Video:
         return dataclasses.replace(self, frames_BTCHW=frames_BTCHW)
 
     def to(self, device: torch.device | str) -> Video:
-        return Video(
-            frames_BTCHW=self.frames_BTCHW.to(device),
-            fps_B=self.fps_B.to(device),
-            camera=None if self.camera is None else self.camera.to(device),
-            object_masks_BNHW=None if self.object_masks_BNHW is None else self.object_masks_BNHW.to(device),
-            first_mask_BHW=None if self.first_mask_BHW is None else self.first_mask_BHW.to(device),
-            object_depth_m_B=None if self.object_depth_m_B is None else self.object_depth_m_B.to(device),
-            at_rest_B=None if self.at_rest_B is None else self.at_rest_B.to(device),
-            px_per_m_B=None if self.px_per_m_B is None else self.px_per_m_B.to(device),
-            object_diameter_m_B=None if self.object_diameter_m_B is None else self.object_diameter_m_B.to(device),
-        )
+        """The same clips on a device."""
+        return self._changed(lambda part: part.to(device))
 
     def __getitem__(self, clips: slice | Tensor | list[int]) -> Video:
         """Some of the clips, as a Video: `video[2:4]`, `video[[0, 3]]`."""
-        return Video(
-            frames_BTCHW=self.frames_BTCHW[clips],
-            fps_B=self.fps_B[clips],
-            camera=None if self.camera is None else self.camera[clips],
-            object_masks_BNHW=None if self.object_masks_BNHW is None else self.object_masks_BNHW[clips],
-            first_mask_BHW=None if self.first_mask_BHW is None else self.first_mask_BHW[clips],
-            object_depth_m_B=None if self.object_depth_m_B is None else self.object_depth_m_B[clips],
-            at_rest_B=None if self.at_rest_B is None else self.at_rest_B[clips],
-            px_per_m_B=None if self.px_per_m_B is None else self.px_per_m_B[clips],
-            object_diameter_m_B=None if self.object_diameter_m_B is None else self.object_diameter_m_B[clips],
-        )
+        return self._changed(lambda part: part[clips])
+
+    def _changed(self, change: Callable[[Any], Any]) -> Video:
+        return Video(frames_BTCHW=change(self.frames_BTCHW), **self._scene(change))
+
+    def _scene(self, change: Callable[[Any], Any] = lambda part: part) -> dict[str, Any]:
+        """What is known of the scene apart from its frames, by the names of the arguments, each part changed."""
+        known = {name: getattr(self, name) for name in _SCENE}
+        return {name: None if part is None else change(part) for name, part in known.items()}
+
+
+_SCENE = tuple(field.name for field in dataclasses.fields(Video) if field.name != "frames_BTCHW")

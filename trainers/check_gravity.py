@@ -21,6 +21,8 @@ from rich.table import Table
 from torch import Tensor
 from tqdm import tqdm
 
+from data.rows import collate, to_video
+from data.worlds import world_of
 from reward_physics.laws.kinematics import cramer_rao_g_m_s2
 from reward_physics.video import Video
 from trainers.clips.folder import write_text
@@ -36,6 +38,7 @@ class CheckConfig:
         ["configs/recipes/gravity.yaml", "configs/recipes/judge_scene.yaml", "configs/recipes/gravity_positions.yaml"],
         "recipes whose instruments are checked; the first two are compared",
     )
+    world: str = option("drops", "world of the clips: drops, or package.module:Class")
     split: str = option("heldout", "split of the clips")
     dataset: str | None = option(None, "folder of splits; by default the shipped clips")
     clips: Positive | None = option(None, "clips of the split, from its beginning; by default all")
@@ -144,10 +147,8 @@ def _metres_per_px(batch: Mapping[str, Any], video: Video) -> Tensor:
 
 def _batches(config: CheckConfig):
     """Collated rows and their clips, through the autoencoder where asked."""
-    from data.rows import LIGHT_COLUMNS, collate, load_split, to_video
-
     model = load_video_model(config.model) if config.through_autoencoder else None
-    table = load_split(config.split, config.dataset, columns=LIGHT_COLUMNS).with_format("numpy")
+    table = world_of(config.world).rows(config.split, config.dataset)
     count = min(len(table), config.clips or len(table))
     for start in tqdm(range(0, count, config.batch_size), desc=config.split, unit="batch"):
         batch = collate([table[index] for index in range(start, min(start + config.batch_size, count))])

@@ -30,19 +30,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rewards.recipe.recipe import load_recipe
-from trainers.learning.batches import Batch, Scenes, clip_generators, condition_on
+from trainers.learning.batches import Batch, Scenes, condition_on
 from trainers.learning.rollout import rollout
 from trainers.learning.scoring import Judge, score
+from trainers.learning.streams import Stream, clip_generators
 from trainers.models import Condition, Schedule, VideoModel, load_video_model
 from trainers.run.held_out import measured_g
-from trainers.settings.common import DataConfig, ModelConfig
+from trainers.settings.common import GenerationConfig
 from trainers.settings.options import Positive, Weight, exit_with_one_line, option, parse_config, strict
-
-FIRST, AGAIN = 11, 12  # streams of random numbers
 
 
 @strict
-class CommitmentConfig(ModelConfig, DataConfig):
+class CommitmentConfig(GenerationConfig):
     """Measure at which noise level a model's motion is decided."""
 
     recipe: str = option("configs/recipes/gravity.yaml", "recipe whose instruments measure g")
@@ -129,11 +128,11 @@ def measure(config: CommitmentConfig, model: VideoModel, recipe: Judge) -> list[
 
 
 def pairs_of(
-    config: CommitmentConfig, model: VideoModel, recipe: Judge, batch: Batch, progress: Any
+    config: CommitmentConfig, model: VideoModel, recipe: Judge, batch: Batch, progress: "tqdm[Any]"
 ) -> list[dict[str, Any]]:
     """Sample each scene once, complete it again at every level, and measure g of both."""
     numbers = batch.numbers
-    first = clip_generators(config.seed, numbers, FIRST)
+    first = clip_generators(config.seed, numbers, Stream.COMMITMENT)
     condition = condition_on(model, batch, config, first)
     schedule = model.schedule(config.num_inference_steps, condition)
     with torch.no_grad():
@@ -150,7 +149,7 @@ def pairs_of(
     g, records = g_of(clean), []
     for level, sigma in enumerate(config.sigmas):
         for k in range(config.completions):
-            fresh = clip_generators(config.seed, numbers, AGAIN + level * config.completions + k)
+            fresh = clip_generators(config.seed, numbers, Stream.COMPLETIONS + level * config.completions + k)
             active = config.adapter_sigma_range
             done = complete_again(model, clean, sigma, schedule, condition, fresh, adapter_sigma_range=active)
             again = g_of(done)

@@ -20,17 +20,17 @@ from typing import Any
 import diffusers
 import transformers
 
+from data.worlds import world_of
 from reward_physics.drawing import charts
-from reward_physics.drawing import scenes as report
-from reward_physics.figures.intervals import Interval
-from reward_physics.figures.metrics import nan_median
+from reward_physics.drawing.scenes import Strip, video_grid
 from reward_physics.files.io import write_video
 from trainers.clips.folder import fingerprint, write_text
 from trainers.evaluation.evaluate import evaluate, load_instruments
-from trainers.evaluation.figures import column
+from trainers.evaluation.figures import describe
 from trainers.evaluation.measured import Evaluation, EvaluationConfig
-from trainers.evaluation.page import g_text, typical_scenes
-from trainers.evaluation.tables import describe, markdown_table
+from trainers.evaluation.reports import report_of
+from trainers.evaluation.scores import Headline
+from trainers.evaluation.tables import markdown_table
 from trainers.learning.scoring import Judge
 from trainers.run.model_card import add_held_out
 from trainers.run.tracking import read_metrics
@@ -48,6 +48,7 @@ class DemoConfig:
     output_dir: str = option("outputs/demo", "folder of everything that the demo leaves")
     training: str = option("configs/oro_demo.yaml", "YAML file of the training's settings")
     steps: Positive | None = option(None, "optimizer steps; by default those of the settings")
+    world: str = option("drops", "world of the held-out scenes: drops, or package.module:Class")
     scenes: Positive = option(64, "held-out scenes, at rest in the first frame")
     seed: Count = option(0, "seed of the noise that the held-out clips start from")
     recipe: str | None = option(None, "recipe that is trained on; by default that of the settings")
@@ -58,36 +59,29 @@ class DemoConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the demo found, by the judge's instruments."""
+    """What the demo found, by the judge."""
 
-    g_before_m_s2: float
-    g_after_m_s2: float
-    difference: Interval
-    """Median over scenes of after - before, bootstrap interval."""
-    mean_difference: Interval
-    """Its mean, Student's t interval."""
-    error_difference: Interval
+    headline: Headline
 
     @property
     def success(self) -> bool:
-        """Whether g has changed by more than chance and has come nearer to the truth."""
-        return self.difference.excludes(0.0) and self.error_difference.estimate < 0
+        """Whether the figure has changed by more than chance and has come nearer to the truth."""
+        return self.headline.difference.excludes(0.0) and self.headline.error_difference.estimate < 0
 
     def lines(self) -> list[str]:
         """The outcome in words."""
+        shown = self.headline
         found = [
-            f"held-out g before  {self.g_before_m_s2:5.2f} m/s² (median, by the judge)",
-            f"held-out g after   {self.g_after_m_s2:5.2f} m/s²",
-            f"paired difference  {describe(self.difference)}, median",
-            f"                   {describe(self.mean_difference)}, mean",
+            f"held-out {shown.name} before  {shown.before:5.2f}{shown.unit} (median, by the judge)",
+            f"held-out {shown.name} after   {shown.after:5.2f}{shown.unit}",
+            f"paired difference  {describe(shown.difference, shown.unit)}, median",
+            f"                   {describe(shown.mean_difference, shown.unit)}, mean",
         ]
         if self.success:
-            return [*found, "the interval excludes zero: the fall has changed, toward 9.81 m/s²"]
-        if not self.difference.excludes(0.0):
-            why = "the interval includes zero: train longer (--steps) or look at more scenes (--scenes)"
-        else:
-            why = "g has changed but not toward 9.81 m/s²: look at report.html"
-        return [*found, why]
+            return [*found, shown.better]
+        if not shown.difference.excludes(0.0):
+            return [*found, "the interval includes zero: train longer (--steps) or look at more scenes (--scenes)"]
+        return [*found, shown.worse]
 
 
 def run(
@@ -107,10 +101,12 @@ def run(
     print(f"the demo writes to {folder}; {training.max_steps} steps, {config.scenes} held-out scenes")
     instruments = instruments or load_instruments(evaluation_config(config, training, [BEFORE], changes))
 
+    report = report_of(config.world)
+
     print("\n1/3  the base model on held-out scenes")
     settings = evaluation_config(config, training, [BEFORE], changes)
     before = evaluate(settings, instruments=instruments)
-    print(f"     median g {nan_median(before.g(BEFORE)):.2f} m/s² by the judge ({_minutes(started)})")
+    print(f"     {report.in_a_word(before.arm(BEFORE).figures)} by the judge ({_minutes(started)})")
 
     print("\n2/3  training by ORO")
     train_once(training, train)
@@ -121,12 +117,18 @@ def run(
     settings = evaluation_config(config, training, arms, changes)
     both = evaluate(settings, instruments=instruments, known=before.arms)
     leave_pictures(folder, training, both)
-    outcome = outcome_of(both)
+    outcome = Outcome(headline=report.headline(both, BEFORE, AFTER))
     write_text(folder / "table.md", markdown_table(both.record) + "\n")
     shutil.copyfile(folder / "before_after.gif", Path(training.output_dir) / "before_after.gif")
     add_held_out(training.output_dir, markdown_table(both.record), picture="before_after.gif")
     print(f"\n{markdown_table(both.record)}\n")
     print("\n".join(outcome.lines()))
+    print_files(folder, started)
+    return outcome
+
+
+def print_files(folder: Path, started: float) -> None:
+    """Name what the demo left, and how long it took."""
     left = {
         "videos": "before_after.mp4",
         "pictures": "trajectories.png, g_by_arm.png, strip.png, reward_curve.png",
@@ -135,7 +137,6 @@ def run(
     }
     print(f"\nin {folder}, after {_minutes(started)}:")
     print("\n".join(f"  {name:9} {files}" for name, files in left.items()))
-    return outcome
 
 
 def training_config(config: DemoConfig) -> OROConfig:
@@ -155,8 +156,9 @@ def evaluation_config(
     settings = {
         "model": training.model_name_or_path,
         "arm": arms,
+        "world": config.world,
         "scenes": config.scenes,
-        "at_rest": True,
+        "at_rest": "at_rest" in world_of(config.world).columns,
         "seeds": [config.seed],
         "recipe": training.recipe,
         "judge": config.judge,
@@ -201,43 +203,32 @@ def train_once(training: OROConfig, train: Callable[[OROConfig], Any] | None) ->
     train(training)
 
 
-def outcome_of(evaluation: Evaluation) -> Outcome:
-    """Before and after by the judge, paired by scene."""
-    found = evaluation.record["comparisons"][AFTER]
-    before, after = (column(evaluation.arm(name).figures, "g_m_s2", "judge") for name in (BEFORE, AFTER))
-    return Outcome(
-        g_before_m_s2=nan_median(before),
-        g_after_m_s2=nan_median(after),
-        difference=found["judge_g_m_s2_median"],
-        mean_difference=found["judge_g_m_s2"],
-        error_difference=found["judge_g_error_median"],
-    )
-
-
 def leave_pictures(folder: Path, training: OROConfig, evaluation: Evaluation) -> None:
     """Before and after as a video, the falls, the film strip, the reward curve, in the demo's own folder."""
     colours = charts.arm_colours([BEFORE, AFTER])
-    indices = typical_scenes(evaluation.arm(AFTER), count=SHOWN)
+    report = report_of(evaluation.record["settings"]["world"])
+    indices = report.typical(evaluation.arm(AFTER), count=SHOWN)
     rows = []
     for name in (BEFORE, AFTER):
         measured = evaluation.arm(name)
         rows.append(
             [
-                report.Strip(
+                Strip(
                     label=name,
                     frames_TCHW=measured.frames[index],
-                    note=g_text(measured.figures[index]["judge"]["g_m_s2"]),
+                    note=report.note(measured.figures[index]),
                     colour=colours[name],
                 )
                 for index in indices
             ]
         )
-    grid = report.video_grid(rows)
+    grid = video_grid(rows)
     fps = float(evaluation.arm(BEFORE).rows[0]["fps"])
     for suffix in ("mp4", "gif"):
         write_video(folder / f"before_after.{suffix}", grid, fps=fps, min_side_px=0)
     for name, source in (("trajectories", "trajectories"), ("strip", "strip_0"), ("g_by_arm", "g_by_arm")):
-        shutil.copyfile(folder / "evaluation" / f"{source}.png", folder / f"{name}.png")
+        if (folder / "evaluation" / f"{source}.png").exists():  # a judge that reads no g leaves fewer
+            shutil.copyfile(folder / "evaluation" / f"{source}.png", folder / f"{name}.png")
     draw_reward_curve(Path(training.output_dir) / "metrics.jsonl", folder / "reward_curve.png")
 
 

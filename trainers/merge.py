@@ -5,7 +5,6 @@ python -m trainers.merge --model data/drops/model --lora outputs/oro_drops --out
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
 from pathlib import Path
-from typing import Any
 
 from trainers.models import load_video_model
 from trainers.settings.options import exit_with_one_line, option, parse_config, strict
@@ -28,7 +27,7 @@ def merge(config: MergeConfig) -> None:
     """
     if Path(config.output_dir).exists():
         raise ValueError(f"output_dir {config.output_dir} exists already: give a new folder")
-    model: Any = load_video_model(config.model)
+    model = load_video_model(config.model)
     model.load_lora(config.lora)
     model.merge_lora()
     model.pipeline.save_pretrained(config.output_dir)

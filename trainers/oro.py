@@ -13,23 +13,23 @@ Axes: B clips.
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from rewards.recipe.recipe import load_recipe
-from trainers.learning.batches import Batch, Scenes, clip_generators, condition_on
+from trainers.learning.batches import Batch, Scenes, condition_on
 from trainers.learning.clocks import Phases
 from trainers.learning.decode import score_latents
-from trainers.learning.figures import gather, reward_metrics
+from trainers.learning.figures import Processes, reward_metrics
 from trainers.learning.losses import denoising_loss, reference_distance
-from trainers.learning.rollout import choose_grad_steps, evaluated_again, in_range, rollout
+from trainers.learning.rollout import Rollout, choose_grad_steps, evaluated_again, in_range, rollout
 from trainers.learning.scoring import Judge, check_recipe
-from trainers.learning.streams import CHOICES, DATA_NOISE, NOISE
-from trainers.models import VideoModel
+from trainers.learning.streams import Stream, clip_generators
+from trainers.memory_plan.blank import FEW, Blank, Step
+from trainers.models import Condition, VideoModel
 from trainers.run.build import held_out_judges, make_session, start, watched
 from trainers.run.faults import warn_not_finite
 from trainers.run.finish import print_plan, print_sigmas
@@ -45,12 +45,12 @@ def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel |
     Raises:
         ValueError: anything that a user can mend, before the first step where it can be known.
     """
-    accelerator, resume = start(config)
+    accelerator, resume = start(config, STEP)
     recipe = recipe or load_recipe(config.recipe, for_gradient=True)
     judges = held_out_judges(config, recipe)
     scenes = Scenes(config, config.split, seed=config.seed)
     recipe = watched(config, accelerator, recipe)
-    run = make_session(config, accelerator, judges, scenes, model)
+    run = make_session(config, accelerator, judges, scenes, model, recipe=config.recipe)
     model, state = run.model, run.state
     check_first_batch(config, recipe, model, scenes)
     check_disk(config.output_dir, run.disk_bytes())
@@ -62,13 +62,14 @@ def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel |
         print_sigmas(config, model, scenes)
     if config.dry_run:
         return {}
+    processes = Processes.of(accelerator)
     metrics = run.open(resume, title="ORO")
     while state.step < config.max_steps:
         started, several = time.perf_counter(), []
         for micro in range(config.gradient_accumulation_steps):
             first = state.clips + run.place * size
             batch = scenes.batch(list(range(first, first + size)))
-            loss, figures = oro_loss(config, model, recipe, batch, accelerator, state.step, run.phases)
+            loss, figures = oro_loss(config, model, recipe, batch, processes, state.step, run.phases)
             several.append(figures)
             run.backward(loss, micro)
             state.clips += size * run.places
@@ -80,34 +81,11 @@ def train(config: OROConfig, *, recipe: Judge | None = None, model: VideoModel |
 
 
 def oro_loss(
-    config: OROConfig,
-    model: VideoModel,
-    recipe: Judge,
-    batch: Batch,
-    accelerator: Accelerator,
-    step: int,
-    phase: Phases,
+    config: OROConfig, model: VideoModel, recipe: Judge, batch: Batch, processes: Processes, step: int, phase: Phases
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one micro-batch and its figures. Its gradient is that of the rewards and both regularisers."""
-    choices = clip_generators(config.seed, [step], CHOICES)[0]  # the same on every process
-    generators = clip_generators(config.seed, batch.numbers, NOISE)
-    condition = condition_on(model, batch, config, generators)
-    schedule = model.schedule(config.num_inference_steps, condition)
-    noise = model.initial_latents(condition, generators)
-    grad_steps = choose_grad_steps(config.grad_steps, schedule.num_steps, config.grad_steps_k, choices)
-
-    with phase("sample"), torch.set_grad_enabled(config.reward_weight > 0):
-        done = rollout(
-            model,
-            condition,
-            schedule,
-            noise,
-            grad_steps=grad_steps,
-            adapter_sigma_range=config.adapter_sigma_range,
-            detach_input=config.detach_input,
-            one_step=config.grad_steps == "one_step",
-            checkpointing=config.gradient_checkpointing,
-        )
+    choices = clip_generators(config.seed, [step], Stream.CHOICES)[0]  # the same on every process
+    done, condition = sampled(config, model, batch, choices, phase)
     scored = score_latents(
         model,
         done.latents,
@@ -121,40 +99,100 @@ def oro_loss(
         max_ratio=config.max_pixel_grad_ratio,
         skip_first=config.image_conditioning,
         each_reward=config.log_reward_gradients,
-        everywhere=lambda value_B: gather(accelerator, value_B),
+        everywhere=processes.gather,
         phase=phase,
     )
     with phase("wait"):
-        metrics = reward_metrics(accelerator, scored)
+        metrics = reward_metrics(processes, scored)
     assert scored.dropped_B is not None and scored.latent_grad is not None
-    warn_not_finite("pixel gradient", scored.dropped_B, batch.ids, accelerator.process_index)
+    warn_not_finite("pixel gradient", scored.dropped_B, batch.ids, processes.index)
     loss = torch.zeros((), device=done.latents.device)
     if config.reward_weight > 0:
         # Backward of this sum is d reward / d latents carried on through the rollout.
         loss = loss - config.reward_weight * (done.latents * scored.latent_grad).sum() / len(done.latents)
-
-    near = [i for i in range(len(done.visited)) if in_range(done.sigmas_S[i], config.reference_sigma_range)]
-    if config.reference_weight > 0 and near:
-        drawn = [near[i] for i in torch.randperm(len(near), generator=choices)[: config.reference_steps].tolist()]
-        sigmas = [done.sigmas_S[i].expand(len(done.latents)) for i in drawn]
-        with phase("regularisers"):
-            distances = [
-                reference_distance(model, done.visited[i], sigma_B, condition, checkpointing=again)
-                for i, sigma_B, again in zip(drawn, sigmas, evaluated_again(config, len(drawn)), strict=True)
-            ]
-        distance = torch.stack(distances).mean()
+    distance = distance_to_reference(config, model, done, condition, choices, phase)
+    if distance is not None:
         loss = loss + config.reference_weight * distance
         metrics["reference_distance"] = distance.item()
     if config.denoising_weight > 0:
-        data = batch.video.frames_BTCHW[:, : condition.num_frames].to(done.latents.device)
-        fresh, levels = clip_generators(config.seed, batch.numbers, DATA_NOISE), config.denoising_sigma_range
-        with phase("regularisers"):
-            clean = model.pin(model.encode_clip(data), condition)
-            denoising = denoising_loss(model, clean, condition, sigma_range=levels, generators=fresh)
+        denoising = denoising_on_data(config, model, batch, condition, phase)
         loss = loss + config.denoising_weight * denoising
         metrics["denoising_loss"] = denoising.item()
-    warn_not_finite("loss", ~loss.detach().isfinite(), batch.ids, accelerator.process_index)
+    warn_not_finite("loss", ~loss.detach().isfinite(), batch.ids, processes.index)
     return loss, metrics
+
+
+def sampled(
+    config: OROConfig, model: VideoModel, batch: Batch, choices: torch.Generator, phase: Phases
+) -> tuple[Rollout, Condition]:
+    """The batch's clips, with the graph of the steps that carry one, and what they were generated from."""
+    generators = clip_generators(config.seed, batch.numbers, Stream.NOISE)
+    with phase.part("encode"):
+        condition = condition_on(model, batch, config, generators)
+    schedule = model.schedule(config.num_inference_steps, condition)
+    noise = model.initial_latents(condition, generators)
+    grad_steps = choose_grad_steps(config.grad_steps, schedule.num_steps, config.grad_steps_k, choices)
+    with phase("sample"), torch.set_grad_enabled(config.reward_weight > 0):
+        done = rollout(
+            model,
+            condition,
+            schedule,
+            noise,
+            grad_steps=grad_steps,
+            adapter_sigma_range=config.adapter_sigma_range,
+            detach_input=config.detach_input,
+            one_step=config.grad_steps == "one_step",
+            checkpointing=config.gradient_checkpointing,
+        )
+    return done, condition
+
+
+def distance_to_reference(
+    config: OROConfig, model: VideoModel, done: Rollout, condition: Condition, choices: torch.Generator, phase: Phases
+) -> Tensor | None:
+    """The mean of |v_on - v_off|^2 at some steps of the rollout; None where its weight is 0 or no step is in range."""
+    near = [i for i in range(len(done.visited)) if in_range(done.sigmas_S[i], config.reference_sigma_range)]
+    if config.reference_weight == 0 or not near:
+        return None
+    drawn = [near[i] for i in torch.randperm(len(near), generator=choices)[: config.reference_steps].tolist()]
+    sigmas = [done.sigmas_S[i].expand(len(done.latents)) for i in drawn]
+    with phase("regularisers"), phase.part("reference distance"):
+        distances = [
+            reference_distance(model, done.visited[i], sigma_B, condition, checkpointing=again)
+            for i, sigma_B, again in zip(drawn, sigmas, evaluated_again(config, len(drawn)), strict=True)
+        ]
+    return torch.stack(distances).mean()
+
+
+def denoising_on_data(
+    config: OROConfig, model: VideoModel, batch: Batch, condition: Condition, phase: Phases
+) -> Tensor:
+    """The family's own training loss on the data's clips."""
+    data = batch.video.frames_BTCHW[:, : condition.num_frames].to(model.device)
+    fresh, levels = clip_generators(config.seed, batch.numbers, Stream.DATA_NOISE), config.denoising_sigma_range
+    with phase("regularisers"), phase.part("denoising"):
+        clean = model.pin(model.encode_clip(data), condition)
+        return denoising_loss(model, clean, condition, sigma_range=levels, generators=fresh)
+
+
+def shortest(config: OROConfig) -> OROConfig:
+    """A rollout of few steps that stands for a longer one in the plan of memory: some step is near the reference."""
+    if config.grad_steps != "full":
+        return config
+    few = max(FEW, config.grad_steps_k, config.reference_steps)
+    if config.num_inference_steps <= few + 1:
+        return config
+    return dataclasses.replace(config, num_inference_steps=few, reference_sigma_range=[0.0, 1.0])
+
+
+def blank_loss(config: OROConfig, blank: Blank) -> Tensor:
+    """The loss of one micro-batch of clips without content."""
+    batch = blank.scenes.batch(list(range(config.per_device_train_batch_size)))
+    return oro_loss(config, blank.model, blank.recipe, batch, blank.processes, 0, blank.phase)[0]
+
+
+STEP = Step(settings=OROConfig, loss=blank_loss, shortest=shortest, names={"sample": "rollout"})
+"""The step, as the plan of memory runs it."""
 
 
 def check_first_batch(config: OROConfig, recipe: Judge, model: VideoModel, scenes: Scenes) -> None:
@@ -171,7 +209,7 @@ def check_first_batch(config: OROConfig, recipe: Judge, model: VideoModel, scene
     check_recipe(recipe, video, batch.columns, num_frames=num_frames)
 
 
-def main(config: Any = None) -> None:
+def main(config: OROConfig | None = None) -> None:
     train(config or parse_config(OROConfig))
 
 

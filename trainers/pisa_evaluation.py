@@ -29,9 +29,9 @@ from reward_physics.figures import metrics
 from reward_physics.figures.intervals import Interval, bootstrap_interval
 from reward_physics.objects import masks
 from trainers.clips.folder import write_text
+from trainers.evaluation.clip_figures import mask_figures
+from trainers.evaluation.figures import cell
 from trainers.evaluation.measured import plain
-from trainers.evaluation.readings import mask_figures
-from trainers.evaluation.tables import cell
 from trainers.settings.options import Rate, exit_with_one_line, option, parse_config, strict
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (

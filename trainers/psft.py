@@ -15,21 +15,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from rewards.recipe.recipe import load_recipe
-from trainers.learning.batches import Batch, Scenes, clip_generators, condition_on
+from trainers.learning.batches import Batch, Scenes, condition_on
 from trainers.learning.clocks import Phases
 from trainers.learning.decode import score_latents
-from trainers.learning.figures import gather, reward_metrics
+from trainers.learning.figures import Processes, reward_metrics
 from trainers.learning.losses import denoising_loss, noised
-from trainers.learning.scoring import Judge, check_recipe
-from trainers.learning.streams import DATA_NOISE, NOISE
-from trainers.models import VideoModel
+from trainers.learning.scoring import Judge, Scored, check_recipe
+from trainers.learning.streams import Stream, clip_generators
+from trainers.memory_plan.blank import Blank, Step
+from trainers.models import Condition, VideoModel
 from trainers.run.build import held_out_judges, make_session, start, watched
 from trainers.run.faults import warn_not_finite
 from trainers.run.finish import print_plan
@@ -38,8 +37,6 @@ from trainers.run.session import mean_of
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.regression import PSFTConfig
 
-PHYSICS_NOISE = 4  # a stream of random numbers
-
 
 def train(config: PSFTConfig, *, recipe: Judge | None = None, model: VideoModel | None = None) -> dict[str, float]:
     """Run the whole training; `recipe` and `model` replace those that the config names.
@@ -47,12 +44,13 @@ def train(config: PSFTConfig, *, recipe: Judge | None = None, model: VideoModel 
     Raises:
         ValueError: anything that a user can mend, before the first step where it can be known.
     """
-    accelerator, resume = start(config)
+    accelerator, resume = start(config, STEP)
     if recipe is None and (config.physics_weight > 0 or config.eval_steps):
         recipe = load_recipe(config.recipe, for_gradient=config.physics_weight > 0)
     scenes = Scenes(config, config.split, seed=config.seed)
     recipe = recipe and watched(config, accelerator, recipe)
-    run = make_session(config, accelerator, held_out_judges(config, recipe), scenes, model, full=config.full)
+    judges = held_out_judges(config, recipe)
+    run = make_session(config, accelerator, judges, scenes, model, recipe=config.recipe, full=config.full)
     model, state = run.model, run.state
     check_first_batch(config, recipe, model, scenes)
     check_disk(config.output_dir, run.disk_bytes())
@@ -62,13 +60,14 @@ def train(config: PSFTConfig, *, recipe: Judge | None = None, model: VideoModel 
         print_plan(config, model, scenes, state.weights, per_step, resume, plan(config, scenes))
     if config.dry_run:
         return {}
+    processes = Processes.of(accelerator)
     metrics = run.open(resume, title="PSFT")
     while state.step < config.max_steps:
         started, several = time.perf_counter(), []
         for micro in range(accumulation):
             first = state.clips + run.place * size
             batch = scenes.batch(list(range(first, first + size)))
-            loss, figures = psft_loss(config, model, recipe, batch, accelerator, run.phases)
+            loss, figures = psft_loss(config, model, recipe, batch, processes, run.phases)
             several.append(figures)
             run.backward(loss, micro)
             state.clips += size * run.places
@@ -79,50 +78,70 @@ def train(config: PSFTConfig, *, recipe: Judge | None = None, model: VideoModel 
 
 
 def psft_loss(
-    config: PSFTConfig,
-    model: VideoModel,
-    recipe: Judge | None,
-    batch: Batch,
-    accelerator: Accelerator,
-    phase: Phases,
+    config: PSFTConfig, model: VideoModel, recipe: Judge | None, batch: Batch, processes: Processes, phase: Phases
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one micro-batch and its figures."""
     with phase("encode"):
-        condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers, NOISE))
+        condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers, Stream.NOISE))
         condition = dataclasses.replace(condition, guidance_scale=1.0)  # guidance belongs to sampling
         data = batch.video.frames_BTCHW[:, : condition.num_frames].to(model.device)
         clean = model.pin(model.encode_clip(data), condition)
-    fresh = clip_generators(config.seed, batch.numbers, DATA_NOISE)
+    fresh = clip_generators(config.seed, batch.numbers, Stream.DATA_NOISE)
     with phase("denoising"):
         loss = denoising_loss(model, clean, condition, sigma_range=config.denoising_sigma_range, generators=fresh)
     metrics = {"denoising_loss": loss.item()}
     if config.physics_weight > 0:
         assert recipe is not None
-        drawn = clip_generators(config.seed, batch.numbers, PHYSICS_NOISE)
-        noisy, _, sigma_B = noised(model, clean, condition, sigma_range=config.physics_sigma_range, generators=drawn)
-        with phase("predict"):
-            prediction = model.predict(noisy, sigma_B, condition)
-            predicted = model.pin(model.predicted_clean(noisy, prediction, sigma_B), condition)
-        scored = score_latents(
-            model,
-            predicted,
-            condition,
-            recipe,
-            batch.video,
-            batch.columns,
-            max_ratio=config.max_pixel_grad_ratio,
-            skip_first=config.image_conditioning,
-            everywhere=lambda value_B: gather(accelerator, value_B),
-            phase=phase,
-        )
-        assert scored.latent_grad is not None and scored.dropped_B is not None
-        warn_not_finite("pixel gradient", scored.dropped_B, batch.ids, accelerator.process_index)
-        # Backward of this sum is d reward / d latents carried on through the network.
-        loss = loss - config.physics_weight * (predicted * scored.latent_grad).sum() / len(predicted)
+        physics, scored = physics_loss(config, model, recipe, batch, clean, condition, processes, phase)
+        loss = loss + physics
         with phase("wait"):
-            metrics |= reward_metrics(accelerator, scored)
-    warn_not_finite("loss", ~loss.detach().isfinite(), batch.ids, accelerator.process_index)
+            metrics |= reward_metrics(processes, scored)
+    warn_not_finite("loss", ~loss.detach().isfinite(), batch.ids, processes.index)
     return loss, metrics
+
+
+def physics_loss(
+    config: PSFTConfig,
+    model: VideoModel,
+    recipe: Judge,
+    batch: Batch,
+    clean: Tensor,
+    condition: Condition,
+    processes: Processes,
+    phase: Phases,
+) -> tuple[Tensor, Scored]:
+    """A sum with the gradient of minus the weighted reward of the predicted clean clips, and their scores."""
+    drawn = clip_generators(config.seed, batch.numbers, Stream.PHYSICS_NOISE)
+    noisy, _, sigma_B = noised(model, clean, condition, sigma_range=config.physics_sigma_range, generators=drawn)
+    with phase("predict"):
+        prediction = model.predict(noisy, sigma_B, condition)
+        predicted = model.pin(model.predicted_clean(noisy, prediction, sigma_B), condition)
+    scored = score_latents(
+        model,
+        predicted,
+        condition,
+        recipe,
+        batch.video,
+        batch.columns,
+        max_ratio=config.max_pixel_grad_ratio,
+        skip_first=config.image_conditioning,
+        everywhere=processes.gather,
+        phase=phase,
+    )
+    assert scored.latent_grad is not None and scored.dropped_B is not None
+    warn_not_finite("pixel gradient", scored.dropped_B, batch.ids, processes.index)
+    # Backward of this sum is d reward / d latents carried on through the network.
+    return -config.physics_weight * (predicted * scored.latent_grad).sum() / len(predicted), scored
+
+
+def blank_loss(config: PSFTConfig, blank: Blank) -> Tensor:
+    """The loss of one micro-batch of clips without content."""
+    batch = blank.scenes.batch(list(range(config.per_device_train_batch_size)))
+    return psft_loss(config, blank.model, blank.recipe, batch, blank.processes, blank.phase)[0]
+
+
+STEP = Step(settings=PSFTConfig, loss=blank_loss, full=lambda config: config.full)
+"""The step, as the plan of memory runs it."""
 
 
 def check_first_batch(config: PSFTConfig, recipe: Judge | None, model: VideoModel, scenes: Scenes) -> None:
@@ -148,7 +167,7 @@ def plan(config: PSFTConfig, scenes: Scenes) -> dict[str, str]:
     return {"falls": falls, "physics": physics}
 
 
-def main(config: Any = None) -> None:
+def main(config: PSFTConfig | None = None) -> None:
     train(config or parse_config(PSFTConfig))
 
 

@@ -14,38 +14,35 @@ regression runs on folders of clips that are scored already.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from typing import Any
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
+from torch import Tensor, nn
 
 from rewards.recipe.recipe import load_recipe
 from trainers.clips.scored import ScoredClips
-from trainers.learning.advantages import reward_weights, weight_metrics
-from trainers.learning.batches import Scenes, clip_generators, condition_on, shuffled
+from trainers.learning.batches import Scenes, condition_on
 from trainers.learning.clocks import Phases
-from trainers.learning.figures import gather, reward_metrics
+from trainers.learning.figures import Processes
 from trainers.learning.losses import contrast_loss, denoising_loss, noised, reference_distance
-from trainers.learning.rollout import rollout
-from trainers.learning.scoring import Judge, Scored, joined, score, warn_unmeasured
-from trainers.learning.streams import DATA_NOISE, NOISE
-from trainers.models import VideoModel
-from trainers.rounds.pool import Pool, offline_pool, online_pool, picked, prompts_of
-from trainers.rounds.replay import Clip, Replay, shard_name
+from trainers.learning.scoring import Judge, score, warn_unmeasured
+from trainers.learning.streams import Stream, clip_generators, shuffled
+from trainers.memory_plan.blank import FEW, Blank, Step
+from trainers.models import Condition, VideoModel
+from trainers.rounds.pool import Pool, offline_pool, online_pool, prompts_of
+from trainers.rounds.replay import Replay
+from trainers.rounds.sampling import sample_and_score, sample_round
 from trainers.run import averages
 from trainers.run.build import held_out_judges, make_session, start, watched
 from trainers.run.faults import warn_not_finite
 from trainers.run.finish import print_plan
 from trainers.run.folder import check_disk
-from trainers.run.parallel import gathered
 from trainers.run.session import Session, mean_of
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.regression import RWRConfig
-
-REFERENCE_NOISE = 3  # a stream of random numbers
 
 
 def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel | None = None) -> dict[str, float]:
@@ -56,12 +53,13 @@ def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel |
     """
     if config.context_parallel_size > 1:
         raise ValueError("context_parallel_size must be 1 for RWR, whose processes have samples of their own")
-    accelerator, resume = start(config)
+    accelerator, resume = start(config, STEP)
     scored = ScoredClips(config.scored) if config.scored else None
     recipe = recipe or (load_recipe(config.recipe) if scored is None or config.eval_steps else None)
     scenes = Scenes(config, config.split, seed=config.seed) if scored is None else None
     recipe = recipe and watched(config, accelerator, recipe)
-    run = make_session(config, accelerator, held_out_judges(config, recipe), scenes, model)
+    judges = held_out_judges(config, recipe)
+    run = make_session(config, accelerator, judges, scenes, model, recipe=config.recipe)
     model, state = run.model, run.state
     source = scored or check_round(config, recipe, run, scenes)
     check_disk(config.output_dir, run.disk_bytes())
@@ -74,6 +72,7 @@ def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel |
     replay = Replay(config.output_dir, rounds=config.replay_rounds)
     if scored is None:
         run.keep = lambda folder: replay.keep(folder) if run.is_main else None
+    processes = Processes.of(accelerator)
     metrics = run.open(resume, title="RWR")
     if resume is not None and run.is_main and scored is None:
         replay.restore(resume)
@@ -81,21 +80,13 @@ def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel |
 
     pool = None
     while state.step < config.max_steps:
-        started, several, of_round = time.perf_counter(), [], {}
-        if scored is not None and pool is None:
-            pool, of_round = offline_pool(config, run, scored)
-        elif scenes is not None and recipe is not None and state.step % config.inner_steps == 0:
-            with run.phases("sample"):
-                of_round = sample_round(config, recipe, run, scenes, replay)
-            pool = online_pool(config, run, scenes, replay)
-        elif pool is None:
-            assert scenes is not None
-            pool = online_pool(config, run, scenes, replay)
+        started, several = time.perf_counter(), []
+        pool, of_round = pool_of_step(config, recipe, run, source, replay, pool)
         for micro in range(accumulation):
             first = state.step * per_step + (micro * accelerator.num_processes + accelerator.process_index) * size
             numbers = list(range(first, first + size))
             with run.phases("denoising"):
-                loss, figures = rwr_loss(config, run, pool, numbers, per_step)
+                loss, figures = rwr_loss(config, model, state.weights, pool, numbers, per_step, processes, run.phases)
             several.append(figures)
             run.backward(loss, micro)
         metrics = of_round | mean_of(several) | run.update()
@@ -105,97 +96,58 @@ def train(config: RWRConfig, *, recipe: Judge | None = None, model: VideoModel |
     return metrics
 
 
-def sample_round(config: RWRConfig, recipe: Judge, run: Session, scenes: Scenes, replay: Replay) -> dict[str, float]:
-    """Sample, score and weight one round's clips into the replay; its figures over all processes.
+def pool_of_step(
+    config: RWRConfig,
+    recipe: Judge | None,
+    run: Session,
+    source: Scenes | ScoredClips,
+    replay: Replay,
+    pool: Pool | None,
+) -> tuple[Pool, dict[str, float]]:
+    """The clips that this step learns from, and the figures of a round that begins with it.
 
-    Sample i of the round's prompt g is clip number (round * prompts + g) * N + i: its scene and noise depend on
-    nothing else. Each process makes an equal share of them, in order.
+    Args:
+        pool: of the step before; None at the first of a run.
     """
-    accelerator, samples = run.accelerator, config.num_generations
-    index, count = run.state.step // config.inner_steps, config.prompts_per_round * samples
-    share = count // accelerator.num_processes
-    first = index * count + accelerator.process_index * share
-    numbers = list(range(first, first + share))
-    latents, parts = [], []
-    quiet = config.disable_tqdm or not run.is_main
-    with tqdm(total=share, desc=f"round {index}: sample and score", unit="clip", leave=False, disable=quiet) as bar:
-        for start_at in range(0, share, config.sampling_batch_size):
-            some = numbers[start_at : start_at + config.sampling_batch_size]
-            made, scored = sample_and_score(config, recipe, run.model, scenes, some, run.phases)
-            latents.extend(made)
-            parts.append(scored)
-            bar.update(len(some))
-    scored = joined(parts)
-    replay.write_latents(index, accelerator.process_index, numbers, latents)
-    if config.weighting == "signed":
-        with gathered(run.state.weights.values()):
-            if run.is_main:
-                replay.write_policy(index, run.state.weights)
-    with run.phases("wait"):
-        reward_M, measurable_M = (gather(accelerator, one).cpu() for one in (scored.reward_B, scored.measurable_B))
-        figures = reward_metrics(accelerator, scored)
-    reward_GN, measurable_GN = reward_M.view(-1, samples), measurable_M.view(-1, samples)
-    found = reward_weights(reward_GN, measurable_GN, config.how)
-    accelerator.wait_for_everyone()
-    if run.is_main:
-        weight_M = found.weight_GN.flatten()
-        everything = zip(reward_M.tolist(), weight_M.tolist(), strict=True)
-        clips = [
-            Clip(number=index * count + i, reward=reward, weight=weight, file=shard_name(index, i // share))
-            for i, (reward, weight) in enumerate(everything)
-        ]
-        replay.finish_round(index, clips)
-    accelerator.wait_for_everyone()
-    run.state.clips = (index + 1) * count
-    return figures | weight_metrics(reward_GN, measurable_GN, found)
-
-
-@torch.no_grad()
-def sample_and_score(
-    config: RWRConfig, recipe: Judge, model: VideoModel, scenes: Scenes, numbers: list[int], phase: Phases
-) -> tuple[Tensor, Scored]:
-    """Clean latents and scores of some clips."""
-    batch, condition, of = prompts_of(config, model, scenes, numbers)
-    condition = condition[of]
-    schedule = model.schedule(config.num_inference_steps, condition)
-    noise = model.initial_latents(condition, clip_generators(config.seed, numbers, NOISE))
-    clean = rollout(model, condition, schedule, noise, adapter_sigma_range=config.adapter_sigma_range).latents
-    with phase("decode"):
-        frames = model.decode(clean, condition).clamp(0, 1)
-    with phase("reward"):
-        video = picked(batch.video.to(frames.device), of).with_frames(frames)
-        scored, _ = score(recipe, video, picked(batch.columns, of))
-    return clean, scored
+    if isinstance(source, ScoredClips):
+        return offline_pool(config, run, source) if pool is None else (pool, {})
+    figures: dict[str, float] = {}
+    if run.state.step % config.inner_steps == 0:
+        assert recipe is not None
+        with run.phases("sample"):
+            figures = sample_round(config, recipe, run, source, replay)
+        pool = None
+    return pool or online_pool(config, run, source, replay), figures
 
 
 def rwr_loss(
-    config: RWRConfig, run: Session, pool: Pool, numbers: list[int], per_step: int
+    config: RWRConfig,
+    model: VideoModel,
+    weights: dict[str, nn.Parameter],
+    pool: Pool,
+    numbers: list[int],
+    per_step: int,
+    processes: Processes,
+    phase: Phases,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one micro-batch and its figures.
 
     Clips of weight 0 are not drawn; the others count as if they had been.
 
     Args:
+        weights: those that are trained, by name.
         numbers: of the clips drawn since the run began, over all processes: they decide which and their noise.
         per_step: clips of an optimizer step.
     """
-    model, uniform = run.model, config.weighting == "uniform"
-    drawable = [i for i, weight in enumerate(pool.weight_M.tolist()) if uniform or weight]
-    share = len(drawable) / len(pool.weight_M)
-    drawable = drawable or list(range(len(pool.weight_M)))
-    places = []
-    for number in numbers:
-        epoch, place = divmod(number - pool.first_step * per_step, len(drawable))
-        places.append(drawable[shuffled(len(drawable), config.seed, epoch + 1000 * pool.first_step)[place]])
-    clean, condition = pool.fetch(places, numbers)
+    places, share = drawn_from(pool, config, numbers, per_step)
+    with phase.part("encode"):
+        clean, condition = pool.fetch(places, numbers)
     condition = dataclasses.replace(condition, guidance_scale=1.0)  # guidance belongs to sampling
-    weight_B = None if uniform else pool.weight_M[places] * share
-    fresh = clip_generators(config.seed, numbers, DATA_NOISE)
-    levels = config.denoising_sigma_range
-    metrics = {}
+    weight_B = None if config.weighting == "uniform" else pool.weight_M[places] * share
+    fresh = clip_generators(config.seed, numbers, Stream.DATA_NOISE)
+    levels, metrics = config.denoising_sigma_range, {}
     if config.weighting == "signed":
         assert weight_B is not None
-        policy, beta = averages.holding(run.state.weights, pool.policy), config.signed_beta
         loss, moved = contrast_loss(
             model,
             clean,
@@ -203,23 +155,86 @@ def rwr_loss(
             sigma_range=levels,
             generators=fresh,
             advantage_B=weight_B,
-            policy=policy,
-            beta=beta,
+            policy=under_policy(weights, pool, phase),
+            beta=config.signed_beta,
         )
         metrics["policy_distance"] = moved.item()
     else:
         loss = denoising_loss(model, clean, condition, sigma_range=levels, generators=fresh, weight_B=weight_B)
     metrics["denoising_loss"] = loss.item()
     if config.reference_weight > 0:
-        drawn = clip_generators(config.seed, numbers, REFERENCE_NOISE)
-        noisy, _, sigma_B = noised(model, clean, condition, sigma_range=config.reference_sigma_range, generators=drawn)
-        distance = reference_distance(model, noisy, sigma_B, condition)
+        with phase.part("reference distance"):
+            distance = distance_to_reference(config, model, clean, condition, numbers)
         loss = loss + config.reference_weight * distance
         metrics["reference_distance"] = distance.item()
-    warn_not_finite(
-        "loss", ~loss.detach().isfinite(), [pool.names[place] for place in places], run.accelerator.process_index
-    )
+    warn_not_finite("loss", ~loss.detach().isfinite(), [pool.names[place] for place in places], processes.index)
     return loss, metrics
+
+
+def distance_to_reference(
+    config: RWRConfig, model: VideoModel, clean: Tensor, condition: Condition, numbers: list[int]
+) -> Tensor:
+    """|v_on - v_off|^2 at the clips with noise of their own."""
+    fresh, levels = clip_generators(config.seed, numbers, Stream.REFERENCE_NOISE), config.reference_sigma_range
+    noisy, _, sigma_B = noised(model, clean, condition, sigma_range=levels, generators=fresh)
+    return reference_distance(model, noisy, sigma_B, condition)
+
+
+def drawn_from(pool: Pool, config: RWRConfig, numbers: list[int], per_step: int) -> tuple[list[int], float]:
+    """The places in the pool that clips are drawn from, and the share of its clips that can be drawn."""
+    drawable = [i for i, weight in enumerate(pool.weight_M.tolist()) if config.weighting == "uniform" or weight]
+    share = len(drawable) / len(pool.weight_M)
+    drawable = drawable or list(range(len(pool.weight_M)))
+    places = []
+    for number in numbers:
+        epoch, place = divmod(number - pool.first_step * per_step, len(drawable))
+        places.append(drawable[shuffled(len(drawable), config.seed, epoch + 1000 * pool.first_step)[place]])
+    return places, share
+
+
+@contextlib.contextmanager
+def under_policy(weights: dict[str, nn.Parameter], pool: Pool, phase: Phases) -> Iterator[None]:
+    """Inside, the model is the policy that made the pool's clips."""
+    with phase.part(BY_POLICY), averages.holding(weights, pool.policy):
+        yield
+
+
+def shortest(config: RWRConfig) -> RWRConfig:
+    """A rollout of few steps that stands for a longer one in the plan of memory."""
+    return dataclasses.replace(config, num_inference_steps=min(FEW, config.num_inference_steps))
+
+
+def blank_loss(config: RWRConfig, blank: Blank) -> Tensor:
+    """A batch of a round's samples, and the loss of one micro-batch of them, without content."""
+    model, count = blank.model, config.per_device_train_batch_size
+    if not config.scored:
+        with blank.phase("sample"):
+            made = list(range(config.sampling_batch_size))
+            sample_and_score(config, blank.recipe, model, blank.scenes, made, blank.phase)
+
+    def fetch(places: list[int], numbers: list[int]) -> tuple[Tensor, Condition]:
+        prompts = [config.num_generations * number for number in numbers]  # each another one
+        batch, condition, _ = prompts_of(config, model, blank.scenes, prompts)
+        if config.scored:
+            return model.pin(model.encode_clip(batch.video.frames_BTCHW), condition), condition
+        return model.initial_latents(condition, clip_generators(config.seed, numbers)), condition
+
+    policy = {name: weight.detach() for name, weight in blank.weights.items()} if config.weighting == "signed" else {}
+    pool = Pool(names=["blank"] * count, weight_M=torch.ones(count), fetch=fetch, first_step=0, policy=policy)
+    with blank.phase("denoising"):
+        drawn = list(range(count))
+        return rwr_loss(config, model, blank.weights, pool, drawn, count, blank.processes, blank.phase)[0]
+
+
+BY_POLICY = "policy's evaluation"
+"""The second evaluation of the network where weights are signed, as the plan of memory calls it."""
+STEP = Step(
+    settings=RWRConfig,
+    loss=blank_loss,
+    shortest=shortest,
+    copies=lambda config: ["policy's copy"] if config.weighting == "signed" else [],
+)
+"""The step, as the plan of memory runs it."""
 
 
 def check_round(config: RWRConfig, recipe: Judge | None, run: Session, scenes: Scenes | None) -> Scenes:
@@ -252,7 +267,7 @@ def plan(config: RWRConfig, source: Scenes | ScoredClips) -> dict[str, str]:
     return {"rewards": config.recipe, "rounds": rounds, "weights": weights}
 
 
-def main(config: Any = None) -> None:
+def main(config: RWRConfig | None = None) -> None:
     train(config or parse_config(RWRConfig))
 
 

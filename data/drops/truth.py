@@ -19,7 +19,7 @@ LEAST_G_M_S2 = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
+class Truth:
     """What the simulator says of the first object under one gravity."""
 
     mask_THW: Tensor
@@ -41,20 +41,20 @@ class TrueScene:
             height_px=scene.height_px,
             width_px=scene.width_px,
         )
-        self._worlds: dict[float, World] = {}
+        self._truths: dict[float, Truth] = {}
 
-    def at(self, g_m_s2: float) -> World:
+    def at(self, g_m_s2: float) -> Truth:
         """The scene under this gravity, to 0.1 m/s^2 (but 9.81 exactly)."""
         g = max(LEAST_G_M_S2, round(g_m_s2, 1) if abs(g_m_s2 - STANDARD_G_M_S2) > 1e-3 else g_m_s2)
-        if g not in self._worlds:
+        if g not in self._truths:
             scene = self.scene.with_gravity(g)
             motion = simulate(scene)
             impacts = motion.impact_times_s[0]
             position_T3 = torch.from_numpy(motion.poses_TN7[:, 0, :3].astype(np.float32))
-            self._worlds[g] = World(
+            self._truths[g] = Truth(
                 mask_THW=torch.from_numpy(geometry(scene, motion).mask_THW == 1).float(),
                 position_T3=position_T3,
                 centroid_T2=self.camera.project(position_T3[None])[0][0],
                 impact_s=impacts[0] if impacts else math.inf,
             )
-        return self._worlds[g]
+        return self._truths[g]

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from reward_physics.files.io import VIDEO_SUFFIXES, read_video
@@ -75,17 +74,6 @@ def read_folder(folder: str | Path, *, fps: float | None = None) -> Iterator[Fol
             fps=float(video.fps_B[0]),
             prompt=str(prompts.get(path.stem, "")),
         )
-
-
-def at_times(frames_TCHW: Tensor, fps: float, *, target_fps: float, count: int | None = None) -> Tensor:
-    """The frames that a slower clip shows: target frame i is frame floor(i fps / target_fps), as PISA's tables take it.
-
-    Args:
-        fps, target_fps: of these frames and of the clip they are compared with.
-        count: frames of that clip; by default as many as there are.
-    """
-    index = frame_indices(len(frames_TCHW), fps, target_fps=target_fps, count=count)
-    return frames_TCHW[torch.tensor(index, dtype=torch.long)]
 
 
 def frame_indices(length: int, fps: float, *, target_fps: float, count: int | None = None) -> list[int]:

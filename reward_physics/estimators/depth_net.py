@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from reward_physics.camera import Camera
 from reward_physics.estimators.weights import at_least_float
+from reward_physics.grid import pixel_axes
 
 Q0 = 0.02
 """Smallest q: nothing is farther than 50 camera heights."""
@@ -178,8 +179,8 @@ class DepthNet(nn.Module):
 def _places(numbers_T: Tensor, rows: int, columns: int) -> Tensor:
     """Sines and cosines of four octaves of frame number / 16, row and column (as parts of the image): (T h w, 24)."""
     t = numbers_T / 16
-    v, u = ((torch.arange(count, device=t.device) + 0.5) / count for count in (rows, columns))
-    where = torch.stack(torch.meshgrid(t, v, u, indexing="ij"), dim=-1).view(-1, 3, 1)
+    u, v = pixel_axes(rows, columns, like=t)
+    where = torch.stack(torch.meshgrid(t, v / rows, u / columns, indexing="ij"), dim=-1).view(-1, 3, 1)
     angles = (torch.pi * 2.0 ** torch.arange(4, device=t.device) * where).flatten(1)
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
 

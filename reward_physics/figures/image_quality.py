@@ -31,7 +31,7 @@ def background_psnr_db(frames_TCHW: Tensor, mask_THW: Tensor, *, margin_px: int 
 
 def sharpness_ratio(frames_TCHW: Tensor, mask_THW: Tensor, used_T: Tensor) -> float:
     """Root mean square gradient around the object in the used frames over that in the first frame; 1 is as sharp."""
-    sharp_T = torch.stack([_edge_energy(frame, mask) for frame, mask in zip(frames_TCHW, mask_THW, strict=True)])
+    sharp_T = torch.stack([_edge_energy(*pair) for pair in zip(frames_TCHW, mask_THW, strict=True)])
     later = sharp_T[used_T & torch.isfinite(sharp_T)]
     first = float(sharp_T[0])
     return float(later.mean()) / first if len(later) and first > 0 else math.nan

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reward_physics.grid import centroid
+
 STANDARD_G_M_S2 = 9.81
 
 
@@ -26,13 +28,6 @@ def relative_g_error(g_N: Tensor, *, g_m_s2: float = STANDARD_G_M_S2) -> Tensor:
     if g_m_s2 <= 0:
         raise ValueError(f"g_m_s2 must be > 0, got {g_m_s2}")
     return (g_N - g_m_s2).abs() / g_m_s2
-
-
-def share_within(g_N: Tensor, tolerance: float, *, g_m_s2: float = STANDARD_G_M_S2) -> float:
-    """Share of all clips whose g lies within `tolerance` (relative) of the truth; the unmeasurable (NaN) miss."""
-    if g_N.numel() == 0:
-        return math.nan
-    return float((relative_g_error(g_N, g_m_s2=g_m_s2) <= tolerance).double().mean())
 
 
 def nan_median(values_N: Tensor) -> float:
@@ -61,17 +56,6 @@ def trajectory_l2(position_BTD: Tensor, true_BTD: Tensor, *, missing: float) -> 
     return torch.where(torch.isfinite(distance_BT), distance_BT, missing).mean(-1)
 
 
-def published_trajectory_l2(position_BTD: Tensor, true_BTD: Tensor) -> Tensor:
-    """The "L2" of published tables: mean absolute error per axis, frames without the object skipped.
-
-    It reads half of a vertical error in two dimensions, and zero for an object that vanishes at once: only to compare.
-    """
-    error_BTD = _same_shape(position_BTD, true_BTD).abs()
-    seen_BT = torch.isfinite(error_BTD).all(-1)
-    total_B = torch.where(seen_BT, error_BTD.mean(-1), 0.0).sum(-1)
-    return total_B / seen_BT.sum(-1).clamp(min=1)
-
-
 def mask_iou(mask: Tensor, true: Tensor) -> Tensor:
     """Intersection over union of two masks over the last two axes; 1 where both are empty, 0 where one is.
 
@@ -83,23 +67,10 @@ def mask_iou(mask: Tensor, true: Tensor) -> Tensor:
     return torch.where(union > 0, (a & b).sum((-2, -1)) / union.clamp(min=1), 1.0)
 
 
-def label_iou(labels: Tensor, true_labels: Tensor, *, objects: int) -> Tensor:
-    """IoU of each object for itself, [..., K]: pixel value k marks the k-th object, 0 the background.
-
-    One mask of "any object" would score two exchanged objects as perfect.
-    """
-    return torch.stack([mask_iou((labels == k).float(), (true_labels == k).float()) for k in range(1, objects + 1)], -1)
-
-
 def mask_centroid(mask: Tensor) -> Tensor:
     """Centroid (u, v) in pixels of a soft mask over the last two axes, [..., 2]; NaN where it is empty."""
-    height, width = mask.shape[-2:]
-    v = torch.arange(height, dtype=mask.dtype, device=mask.device) + 0.5
-    u = torch.arange(width, dtype=mask.dtype, device=mask.device) + 0.5
-    area = mask.sum((-2, -1))
-    safe = torch.where(area > 0, area, 1.0)
-    uv = torch.stack([(mask.sum(-2) * u).sum(-1), (mask.sum(-1) * v).sum(-1)], -1) / safe[..., None]
-    return torch.where(area[..., None] > 0, uv, torch.nan)
+    shown = (mask.sum((-2, -1)) > 0)[..., None]
+    return torch.where(shown, centroid(mask, least_area=torch.finfo(mask.dtype).tiny), torch.nan)
 
 
 def shift_mask(mask: Tensor, shift_uv: Tensor) -> Tensor:
@@ -141,7 +112,7 @@ def chamfer_px(mask_HW: Tensor, true_HW: Tensor, *, missing_px: float | None = N
     Args:
         missing_px: the cost when exactly one is empty; by default the picture's diagonal (published code skips it).
     """
-    a, b = ((mask >= 0.5).nonzero().double() for mask in (mask_HW, true_HW))
+    a, b = ((image >= 0.5).nonzero().double() for image in (mask_HW, true_HW))
     if not len(a) and not len(b):
         return 0.0
     if not len(a) or not len(b):

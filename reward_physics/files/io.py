@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import uuid
 from fractions import Fraction
 from pathlib import Path
@@ -67,25 +66,6 @@ def write_video(path: str | Path, frames_TCHW: Tensor, *, fps: float, min_side_p
     finally:
         partial.unlink(missing_ok=True)
     return path
-
-
-def write_frames(folder: str | Path, frames_TCHW: Tensor, *, min_side_px: int = 0) -> Path:
-    """Write one clip as 0000.png, 0001.png, ... in a new folder; ValueError where the folder exists."""
-    from PIL import Image
-
-    folder = Path(folder)
-    if folder.exists():
-        raise ValueError(f"the frame folder {folder} exists: remove it or choose another name")
-    frames_THWC = _prepared(frames_TCHW, min_side_px, even=False)
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    partial.mkdir(parents=True)
-    try:
-        for index, frame_HWC in enumerate(frames_THWC):
-            Image.fromarray(frame_HWC).save(partial / f"{index:04d}.png")
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
 
 
 def read_video(path: str | Path, *, fps: float | None = None) -> Video:

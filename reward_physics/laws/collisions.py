@@ -154,17 +154,6 @@ def mass_ratio(jump: Jump) -> Tensor:
     return _norm(dv1) / _norm(dv2)
 
 
-def mass_ratio_spread(ratio_BC: Tensor, measured_BC: Tensor) -> Tensor:
-    """Standard deviation of ln(m2 / m1) over a pair's contacts, (B,): 0 where it is one ratio, or one contact."""
-    weight = measured_BC.to(ratio_BC)
-    log = torch.where(measured_BC, ratio_BC, torch.ones_like(ratio_BC)).clamp(min=1e-6).log()
-    count = weight.sum(1).clamp(min=1)
-    mean = (weight * log).sum(1) / count
-    variance = (weight * (log - mean[:, None]).square()).sum(1) / count
-    positive = variance.detach() > 0
-    return torch.where(positive, torch.where(positive, variance, torch.ones_like(variance)).sqrt(), variance)
-
-
 def coulomb_excess(jump: Jump, friction: float) -> Tensor:
     """relu(|dv_t| - mu |dv_n|) / |dv| of the first body, (B,), in [0, 1]."""
     dv1, _ = _safe_changes(jump)

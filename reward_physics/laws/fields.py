@@ -40,11 +40,6 @@ def divergence(velocity_BTHW2: Tensor, step: float = 1.0) -> Tensor:
     return derivative(velocity_BTHW2[..., 0], -1, step) + derivative(velocity_BTHW2[..., 1], -2, step)
 
 
-def curl(velocity_BTHW2: Tensor, step: float = 1.0) -> Tensor:
-    """dv/dx - du/dy, (B, T, H, W): with y down, positive is clockwise as one sees it."""
-    return derivative(velocity_BTHW2[..., 1], -1, step) - derivative(velocity_BTHW2[..., 0], -2, step)
-
-
 def gradient_energy(velocity_BTHW2: Tensor, step: float = 1.0) -> Tensor:
     """Squared size of the velocity gradient, sum_ij (d_i v_j)^2, (B, T, H, W)."""
     along = (derivative(velocity_BTHW2, dim, step).square().sum(-1) for dim in (-2, -3))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from reward_physics.laws.arcs import Segments, find_segments
-from reward_physics.laws.kinematics import MIN_FRAMES, fit_arc
+from reward_physics.laws.kinematics import MIN_FRAMES, ArcFit, fit_arc
 
 _NEIGHBOURS_FRAMES = 3
 _GRID = 65
@@ -156,22 +156,7 @@ def _fitted(trajectory: Trajectory, segments: Segments, weights_BKT: Tensor, min
     used = weights_BKT > 0.1
     moving = segments.moving_BK & (used.sum(-1) >= min_frames)
     rest = segments.rest_BK & (used.sum(-1) >= 2)
-
-    def flat(x: Tensor) -> Tensor:
-        return x.repeat_interleave(pieces, 0)
-
-    moved, noise = trajectory.displacement_BSD, trajectory.sigma_displacement_B
-    fit = fit_arc(
-        time_BT=flat(trajectory.time_BT),
-        position_BTD=flat(position),
-        weight_BT=(weights_BKT * moving[..., None]).flatten(0, 1),
-        sigma_position_B=flat(segments.sigma_B),
-        displacement_BSD=None if moved is None else flat(moved),
-        sigma_displacement_B=None if noise is None else flat(noise),
-        stride=trajectory.stride,
-        min_frames=min_frames,
-        reasons=[None if good else "not a moving piece" for good in moving.flatten().tolist()],
-    )
+    fit = _arcs(trajectory, segments.sigma_B, weights_BKT * moving[..., None], moving, min_frames)
     fitted, accel, velocity = (
         x.unflatten(0, (batch, pieces))[..., : position.shape[-1]]
         for x in (fit.position_B3, fit.accel_B3, fit.velocity_B3)
@@ -204,6 +189,27 @@ def _fitted(trajectory: Trajectory, segments: Segments, weights_BKT: Tensor, min
         reasons=segments.reasons,
     )
     return _met(flights)
+
+
+def _arcs(trajectory: Trajectory, sigma_B: Tensor, weights_BKT: Tensor, moving_BK: Tensor, min_frames: int) -> ArcFit:
+    """Constant acceleration fitted to every piece as if it were a clip, (B K,)."""
+    pieces = weights_BKT.shape[1]
+
+    def flat(x: Tensor) -> Tensor:
+        return x.repeat_interleave(pieces, 0)
+
+    moved, noise = trajectory.displacement_BSD, trajectory.sigma_displacement_B
+    return fit_arc(
+        time_BT=flat(trajectory.time_BT),
+        position_BTD=flat(trajectory.position_BTD),
+        weight_BT=weights_BKT.flatten(0, 1),
+        sigma_position_B=flat(sigma_B),
+        displacement_BSD=None if moved is None else flat(moved),
+        sigma_displacement_B=None if noise is None else flat(noise),
+        stride=trajectory.stride,
+        min_frames=min_frames,
+        reasons=[None if moves else "not a moving piece" for moves in moving_BK.flatten().tolist()],
+    )
 
 
 def _met(flights: Flights) -> Flights:

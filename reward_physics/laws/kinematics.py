@@ -139,12 +139,9 @@ def fit_arc(
     """
     if min_frames < 4:
         raise ValueError(f"min_frames must be at least 4 (a parabola has 3 parameters), got {min_frames}")
-    why: list[str | None] = list(reasons or [None] * time_BT.shape[0])
     weight = weight_BT.detach().double()
     used = weight > 0.1
-    for clip, count in enumerate(used.sum(1).tolist()):
-        if why[clip] is None and count < min_frames:
-            why[clip] = f"too few frames in free flight: {count}, needs {min_frames}"
+    why = _with_short_flights(list(reasons or [None] * time_BT.shape[0]), used, min_frames)
     measurable = torch.tensor([reason is None for reason in why], device=weight.device)
     weight = weight * measurable[:, None]
 
@@ -163,11 +160,10 @@ def fit_arc(
         return torch.where(measurable[:, None], x, torch.zeros_like(x)).to(position_BTD.dtype)
 
     position, velocity, accel = parameters_BPD.unbind(1)
+    eye = torch.eye(3, dtype=torch.float64, device=weight.device)
     return ArcFit(
         accel_B3=three(accel),
-        accel_cov_B33=(covariance[:, None, None] * torch.eye(3, dtype=torch.float64, device=weight.device)).to(
-            position_BTD.dtype
-        ),
+        accel_cov_B33=(covariance[:, None, None] * eye).to(position_BTD.dtype),
         velocity_B3=three(velocity),
         position_B3=three(position),
         mid_time_B=rows.mid_time_B,
@@ -177,6 +173,17 @@ def fit_arc(
         measurable_B=measurable,
         reasons=why,
     )
+
+
+def _with_short_flights(reasons: list[str | None], used_BT: Tensor, min_frames: int) -> list[str | None]:
+    """The reasons, with that of the clips whose flight has too few frames."""
+    counts = used_BT.sum(1).tolist()
+    return [
+        f"too few frames in free flight: {count}, needs {min_frames}"
+        if reason is None and count < min_frames
+        else reason
+        for reason, count in zip(reasons, counts, strict=True)
+    ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

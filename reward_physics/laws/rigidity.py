@@ -21,6 +21,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from reward_physics.grid import second_moments
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rigidity:
@@ -81,14 +83,10 @@ def measure_rigidity(
 
 def _moments(mask: Tensor, area_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Hu's first invariant (B, T), and the axes e (B, T, 2) of the ellipse; zeros where there is no mask."""
-    height, width = mask.shape[-2:]
-    v = torch.arange(height, dtype=mask.dtype, device=mask.device)[:, None]
-    u = torch.arange(width, dtype=mask.dtype, device=mask.device)
     some = area_BT.detach() > 1e-3
     safe = torch.where(some, area_BT, torch.ones_like(area_BT))
-    mean_u, mean_v = (mask * u).sum((2, 3)) / safe, (mask * v).sum((2, 3)) / safe
-    du, dv = u - mean_u[..., None, None], v - mean_v[..., None, None]
-    across, down, mixed = ((mask * product).sum((2, 3)) / safe for product in (du.square(), dv.square(), du * dv))
+    moments = second_moments(mask, least_area=1e-3)
+    across, down, mixed = moments[..., 0, 0], moments[..., 1, 1], moments[..., 0, 1]
     spread = across + down
     axes = torch.stack((across - down, 2 * mixed), -1) / spread.clamp(min=1e-6)[..., None]
     invariant = torch.where(some, spread / safe, torch.zeros_like(spread))

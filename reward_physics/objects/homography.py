@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reward_physics.grid import pixel_grid
+
 _WORKING_SIDE_PX = 256
 _LEVELS = 4
 _STEPS = 12
@@ -184,7 +186,7 @@ def _generator(delta_K: Tensor, kind: str) -> Tensor:
 def _steepest(template_HW: Tensor, kind: str) -> Tensor:
     """Change of the template's brightness with each parameter, (M, K)."""
     slope_v, slope_u = torch.gradient(template_HW)
-    pixels, unit = _grid(*template_HW.shape, like=template_HW), _normaliser(template_HW)
+    pixels, unit = pixel_grid(*template_HW.shape, like=template_HW), _normaliser(template_HW)
     x, y = (pixels @ unit[:2, :2].mT + unit[:2, 2]).unbind(-1)
     # One unit of the centred coordinates is this many pixels.
     size = 1 / unit[0, 0]
@@ -235,16 +237,9 @@ def _at_level(h_33: Tensor, level: int) -> Tensor:
     return scale @ h_33 @ torch.linalg.inv(scale)
 
 
-def _grid(height: int, width: int, *, like: Tensor) -> Tensor:
-    """Centres (u, v) of the pixels of a picture, (H, W, 2)."""
-    rows, columns = (torch.arange(size, device=like.device).to(like) + 0.5 for size in (height, width))
-    v, u = torch.meshgrid(rows, columns, indexing="ij")
-    return torch.stack((u, v), dim=-1)
-
-
 def _warped(h_T33: Tensor, rows: int, columns: int, height: int, width: int) -> Tensor:
     """Where the pixels of a rows x columns grid over a height x width picture go, (T, rows, columns, 2)."""
-    pixels = _grid(rows, columns, like=h_T33) * h_T33.new_tensor([width / columns, height / rows])
+    pixels = pixel_grid(rows, columns, like=h_T33) * h_T33.new_tensor([width / columns, height / rows])
     homogeneous = F.pad(pixels, (0, 1), value=1.0)
     moved = torch.einsum("tij,hwj->thwi", h_T33, homogeneous)
     return moved[..., :2] / moved[..., 2:].clamp(min=1e-6)

@@ -1,9 +1,9 @@
 """Which pixels are the object: soft masks in [0, 1].
 
-Four ways, chosen by name in an Observation's instruments: `segmenter` (a network's logits), `propagated` (the known
-first mask carried along by the flow), `appearance` (classical: the object's colours in the first frame against a
-clean background plate; it shares nothing with the segmenter, so that it can serve a judge) and `motion` (what moves
-against the background, with no first mask and no network; see `reward_physics.objects.motion`).
+Three ways, each used by the finder of its name: `segmenter` (a network's logits), `propagated` (the known first mask
+carried along by the flow) and `appearance` (classical: the object's colours in the first frame against a clean
+background plate; it shares nothing with the segmenter, so that it can serve a judge). What moves against the
+background is found in `reward_physics.objects.motion`.
 
 Axes: B clips, T frames, S pairs of frames, C colours, H rows, W columns, K colours of the object.
 """
@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NAMES = ("segmenter", "propagated", "appearance", "motion")
+from reward_physics.grid import pixel_grid
+
 _OBJECT_COLOURS = 6
 _TOLERANCE = 0.06
 
@@ -38,16 +39,13 @@ def propagated(first_mask_BHW: Tensor, flow_BSHW2: Tensor) -> Tensor:
         (B, T, H, W), differentiable in the flow.
     """
     batch, pairs, height, width, _ = flow_BSHW2.shape
-    like = flow_BSHW2
-    v = torch.arange(height, dtype=like.dtype, device=like.device) + 0.5
-    u = torch.arange(width, dtype=like.dtype, device=like.device) + 0.5
-    mask = first_mask_BHW.to(like)
+    uv_HW2, mask = pixel_grid(height, width, like=flow_BSHW2), first_mask_BHW.to(flow_BSHW2)
     masks = [mask]
-    scale = like.new_tensor([2.0 / width, 2.0 / height])
+    scale = flow_BSHW2.new_tensor([2.0 / width, 2.0 / height])
     for s in range(pairs):
         weight = mask.detach()
         moved = (flow_BSHW2[:, s] * weight[..., None]).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-6)[:, None]
-        source = torch.stack((u.expand(height, -1), v[:, None].expand(-1, width)), -1) - moved[:, None, None]
+        source = uv_HW2 - moved[:, None, None]
         mask = F.grid_sample(mask[:, None], source * scale - 1, align_corners=False)[:, 0]
         masks.append(mask)
     return torch.stack(masks, dim=1)

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reward_physics.grid import centroid, pixel_axes
 from reward_physics.objects.blobs import Blobs, background_plate, change_from, find_blobs, threshold
+from reward_physics.objects.finder import Found, Places
 from reward_physics.objects.linking import Path, choose_path, choose_paths, find_paths, path_at, without_merged
 
 _PASSES = 2
@@ -24,29 +26,8 @@ _EDGE_PX = 1.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Moving:
-    """One moving object a clip.
-
-    Args:
-        mask_BTHW: its soft mask in [0, 1], differentiable in the frames; zero where nothing was found.
-        window_BTHW: discs around it, detached; zero in frames where it was not found.
-        centre_BT2: where it is, px, detached; between its frames interpolated, before and after them the nearest.
-        radius_B: radius of the window in a typical frame, px.
-        present_BT: whether it was found in the frame.
-        reasons: None, or why a clip has no moving object.
-    """
-
-    mask_BTHW: Tensor
-    window_BTHW: Tensor
-    centre_BT2: Tensor
-    radius_B: Tensor
-    present_BT: Tensor
-    reasons: list[str | None]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class OneMoving:
-    """One moving object of one clip: the fields of Moving without their first axis, T frames."""
+    """One moving object of one clip: the fields of Found and its Places without their first axis, T frames."""
 
     mask_THW: Tensor
     window_THW: Tensor
@@ -60,7 +41,7 @@ _Choose = Callable[[list[Path], Tensor | None], list[Path | None]]
 """Paths and, where they are known, the objects' masks in the first frame (N, H, W) -> the path of each object."""
 
 
-def find_moving(frames_BTCHW: Tensor, first_mask_BHW: Tensor | None = None) -> Moving:
+def find_moving(frames_BTCHW: Tensor, first_mask_BHW: Tensor | None = None) -> Found:
     """Find the moving object of every clip.
 
     Args:
@@ -68,14 +49,14 @@ def find_moving(frames_BTCHW: Tensor, first_mask_BHW: Tensor | None = None) -> M
         first_mask_BHW: the object in the first frame, where that is known: the path that starts there is taken.
     """
 
-    def one(paths: list[Path], masks_NHW: Tensor | None) -> list[Path | None]:
+    def followed(paths: list[Path], masks_NHW: Tensor | None) -> list[Path | None]:
         return [choose_path(paths) if masks_NHW is None else _path_from_mask(paths, masks_NHW[0])]
 
     masks_BNHW = None if first_mask_BHW is None else first_mask_BHW[:, None]
-    return _found(frames_BTCHW, masks_BNHW, one)[0]
+    return _found(frames_BTCHW, masks_BNHW, followed)[0]
 
 
-def find_all_moving(frames_BTCHW: Tensor, first_masks_BNHW: Tensor | None = None) -> list[Moving]:
+def find_all_moving(frames_BTCHW: Tensor, first_masks_BNHW: Tensor | None = None) -> list[Found]:
     """Find every moving object of every clip, each followed on a path of its own.
 
     Args:
@@ -90,7 +71,7 @@ def find_all_moving(frames_BTCHW: Tensor, first_masks_BNHW: Tensor | None = None
     def all_of(paths: list[Path], masks_NHW: Tensor | None) -> list[Path | None]:
         if masks_NHW is None:
             return list(without_merged(choose_paths(paths)))
-        chosen = [_path_from_mask(paths, mask) for mask in masks_NHW]
+        chosen = [_path_from_mask(paths, mask_HW) for mask_HW in masks_NHW]
         twice = [path is not None and any(path is other for other in chosen[:n]) for n, path in enumerate(chosen)]
         kept = [None if again else path for path, again in zip(chosen, twice, strict=True)]
         apart = iter(without_merged([path for path in kept if path is not None]))
@@ -99,8 +80,8 @@ def find_all_moving(frames_BTCHW: Tensor, first_masks_BNHW: Tensor | None = None
     return _found(frames_BTCHW, first_masks_BNHW, all_of)
 
 
-def _found(frames_BTCHW: Tensor, masks_BNHW: Tensor | None, choose: _Choose) -> list[Moving]:
-    """One Moving an object, from what is chosen among the paths of every clip."""
+def _found(frames_BTCHW: Tensor, masks_BNHW: Tensor | None, choose: _Choose) -> list[Found]:
+    """One Found per object, from what is chosen among the paths of every clip."""
     clips = [
         _find(frames, None if masks_BNHW is None else masks_BNHW[clip] > 0.5, choose)
         for clip, frames in enumerate(frames_BTCHW)
@@ -108,21 +89,23 @@ def _found(frames_BTCHW: Tensor, masks_BNHW: Tensor | None, choose: _Choose) -> 
     return stack_objects(clips, frames_BTCHW)
 
 
-def stack_objects(clips: Sequence[Sequence[OneMoving]], frames_BTCHW: Tensor) -> list[Moving]:
-    """The n-th objects of all clips as one Moving, for every n; where a clip has fewer, nothing with the reason."""
+def stack_objects(clips: Sequence[Sequence[OneMoving]], frames_BTCHW: Tensor) -> list[Found]:
+    """The n-th objects of all clips as one Found, for every n; where a clip has fewer, nothing with the reason."""
     count = max(1, *(len(clip) for clip in clips))
     padded = [
         [*clip, *(_nothing(frames) for _ in range(count - len(clip)))]
         for clip, frames in zip(clips, frames_BTCHW, strict=True)
     ]
     return [
-        Moving(
-            mask_BTHW=torch.stack([one.mask_THW for one in nth]),
-            window_BTHW=torch.stack([one.window_THW for one in nth]),
-            centre_BT2=torch.stack([one.centre_T2 for one in nth]),
-            radius_B=torch.stack([one.radius for one in nth]),
-            present_BT=torch.stack([one.present_T for one in nth]),
-            reasons=[one.reason for one in nth],
+        Found(
+            mask_BTHW=torch.stack([moving.mask_THW for moving in nth]),
+            reasons=[moving.reason for moving in nth],
+            places=Places(
+                window_BTHW=torch.stack([moving.window_THW for moving in nth]),
+                centre_BT2=torch.stack([moving.centre_T2 for moving in nth]),
+                radius_B=torch.stack([moving.radius for moving in nth]),
+                present_BT=torch.stack([moving.present_T for moving in nth]),
+            ),
         )
         for nth in zip(*padded, strict=True)
     ]
@@ -209,8 +192,7 @@ def _in_radii(path: Path, like_THW: Tensor) -> Tensor:
     """Distance of every pixel (T, H, W) from an object's centre over its radius; infinite before and after its path."""
     frames, height, width = like_THW.shape
     centre = torch.from_numpy(_interpolated(path, frames)).to(like_THW)
-    v = torch.arange(height, device=like_THW.device) + 0.5
-    u = torch.arange(width, device=like_THW.device) + 0.5
+    u, v = pixel_axes(height, width, like=like_THW)
     away = torch.hypot(u - centre[:, 0, None, None], v[:, None] - centre[:, 1, None, None])
     outside = torch.arange(frames, device=like_THW.device)
     outside = (outside < int(path.frames_P[0])) | (outside > int(path.frames_P[-1]))
@@ -218,11 +200,10 @@ def _in_radii(path: Path, like_THW: Tensor) -> Tensor:
 
 
 def _path_from_mask(paths: list[Path], mask_HW: Tensor) -> Path | None:
-    rows, columns = np.nonzero(mask_HW.cpu().numpy())
-    if not len(rows):
+    area = int(mask_HW.sum())
+    if not area:
         return None
-    centre = np.array([columns.mean() + 0.5, rows.mean() + 0.5])
-    return path_at(paths, centre, float(np.sqrt(len(rows) / np.pi)))
+    return path_at(paths, centroid(mask_HW.cpu().double()).numpy(), float(np.sqrt(area / np.pi)))
 
 
 def _not_yet_moved(frames_TCHW: Tensor, mask_HW: Tensor) -> Tensor:
@@ -252,8 +233,7 @@ def _windows(path: Path, frames: int, height: int, width: int, *, widened: float
     """Discs (T, H, W) around the object from its first frame to its last: one inside, falling to zero at the edge."""
     centre = torch.from_numpy(_interpolated(path, frames)).float()
     radius = np.interp(np.arange(frames), path.frames_P, _radius_px(path)) * widened
-    v = torch.arange(height, device=centre.device) + 0.5
-    u = torch.arange(width, device=centre.device) + 0.5
+    u, v = pixel_axes(height, width, like=centre)
     discs = torch.zeros(frames, height, width, device=centre.device)
     for t in range(path.frames_P[0], path.frames_P[-1] + 1):
         away = torch.hypot(u[None] - centre[t, 0], v[:, None] - centre[t, 1])

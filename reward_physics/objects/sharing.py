@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reward_physics.grid import blob, disc, heaviest, pixel_centres
+from reward_physics.grid import blob, disc, heaviest, mean_place, pixel_centres
 from reward_physics.objects.masks import object_colours
 
 _NOISE = 0.05
@@ -32,32 +32,32 @@ def shares(frames_BTCHW: Tensor, foreground_BTHW: Tensor, first_BNHW: Tensor) ->
     Args:
         frames_BTCHW: colours in [0, 1].
         foreground_BTHW: soft mask of all objects together.
-        first_BNHW: each one's mask in the first frame; an empty one is an object that this clip has not.
+        first_BNHW: the mask of each in the first frame; an empty one is an object that this clip has not.
     """
     first, uv = first_BNHW.to(frames_BTCHW), pixel_centres(foreground_BTHW)
-    unlike = torch.stack([_unlike(frames_BTCHW, mask) for mask in first.unbind(1)], dim=2)
+    unlike = torch.stack([_unlike(frames_BTCHW, first_BHW) for first_BHW in first.unbind(1)], dim=2)
     there_BN = first.sum((2, 3)) >= 1
     unlike = torch.where(there_BN[:, None, :, None, None], unlike, 1e3)
     size = foreground_BTHW.shape[-2:]
-    one, several = first_BNHW.shape[:2]
-    centre, window, area = (part.unflatten(0, (one, several)) for part in blob(first.reshape(-1, *size), uv))
+    batch, objects = first_BNHW.shape[:2]
+    centre, window, area = (part.unflatten(0, (batch, objects)) for part in blob(first.reshape(-1, *size)))
     radius, speed = (area / torch.pi).sqrt().clamp(min=1.0), torch.zeros_like(centre)
-    found = [_shared(unlike[:, 0], uv, centre, radius)]
+    parts = [_shared(unlike[:, 0], uv, centre, radius)]
     for t in range(1, frames_BTCHW.shape[1]):
         mask, reach, place = foreground_BTHW[:, t, None], 3 + 0.5 * speed.norm(dim=-1), centre + speed
         for beyond in _SETTLING:
             own = mask * _shared(unlike[:, t], uv, place, radius)
-            place, mass = _mean(own * _discs(place, uv, window + beyond * reach), uv, place)
+            place, mass = mean_place(own * _discs(place, uv, window + beyond * reach), place)
         # What is lost is looked for among the pixels that are nobody else's.
         own = mask * _shared(unlike[:, t], uv, place, radius)
-        again = heaviest(own.reshape(-1, *size)).unflatten(0, (one, several))
-        again, held = _mean(own * _discs(again, uv, window), uv, again)
+        again = heaviest(own.reshape(-1, *size)).unflatten(0, (batch, objects))
+        again, held = mean_place(own * _discs(again, uv, window), again)
         place = torch.where(((mass < 0.25 * area) & (held > 0.4 * area))[..., None], again, place)
         # Hidden in part, by another or by the border, it goes on as it went.
         speed = torch.where((mass > 0.75 * area)[..., None], place - centre, speed)
         centre = place
-        found.append(_shared(unlike[:, t], uv, centre, radius))
-    return torch.stack(found, dim=2)
+        parts.append(_shared(unlike[:, t], uv, centre, radius))
+    return torch.stack(parts, dim=2)
 
 
 def _shared(unlike_BNHW: Tensor, uv_HW2: Tensor, centre_BN2: Tensor, radius_BN: Tensor) -> Tensor:
@@ -74,10 +74,3 @@ def _unlike(frames_BTCHW: Tensor, mask_BHW: Tensor) -> Tensor:
 
 def _discs(centre_BN2: Tensor, uv_HW2: Tensor, radius_BN: Tensor) -> Tensor:
     return disc(centre_BN2.flatten(0, 1), uv_HW2, radius_BN.flatten()).unflatten(0, centre_BN2.shape[:2])
-
-
-def _mean(weight_BNHW: Tensor, uv_HW2: Tensor, otherwise_BN2: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted mean place and the weight; where there is next to none, the other place."""
-    mass = weight_BNHW.sum((2, 3))
-    mean = (weight_BNHW[..., None] * uv_HW2).sum((2, 3)) / mass.clamp(min=1e-6)[..., None]
-    return torch.where((mass > 1e-3)[..., None], mean, otherwise_BN2), mass

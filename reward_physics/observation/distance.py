@@ -44,6 +44,13 @@ def why_no_metres(observation: Observation) -> str | None:
     return None
 
 
+def reads_depth(observation: Observation) -> bool:
+    """Whether metres come from the depth estimator's reading of every frame, and from nothing that is given."""
+    instruments = observation.instruments
+    given = scale_is_known(observation) or instruments.known_distance or instruments.first_frame_distance
+    return not given and why_no_metres(observation) is None
+
+
 def camera_facing_the_motion(observation: Observation) -> Camera:
     """Where the scale is known and the camera is not: one that looks straight at the plane of the motion."""
     video = observation.video

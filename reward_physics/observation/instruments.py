@@ -11,8 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
+from reward_physics.estimators.probe import LatentProbe
 from reward_physics.laws.kinematics import MIN_FRAMES
-from reward_physics.objects import masks
+from reward_physics.objects.finder import Finder
+from reward_physics.objects.finders import finder_of
+from reward_physics.objects.probed import Probed
+
+_PROBED = Probed()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,9 +33,12 @@ class Instruments:
             first frame is given, as in image-to-video, a model cannot change the scale that it is measured with: an
             object that comes down too low in the picture would otherwise look nearer, and its fall slower. For what
             keeps its distance from the camera.
-        mask: `segmenter` (the depth estimator's mask), `propagated`, `appearance` or `motion` (what moves against the
-            background, with the camera's own motion taken out; flow is then measured in an enlarged crop that follows
-            the object).
+        mask: how the object is found: `segmenter` (the depth estimator's mask), `propagated`, `appearance` or `motion`
+            (what moves against the background, with the camera's own motion taken out; flow is then measured in an
+            enlarged crop that follows the object), or a `Finder` of one's own.
+        probe: an estimator that reads positions off latents, or None. With it the object's path and mask are the
+            probe's, `mask` is not consulted, and clips must be a `LatentVideo`. Frames are decoded only for what else
+            asks for pixels.
         flow_stride: frames between the two images of a flow, >= 1.
         depth_gradient: let the gradient reach the pixels through depth too. Off by default: an object that seems
             farther seems to fall faster, which is no better fall.
@@ -48,7 +56,8 @@ class Instruments:
     depth: Callable[..., Any] | None = None
     known_distance: bool = False
     first_frame_distance: bool = False
-    mask: str = "segmenter"
+    mask: str | Finder = "segmenter"
+    probe: LatentProbe | None = None
     flow_stride: int = 1
     depth_gradient: bool = False
     depth_bias: float = 0.02
@@ -59,13 +68,12 @@ class Instruments:
     min_frames: int = MIN_FRAMES
 
     def __post_init__(self) -> None:
-        if self.mask not in masks.NAMES:
-            raise ValueError(f"instruments.mask must be one of {', '.join(masks.NAMES)}, got {self.mask!r}")
+        finder = self.finder
         if self.flow_stride < 1:
             raise ValueError(f"instruments.flow_stride must be >= 1, got {self.flow_stride}")
-        if self.mask == "segmenter" and self.depth is None:
-            raise ValueError(
-                "instruments.mask segmenter needs a depth estimator with a mask: name one, or take appearance"
-            )
-        if self.mask == "propagated" and (self.flow is None or self.flow_stride != 1):
-            raise ValueError("instruments.mask propagated needs a flow estimator with flow_stride 1")
+        finder.check(flow=self.flow, depth=self.depth, flow_stride=self.flow_stride)
+
+    @property
+    def finder(self) -> Finder:
+        """What finds the object: the probe's finder, or the one that `mask` names or is."""
+        return finder_of(self.mask) if self.probe is None else _PROBED

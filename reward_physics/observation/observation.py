@@ -9,7 +9,6 @@ Axes: B clips, T frames, S pairs of frames, H rows, W columns.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,18 +17,17 @@ from torch import Tensor
 from reward_physics.laws.arcs import Arc, find_arc
 from reward_physics.laws.flights import Flights, Trajectory, find_flights
 from reward_physics.laws.kinematics import ArcFit, fit_arc
-from reward_physics.objects import masks
+from reward_physics.objects.finder import THE_OBJECT, Found, Positions
 from reward_physics.objects.homography import CameraMotion, camera_motion, stabilised
-from reward_physics.objects.motion import Moving, find_moving
 from reward_physics.observation.distance import camera_facing_the_motion, distance_line, why_no_metres
+from reward_physics.observation.image import least_noise_px, read_probe, track_of, tracks_of_objects
 from reward_physics.observation.instruments import Instruments
-from reward_physics.observation.once import once
-from reward_physics.observation.several import find_objects, masks_of_objects
-from reward_physics.observation.trajectories import tracks_of_objects, trajectory_of
+from reward_physics.observation.several import known_objects, video_of_object
+from reward_physics.observation.trajectories import trajectory_of
+from reward_physics.once import once
 from reward_physics.tracks import scale
-from reward_physics.tracks.in_image import ImageTrack, track_in_image
+from reward_physics.tracks.in_image import ImageTrack
 from reward_physics.tracks.in_metres import Track, track_in_world
-from reward_physics.tracks.zoom import object_flow
 from reward_physics.video import Video
 
 if TYPE_CHECKING:
@@ -43,24 +41,24 @@ class Observation:
     Args:
         video: the clips.
         instruments: estimators and settings.
-        grad: whether measurements are differentiable to the pixels; fixed here.
+        grad: whether measurements are differentiable to the pixels, or to the latents of a `LatentVideo`; fixed here.
 
     Raises:
-        ValueError: `grad=True` with frames that carry no gradient or were made under `torch.inference_mode()`; a mask
-            method whose first mask is missing.
+        ValueError: `grad=True` with frames (or latents) that carry no gradient or were made under
+            `torch.inference_mode()`; a finder whose first mask is missing.
     """
 
     def __init__(self, video: Video, instruments: Instruments, *, grad: bool) -> None:
-        frames = video.frames_BTCHW
-        if grad and frames.is_inference():
+        thing, source = video.source
+        if grad and source.is_inference():
             raise ValueError(
-                "frames were made under torch.inference_mode() and can carry no gradient: use torch.no_grad()"
+                f"{thing} were made under torch.inference_mode() and can carry no gradient: use torch.no_grad()"
             )
-        if grad and not frames.requires_grad:
-            raise ValueError("grad=True needs frames that require a gradient: call frames.requires_grad_() first")
-        if instruments.mask not in ("segmenter", "motion") and video.first_mask_BHW is None:
+        if grad and not source.requires_grad:
+            raise ValueError(f"grad=True needs {thing} that require a gradient: call {thing}.requires_grad_() first")
+        if instruments.finder.needs_first_mask and video.first_mask_BHW is None:
             raise ValueError(
-                f"mask {instruments.mask!r} needs the object's mask in the first frame: give first_mask_BHW"
+                f"mask {instruments.finder.name!r} needs {THE_OBJECT} in the first frame: give first_mask_BHW"
             )
         if video.num_frames <= instruments.flow_stride:
             raise ValueError(
@@ -70,11 +68,14 @@ class Observation:
         self.video = video if grad else video.detached()
         self.instruments = instruments
         self.grad = grad
-        self._object: Moving | None = None
 
     @property
     def batch_size(self) -> int:
         return self.video.batch_size
+
+    def like_clips(self, values_B: Tensor) -> Tensor:
+        """What is said of the clips, on their device and in the type of their frames; nothing is decoded for it."""
+        return values_B.to(self.video.device, self.video.dtype)
 
     @once
     def flow_BSHW2(self) -> Tensor | None:
@@ -89,21 +90,19 @@ class Observation:
         return None if estimate is None else estimate(self.video.frames_BTCHW, self.video.camera)
 
     @once
+    def positions(self) -> list[Positions]:
+        """What the latent probe reads, one path per object; no frame is decoded for it."""
+        return read_probe(self)
+
+    @once
+    def found(self) -> Found:
+        """The object of every clip, by the instruments' finder."""
+        return self.instruments.finder.find(self)
+
+    @once
     def mask_BTHW(self) -> Tensor:
-        """Soft object mask in [0, 1], by the method that the instruments name."""
-        if self._object is not None:
-            return self._object.mask_BTHW
-        if self.instruments.mask == "segmenter":
-            if self.depth.mask_logits_BTHW is None:
-                raise ValueError("mask segmenter: the depth estimator gives no mask: choose appearance or propagated")
-            return masks.segmenter(self.depth.mask_logits_BTHW)
-        if self.instruments.mask == "motion":
-            return self.moving.mask_BTHW
-        first_mask = self.video.first_mask_BHW
-        assert first_mask is not None
-        if self.instruments.mask == "propagated":
-            return masks.propagated(first_mask, self.flow_BSHW2)
-        return masks.by_appearance(self.video.frames_BTCHW, first_mask)
+        """Soft object mask with values from 0 to 1, by the instruments' finder."""
+        return self.found.mask_BTHW
 
     @once
     def camera_motions(self) -> list[CameraMotion]:
@@ -117,45 +116,9 @@ class Observation:
         return torch.stack([stabilised(frames, motion) for frames, motion in pairs])
 
     @once
-    def moving(self) -> Moving:
-        """The moving object of every clip."""
-        if self._object is not None:
-            return self._object
-        return find_moving(self.steady_frames_BTCHW, self.video.first_mask_BHW)
-
-    @once
     def image_track(self) -> ImageTrack:
         """The object in pixels."""
-        following = self.instruments.mask == "motion"
-        depth = None
-        if self.depth is not None and self.depth.metric:
-            layer = self.depth.object_depth_BTHW
-            depth = self.depth.depth_BTHW if layer is None else layer
-            depth = depth if self.instruments.depth_gradient else depth.detach()
-        track = track_in_image(
-            self.mask_BTHW,
-            first_mask_BHW=self.video.first_mask_BHW,
-            flow_BSHW2=None if following else self.flow_BSHW2,
-            stride=self.instruments.flow_stride,
-            depth_BTHW=depth,
-            camera=self.video.camera,
-            window_BTHW=self.moving.window_BTHW if following or self._object is not None else None,
-        )
-        if not following or self.instruments.flow is None:
-            return track
-        flow, trust = object_flow(
-            self.steady_frames_BTCHW,
-            self.mask_BTHW * track.window_BTHW,
-            centre_BT2=self.moving.centre_BT2,
-            radius_B=self.moving.radius_B,
-            flow=self.instruments.flow,
-            stride=self.instruments.flow_stride,
-        )
-        # A flow that carries the object elsewhere than its mask went has lost it, however sure of itself.
-        centroid, stride = track.centroid_BT2.detach(), self.instruments.flow_stride
-        apart_px = (flow.detach() - centroid[:, stride:] + centroid[:, :-stride]).norm(dim=-1)
-        trust = trust * (apart_px < 1.0 + 0.1 * self.moving.radius_B[:, None])
-        return dataclasses.replace(track, flow_BS2=flow, flow_weight_BS=trust)
+        return track_of(self)
 
     @property
     def no_metres(self) -> str | None:
@@ -218,6 +181,7 @@ class Observation:
         weight = arc.weights_BT * track.weight_BT.to(arc.weights_BT)
         metres_per_px = (weight * track.metres_per_px_BT).sum(1) / weight.sum(1).clamp(min=1e-6)
         metres_per_px = torch.where(metres_per_px > 0, metres_per_px, torch.ones_like(metres_per_px))
+        flow_noise_px = torch.full_like(self.video.fps_B, self.instruments.flow_noise_px)
         fit = fit_arc(
             time_BT=track.time_BT,
             position_BTD=track.position_BT3,
@@ -225,7 +189,7 @@ class Observation:
             sigma_position_B=arc.sigma_B,
             displacement_BSD=track.displacement_BS3,
             displacement_weight_BS=track.image.flow_weight_BS,
-            sigma_displacement_B=self._blob_noise_px(self.instruments.flow_noise_px) * metres_per_px,
+            sigma_displacement_B=self._blob_noise_px(flow_noise_px) * metres_per_px,
             stride=self.instruments.flow_stride,
             min_frames=self.instruments.min_frames,
             reasons=arc.reasons,
@@ -244,9 +208,14 @@ class Observation:
         return find_flights(self.trajectory, min_frames=self.instruments.min_frames)
 
     @once
+    def known_objects(self) -> list[Found]:
+        """Each object whose first mask the clips have; empty where they have none."""
+        return known_objects(self)
+
+    @property
     def object_masks(self) -> list[Tensor]:
         """One soft mask (B, T, H, W) for each object whose first mask the clips have; empty where they have none."""
-        return masks_of_objects(self)
+        return [found.mask_BTHW for found in self.known_objects]
 
     @once
     def object_tracks(self) -> list[ImageTrack]:
@@ -261,22 +230,17 @@ class Observation:
         that this Observation follows comes first. Clips that have fewer objects than others say so in their reasons.
         The estimators are not asked again. A list of this Observation alone where nothing tells several apart.
         """
-        found = find_objects(self)
-        if len(found) < 2:
+        objects = self.instruments.finder.find_all(self)
+        if len(objects) < 2:
             return [self]
-        return [self._of(one, n) for n, one in enumerate(found)]
+        return [self._of(found, n) for n, found in enumerate(objects)]
 
-    def _of(self, found: Moving, number: int) -> Observation:
-        """The same clips with one of their objects for the object."""
-        known = self.video.object_masks_BNHW
-        first = self.video.first_mask_BHW if known is None else known[:, number]
-        video = dataclasses.replace(self.video, first_mask_BHW=first, object_masks_BNHW=None)
-        one = Observation(video, self.instruments, grad=self.grad)
-        one._object = found
-        ways = {"motion": ["camera_motions", "steady_frames_BTCHW"]}
-        shared = ["depth", *ways.get(self.instruments.mask, ["flow_BSHW2"])]
-        one.__dict__.update({name: getattr(self, name) for name in shared})
-        return one
+    def _of(self, found: Found, number: int) -> Observation:
+        """An Observation of one of the objects; measurements of whole clips are taken over."""
+        other = Observation(video_of_object(self.video, number), self.instruments, grad=self.grad)
+        other.__dict__["found"] = found
+        other.__dict__.update({name: getattr(self, name) for name in self.instruments.finder.shared})
+        return other
 
     @property
     def track_reasons(self) -> list[str | None]:
@@ -287,10 +251,8 @@ class Observation:
         camera = self.camera_for_metres()
         axis_is_level = camera.world_from_camera_B44[:, 2, 2].abs() < 0.9
         for clip in range(self.batch_size):
-            if self.instruments.mask == "motion" and self.camera_motions[clip].overlap < 0.5:
-                reasons.append("camera moves too much: some frames show less than half of the middle one")
-            elif (self.instruments.mask == "motion" or self._object) and self.moving.reasons[clip] is not None:
-                reasons.append(self.moving.reasons[clip])
+            if self.found.reasons[clip] is not None:
+                reasons.append(self.found.reasons[clip])
             elif not axis_is_level[clip]:
                 reasons.append("camera looks along the fall: steeper than 64 degrees")
             elif enough[clip]:
@@ -312,16 +274,17 @@ class Observation:
         return self.fit.reasons
 
     def centroid_noise_px(self) -> Tensor:
-        """Noise that a centroid is expected to have, (B,) px.
+        """Noise that a centroid is expected to have, (B,) px: the instruments', the track's own, or the finder's share
+        of the object's diameter, whichever is the most."""
+        return self._blob_noise_px(self.least_noise_px())
 
-        The blob of an object that is filmed changes with motion blur, light and what lies behind it, in proportion to
-        its size; lens and shutter bend its path. A twentieth of its diameter holds all that.
-        """
-        return self._blob_noise_px(self.instruments.centroid_noise_px)
+    def least_noise_px(self) -> Tensor:
+        """The same without what grows with the object's size, (B,) px."""
+        return least_noise_px(self)
 
-    def _blob_noise_px(self, least_px: float) -> Tensor:
-        least = torch.full_like(self.video.fps_B, least_px)
-        if self.instruments.mask != "motion":
-            return least
+    def _blob_noise_px(self, least_px_B: Tensor) -> Tensor:
+        share = self.instruments.finder.noise_diameters
+        if share == 0:
+            return least_px_B
         diameter = scale.typical_diameter_px(self.diameter_px_BT, self.image_track.weight_BT)
-        return torch.maximum(least, 0.05 * diameter.to(least))
+        return torch.maximum(least_px_B, share * diameter.to(least_px_B))

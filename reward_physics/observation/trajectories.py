@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from reward_physics.grid import principal_variances, second_moments
 from reward_physics.laws.collisions import Pair
 from reward_physics.laws.flights import Trajectory
-from reward_physics.tracks.in_image import ImageTrack, track_in_image
+from reward_physics.tracks.in_image import ImageTrack
 from reward_physics.tracks.in_metres import place_at_distance
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 def trajectory_of(observation: Observation) -> Trajectory:
     """The object's path with axes (right, away from the camera, up), or (right, up) in pixels."""
-    image, times, noise_px = observation.image_track, observation.video.times_BT, observation.instruments
+    image, times, instruments = observation.image_track, observation.video.times_BT, observation.instruments
+    noise_px = _noise_px(image, instruments.centroid_noise_px)
     if observation.no_metres is None:
         track, camera = observation.track, observation.camera_for_metres()
         per_px = track.metres_per_px_BT.median(1).values
@@ -35,25 +37,25 @@ def trajectory_of(observation: Observation) -> Trajectory:
             time_BT=times,
             position_BTD=_facing(track.position_BT3, camera).double(),
             weight_BT=track.weight_BT,
-            sigma_B=(noise_px.centroid_noise_px * per_px).double(),
+            sigma_B=(noise_px * per_px).double(),
             radius_B=_radius_px(image) * per_px,
             unit="m",
             at_rest_B=observation.video.at_rest_B,
             displacement_BSD=None if moved is None else _facing(moved, camera).double(),
-            sigma_displacement_B=noise_px.flow_noise_px * per_px,
-            stride=noise_px.flow_stride,
+            sigma_displacement_B=instruments.flow_noise_px * per_px,
+            stride=instruments.flow_stride,
             reasons=list(observation.track_reasons),
         )
     camera = observation.video.camera
     if camera is None:
-        return path_in_pixels(image, times, noise_px.centroid_noise_px, observation.video.at_rest_B)
+        return path_in_pixels(image, times, instruments.centroid_noise_px, observation.video.at_rest_B)
     uv = image.centroid_BT2.double()
     per_px = 1 / camera.focal_px_B.double()
     return Trajectory(
         time_BT=times,
         position_BTD=_facing(place_at_distance(camera, uv, torch.ones_like(uv[..., 0])), camera),
         weight_BT=image.weight_BT,
-        sigma_B=noise_px.centroid_noise_px * per_px,
+        sigma_B=noise_px * per_px,
         radius_B=_radius_px(image) * per_px,
         unit="distance",
         at_rest_B=observation.video.at_rest_B,
@@ -68,27 +70,18 @@ def path_in_pixels(image: ImageTrack, time_BT: Tensor, noise_px: float, at_rest_
         time_BT=time_BT,
         position_BTD=image.centroid_BT2.double() * flip,
         weight_BT=image.weight_BT,
-        sigma_B=torch.full_like(radius, noise_px),
+        sigma_B=torch.ones_like(radius) * _noise_px(image, noise_px),
         radius_B=radius,
         unit="px",
         at_rest_B=at_rest_B,
     )
 
 
-def tracks_of_objects(observation: Observation) -> list[ImageTrack]:
-    """One track in the image for each object of `Video.object_masks_BNHW`; empty where the clips have none."""
-    first_BNHW = observation.video.object_masks_BNHW
-    if first_BNHW is None:
-        return []
-    shared = zip(observation.object_masks, first_BNHW.unbind(1), strict=True)
-    return [track_in_image(mask, first_mask_BHW=first) for mask, first in shared]
-
-
 def pair_in_pixels(observation: Observation) -> tuple[Pair | None, Tensor]:
     """The first two objects as a pair of bodies in the picture (None without `object_masks_BNHW`), and which clips have
     both, (B,)."""
     first_BNHW = observation.video.object_masks_BNHW
-    missing_B = torch.zeros(observation.batch_size, dtype=torch.bool, device=observation.video.frames_BTCHW.device)
+    missing_B = torch.zeros(observation.batch_size, dtype=torch.bool, device=observation.video.device)
     if first_BNHW is None or first_BNHW.shape[1] < 2:
         return None, missing_B
     times, noise_px = observation.video.times_BT, observation.instruments.centroid_noise_px
@@ -112,37 +105,22 @@ _SDS = 1.87
 
 def _longest_half_extent_px(mask_B2HW: Tensor) -> Tensor:
     """Half the extent of two masks along their long axes, (B, 2), px."""
-    height, width = mask_B2HW.shape[-2:]
-    u, v = torch.arange(width, device=mask_B2HW.device), torch.arange(height, device=mask_B2HW.device)
-    at = torch.stack((u.expand(height, -1), v[:, None].expand(-1, width)), dim=-1).to(mask_B2HW)
-    area = mask_B2HW.sum((2, 3)).clamp(min=1)[..., None]
-    mean = torch.einsum("bnhw,hwi->bni", mask_B2HW, at) / area
-    away = at - mean[:, :, None, None]
-    covariance = torch.einsum("bnhw,bnhwi,bnhwj->bnij", mask_B2HW, away, away) / area[..., None]
-    half_trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) / 2
-    spread = (half_trace.square() - torch.linalg.det(covariance)).clamp(min=0).sqrt()
-    return _SDS * (half_trace + spread + 1 / 12).sqrt()
+    longest, _ = principal_variances(second_moments(mask_B2HW, least_area=1.0))
+    return _SDS * (longest + 1 / 12).sqrt()
 
 
 def _half_extent_px(mask_B2HW: Tensor, centre_B22: Tensor) -> Tensor:
     """Half the extent of two masks along the line between them, (B, 2), px."""
-    height, width = mask_B2HW.shape[-2:]
-    line = (centre_B22[:, 1] - centre_B22[:, 0]).detach()
-    line = line / line.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-    along_HW = torch.einsum(
-        "bi,ihw->bhw",
-        line,
-        torch.stack(
-            (
-                torch.arange(width, device=line.device).to(line).expand(height, -1),
-                -torch.arange(height, device=line.device).to(line)[:, None].expand(-1, width),
-            )
-        ),
-    )[:, None]
-    area = mask_B2HW.sum((2, 3)).clamp(min=1)[..., None, None]
-    mean = (mask_B2HW * along_HW).sum((2, 3), keepdim=True) / area
-    variance = (mask_B2HW * (along_HW - mean).square()).sum((2, 3), keepdim=True) / area
-    return _SDS * (variance[..., 0, 0] + 1 / 12).sqrt()
+    line_B2 = (centre_B22[:, 1] - centre_B22[:, 0]).detach() * centre_B22.new_tensor([1.0, -1.0])
+    line_B2 = line_B2 / line_B2.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    moments_B222 = second_moments(mask_B2HW, least_area=1.0)
+    along_B2 = torch.einsum("bi,bnij,bj->bn", line_B2, moments_B222.to(line_B2), line_B2)
+    return _SDS * (along_B2 + 1 / 12).sqrt()
+
+
+def _noise_px(image: ImageTrack, least_px: float) -> float | Tensor:
+    """Noise of a position, px: the least one, or what the track itself reports where that is more."""
+    return least_px if image.noise_px_B is None else image.noise_px_B.double().clamp(min=least_px)
 
 
 def _radius_px(image: ImageTrack) -> Tensor:

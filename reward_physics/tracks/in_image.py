@@ -1,4 +1,4 @@
-"""From masks, flow and depth to the object's track in pixels; `world_tracks` turns it into metres.
+"""From masks, flow and depth to the object's track in pixels; `in_metres` turns it into metres.
 
 A detached window follows the object from frame to frame, so that far spurious mask pixels do not pull it; inside the
 window the centroid, the area and the mean flow are differentiable.
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from reward_physics.camera import Camera
-from reward_physics.grid import blob, centre_of, disc, heaviest, pixel_centres
+from reward_physics.grid import centroid, pixel_centres
 from reward_physics.objects.masks import eroded
+from reward_physics.objects.windows import follow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class ImageTrack:
         window_BTHW: where the object was looked for, detached.
         flow_weight_BS: trust in each flow in [0, 1], detached: where following it forward and back returns to the
             start; None where that was not checked.
+        noise_px_B: noise of a centroid of weight 1 that its measurement reports, px, detached; None where it reports
+            none.
     """
 
     centroid_BT2: Tensor
@@ -47,6 +50,7 @@ class ImageTrack:
     radius_px_BT: Tensor
     window_BTHW: Tensor
     flow_weight_BS: Tensor | None = None
+    noise_px_B: Tensor | None = None
 
 
 def track_in_image(
@@ -76,9 +80,9 @@ def track_in_image(
         window = follow(mask_BTHW.detach(), first_mask_BHW, None if flow_BSHW2 is None else flow_BSHW2.detach(), stride)
     inside = mask_BTHW * window
     area = inside.sum((2, 3))
-    centre = centre_of(window)
+    centre = centroid(window)
     # An empty mask leaves the window's own centre: no division by zero, no gradient.
-    centroid = ((inside[..., None] * uv_HW2).sum((2, 3)) + 1e-4 * centre) / (area + 1e-4)[..., None]
+    place = ((inside[..., None] * uv_HW2).sum((2, 3)) + 1e-4 * centre) / (area + 1e-4)[..., None]
     if window_BTHW is None:
         usual_B = _usual_area(area.detach(), first_mask_BHW)
     else:
@@ -92,11 +96,9 @@ def track_in_image(
     radius = (area.detach().clamp(min=1e-6) / math.pi).sqrt()
     surface = centre_depth = None
     if depth_BTHW is not None:
-        surface, kept = _object_depth(depth_BTHW, inside.detach())
-        if camera is not None:
-            centre_depth = surface_to_centre(surface, radius, kept, camera.focal_px_B[:, None].to(surface))
+        surface, centre_depth = depth_of_object(depth_BTHW, inside.detach(), radius, camera)
     return ImageTrack(
-        centroid_BT2=centroid,
+        centroid_BT2=place,
         area_BT=area,
         visible_BT=visible,
         weight_BT=weight,
@@ -106,45 +108,6 @@ def track_in_image(
         radius_px_BT=radius,
         window_BTHW=window,
     )
-
-
-@torch.no_grad()
-def follow(mask_BTHW: Tensor, first_mask_BHW: Tensor | None, flow_BSHW2: Tensor | None, stride: int) -> Tensor:
-    """Detached windows (B, T, H, W) around the object: flat over it, then falling to zero.
-
-    Each frame starts where flow (or the last step) carries the object and settles by mean shift, first in a wide
-    window, then in one of the object's size. Where the window holds almost nothing, the heaviest blob of the frame
-    is taken.
-    """
-    batch, frames, height, width = mask_BTHW.shape
-    uv = pixel_centres(mask_BTHW)
-    start_mask = mask_BTHW[:, 0] if first_mask_BHW is None else first_mask_BHW.to(mask_BTHW)
-    if first_mask_BHW is None:
-        start_mask = start_mask * disc(heaviest(start_mask), uv, torch.full_like(start_mask[:, 0, 0], 0.2 * height))
-    centre, radius, usual = blob(start_mask, uv)
-    windows = [disc(centre, uv, radius)]
-    speed = torch.zeros_like(centre)
-    for t in range(1, frames):
-        if flow_BSHW2 is not None:
-            pair = min(max(t - 1, 0), flow_BSHW2.shape[1] - 1)
-            grip = mask_BTHW[:, t - 1] * windows[-1]
-            held = grip.sum((1, 2))
-            moved = (flow_BSHW2[:, pair] * grip[..., None]).sum((1, 2)) / held.clamp(min=1e-6)[:, None] / stride
-            speed = torch.where((held > 0.1 * usual)[:, None], moved, speed)
-        guess = centre + speed
-        reach = radius + 3 + 0.5 * speed.norm(dim=-1)
-        for spread in (reach, radius + 1, radius):
-            guess, mass = _shift(mask_BTHW[:, t], guess, uv, spread)
-        lost = mass < 0.25 * usual
-        if lost.any():
-            again, found = _shift(mask_BTHW[:, t], heaviest(mask_BTHW[:, t]), uv, radius)
-            better = lost & (found > 0.5 * usual)
-            guess = torch.where(better[:, None], again, guess)
-        if flow_BSHW2 is None:
-            speed = guess - centre
-        centre = guess
-        windows.append(disc(centre, uv, radius))
-    return torch.stack(windows, dim=1)
 
 
 def surface_to_centre(surface_m: Tensor, radius_px: Tensor, kept: Tensor, focal_px: Tensor) -> Tensor:
@@ -167,14 +130,6 @@ def surface_to_centre(surface_m: Tensor, radius_px: Tensor, kept: Tensor, focal_
     tangent = radius_px / focal_px
     share = tangent / (1 + tangent.square()).sqrt()
     return surface_m / (1 - (nearer * share + 0.5 * e2 * share.square()).clamp(max=0.5))
-
-
-def _shift(mask_BHW: Tensor, centre_B2: Tensor, uv: Tensor, radius_B: Tensor) -> tuple[Tensor, Tensor]:
-    """One mean shift: the centroid of the mask in a disc, and the mass found there."""
-    weight = mask_BHW * disc(centre_B2, uv, radius_B)
-    mass = weight.sum((1, 2))
-    mean = (weight[..., None] * uv).sum((1, 2)) / mass.clamp(min=1e-6)[:, None]
-    return torch.where((mass > 1e-3)[:, None], mean, centre_B2), mass
 
 
 def _usual_area(area_BT: Tensor, first_mask_BHW: Tensor | None) -> Tensor:
@@ -214,6 +169,22 @@ def robust_flow(flow_BSHW2: Tensor, inside_BSHW: Tensor) -> Tensor:
         spread = (weight * squared).sum((2, 3)) / weight.sum((2, 3)) + 0.01
         weight = base / (1 + squared / (2 * spread[..., None, None]))
     return (flow_BSHW2 * weight[..., None]).sum((2, 3)) / weight.sum((2, 3))[..., None]
+
+
+def depth_of_object(
+    depth_BTHW: Tensor, inside_BTHW: Tensor, radius_px_BT: Tensor, camera: Camera | None
+) -> tuple[Tensor, Tensor | None]:
+    """Mean z-depth of the object's visible surface (B, T), m, and that of its centre; None without a camera.
+
+    Args:
+        depth_BTHW: metric z-depth, m.
+        inside_BTHW: soft mask of the object, detached.
+        radius_px_BT: radius of the disc of the object's area, px.
+    """
+    surface, kept = _object_depth(depth_BTHW, inside_BTHW)
+    if camera is None:
+        return surface, None
+    return surface, surface_to_centre(surface, radius_px_BT, kept, camera.focal_px_B[:, None].to(surface))
 
 
 def _object_depth(depth_BTHW: Tensor, inside_BTHW: Tensor) -> tuple[Tensor, Tensor]:

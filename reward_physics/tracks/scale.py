@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from reward_physics.camera import Camera
+from reward_physics.grid import principal_variances, second_moments
 from reward_physics.tracks.in_metres import Line, fit_distance, horizontal_distance
 
 SCALE_SD = 0.01
@@ -43,19 +44,9 @@ def apparent_diameter_px(inside_BTHW: Tensor) -> Tensor:
 
     A disc of diameter d has a standard deviation of d / 4 along every axis.
     """
-    height, width = inside_BTHW.shape[-2:]
     inside = inside_BTHW.detach().double()
-    total = inside.sum((2, 3))
-    safe = total.clamp(min=1e-6)
-    v = torch.arange(height, device=inside.device).double() + 0.5
-    u = torch.arange(width, device=inside.device).double() + 0.5
-    rows, columns = inside.sum(3), inside.sum(2)
-    mean_v, mean_u = (rows * v).sum(2) / safe, (columns * u).sum(2) / safe
-    vv = (rows * v.square()).sum(2) / safe - mean_v.square()
-    uu = (columns * u.square()).sum(2) / safe - mean_u.square()
-    uv = torch.einsum("bthw,h,w->bt", inside, v, u) / safe - mean_u * mean_v
-    short = (uu + vv) / 2 - (((uu - vv) / 2).square() + uv.square()).sqrt()
-    return torch.where(total > 0.5, 4 * short.clamp(min=1 / 12).sqrt(), 0.0).to(inside_BTHW)
+    _, short = principal_variances(second_moments(inside))
+    return torch.where(inside.sum((2, 3)) > 0.5, 4 * short.clamp(min=1 / 12).sqrt(), 0.0).to(inside_BTHW)
 
 
 def typical_diameter_px(diameter_BT: Tensor, weight_BT: Tensor) -> Tensor:

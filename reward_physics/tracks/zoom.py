@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reward_physics.estimators.flow import SMALLEST_SIDE_PX, forward_backward_consistency
+from reward_physics.grid import pixel_grid
 from reward_physics.tracks.in_image import robust_flow
 
 SIDE_IN_RADII = 6.0
@@ -37,9 +38,9 @@ def follow_crops(images_BTCHW: Tensor, centre_BT2: Tensor, side_px_B: Tensor, si
     batch, frames, channels, height, width = images_BTCHW.shape
     # Several samples a pixel where the crop shrinks the picture, so that nothing is skipped.
     dense = max(1, math.ceil(float(side_px_B.max()) / size_px))
-    steps = (torch.arange(size_px * dense, device=images_BTCHW.device) + 0.5) / (size_px * dense) - 0.5
-    v, u = torch.meshgrid(steps, steps, indexing="ij")
-    offset = torch.stack((u, v), dim=-1).to(images_BTCHW) * side_px_B.to(images_BTCHW)[:, None, None, None]
+    samples = size_px * dense
+    steps = pixel_grid(samples, samples, like=images_BTCHW) / samples - 0.5
+    offset = steps * side_px_B.to(images_BTCHW)[:, None, None, None]
     place = centre_BT2.detach().to(images_BTCHW)[:, :, None, None] + offset[:, None]
     grid = place / place.new_tensor([width, height]) * 2 - 1
     crops = F.grid_sample(images_BTCHW.flatten(0, 1), grid.flatten(0, 1), padding_mode="border", align_corners=False)

@@ -31,10 +31,9 @@ def collision(observation: Observation, *, reach: float = 0.25) -> Tensor:
     """
     if not 0 < reach < float("inf"):
         raise ValueError(f"collision: reach must be > 0, got {reach}")
-    frames = observation.video.frames_BTCHW
     pair, exists_B = pair_in_pixels(observation)
     if pair is None:
-        return torch.full_like(frames[:, 0, 0, 0, 0], torch.nan)
+        return observation.like_clips(torch.full((observation.batch_size,), torch.nan))
     contact, apart = contact_jump(pair, reach=reach), jump_without_contact(pair, reach=reach)
     e, known = restitution(contact)
     unsure = change_error(contact) / contact.closing_B.detach().clamp(min=1e-6)
@@ -45,4 +44,4 @@ def collision(observation: Observation, *, reach: float = 0.25) -> Tensor:
     strange = torch.where(jumps, change, torch.zeros_like(change)) / torch.where(jumps, speed, torch.ones_like(speed))
     wrong = (-e - unsure).clamp(min=0).square() + (e - 1 - unsure).clamp(min=0).square()
     score = -torch.where(known, wrong, torch.zeros_like(wrong)) - strange
-    return torch.where(exists_B & (known | jumps), score, torch.nan).to(frames)
+    return observation.like_clips(torch.where(exists_B & (known | jumps), score, torch.nan))

@@ -38,9 +38,8 @@ def _tracks(observation: Observation) -> Iterator[tuple[ImageTrack, Tensor]]:
     other where they meet, or stay with it when the first has gone.
     """
     first_BNHW = observation.video.object_masks_BNHW
-    frames = observation.video.frames_BTCHW
     if first_BNHW is None:
-        several_B = torch.zeros(len(frames), dtype=torch.bool, device=frames.device)
+        several_B = torch.zeros(observation.batch_size, dtype=torch.bool, device=observation.video.device)
     else:
         there_BN = first_BNHW.sum((2, 3)) >= 1
         several_B = there_BN.sum(1) >= 2

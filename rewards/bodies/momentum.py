@@ -34,10 +34,9 @@ def momentum(observation: Observation, *, mass_ratio: float | None = None, frict
     """
     if (mass_ratio is not None and not 0 < mass_ratio < float("inf")) or not friction >= 0:
         raise ValueError(f"momentum: needs mass_ratio > 0 or null and friction >= 0, got {mass_ratio}, {friction}")
-    frames = observation.video.frames_BTCHW
     pair, exists_B = pair_in_pixels(observation)
     if pair is None:
-        return torch.full_like(frames[:, 0, 0, 0, 0], torch.nan)
+        return observation.like_clips(torch.full((observation.batch_size,), torch.nan))
     jump = contact_jump(pair)
     error, known = momentum_error(jump, mass_ratio), exists_B & is_visible(jump, pair)
     if mass_ratio is None:
@@ -46,4 +45,4 @@ def momentum(observation: Observation, *, mass_ratio: float | None = None, frict
     size_B2 = jump.dv_B2D.detach().norm(dim=-1).clamp(min=1e-9)
     slip = (coulomb_excess(jump, friction) - (jump.dv_sd_B2 / size_B2)[:, 0]).clamp(min=0)
     score = -error - slip
-    return torch.where(known, score, torch.nan).to(frames)
+    return observation.like_clips(torch.where(known, score, torch.nan))

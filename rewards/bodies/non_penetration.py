@@ -28,12 +28,11 @@ def non_penetration(observation: Observation, *, tolerance: float = 0.15) -> Ten
     """
     if not 0 <= tolerance < 1:
         raise ValueError(f"non_penetration: tolerance must lie in [0, 1), got {tolerance}")
-    frames = observation.video.frames_BTCHW
     pair, exists_B = pair_in_pixels(observation)
     if pair is None:
-        return torch.full_like(frames[:, 0, 0, 0, 0], torch.nan)
+        return observation.like_clips(torch.full((observation.batch_size,), torch.nan))
     depth = penetration(pair).amax(1)
     jump = contact_jump(pair)
     met = (depth.detach() > tolerance) | (jump.measured_B & is_visible(jump, pair))
     moves = pair.travels_B
-    return torch.where(exists_B & met & moves, -(depth - tolerance).clamp(min=0), torch.nan).to(frames)
+    return observation.like_clips(torch.where(exists_B & met & moves, -(depth - tolerance).clamp(min=0), torch.nan))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from reward_physics.grid import pixel_centres
 from reward_physics.laws.rigidity import measure_rigidity
 from reward_physics.observation import Observation
 
@@ -48,13 +49,11 @@ def rigidity(
     )
     count = found.inside_BT.sum(1)
     judged = (count >= 2) & (found.travel_B >= least_travel)
-    return torch.where(judged, -error.sum(1) / count.clamp(min=1), torch.nan).to(observation.video.frames_BTCHW)
+    return observation.like_clips(torch.where(judged, -error.sum(1) / count.clamp(min=1), torch.nan))
 
 
 @torch.no_grad()
 def _around(mask_BTHW: Tensor, centroid_BT2: Tensor, usual_area_B: Tensor) -> Tensor:
     """Discs of 1.7 radii around the object: smears that leave its own outline count too."""
-    height, width = mask_BTHW.shape[-2:]
-    u = torch.arange(width, device=mask_BTHW.device) + 0.5 - centroid_BT2[..., 0, None, None]
-    v = torch.arange(height, device=mask_BTHW.device)[:, None] + 0.5 - centroid_BT2[..., 1, None, None]
-    return (u.square() + v.square() < 1.7**2 * usual_area_B[:, None, None, None] / torch.pi).to(mask_BTHW)
+    away = pixel_centres(mask_BTHW) - centroid_BT2[:, :, None, None]
+    return (away.square().sum(-1) < 1.7**2 * usual_area_B[:, None, None, None] / torch.pi).to(mask_BTHW)

@@ -34,4 +34,4 @@ def divergence_free(observation: Observation, *, inside_mask: bool = False, leas
     weight = observation.mask_BTHW[:, : flow.shape[1]] if inside_mask else None
     share = divergence_share(flow, weight)
     speed = flow.detach().square().sum(-1).mean((1, 2, 3)).sqrt() / observation.instruments.flow_stride
-    return torch.where(speed >= least_px, -share, torch.nan).to(observation.video.frames_BTCHW)
+    return observation.like_clips(torch.where(speed >= least_px, -share, torch.nan))

@@ -55,4 +55,4 @@ def pde_residual(
         law = advection_residual if equation == "advection" else continuity_residual
         residual = law(quantity[:, 1:-1], velocity)
     speed = flow.detach().square().sum(-1).mean((1, 2, 3)).sqrt()
-    return torch.where(speed >= least_px, -residual, torch.nan).to(observation.video.frames_BTCHW)
+    return observation.like_clips(torch.where(speed >= least_px, -residual, torch.nan))

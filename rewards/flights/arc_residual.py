@@ -46,4 +46,4 @@ def arc_residual(observation: Observation, *, first_only: bool = False) -> Tenso
     beside = flights.flight_BK | torch.nn.functional.pad(flights.flight_BK[:, 1:], (0, 1))
     gaps = torch.where(beside, flights.gap_BK, torch.zeros_like(flights.gap_BK)).square().sum(1)
     gaps = torch.zeros_like(gaps) if first_only else gaps
-    return torch.where(flies, -(mean + gaps) / way, torch.nan).to(observation.video.frames_BTCHW)
+    return observation.like_clips(torch.where(flies, -(mean + gaps) / way, torch.nan))

@@ -32,4 +32,4 @@ def energy_drift(observation: Observation, *, g_m_s2: float | None = 9.81) -> Te
     if g_m_s2 is not None:
         observation.camera_for_metres()
     energy = measure_energy(observation.flights, g=g_m_s2)
-    return torch.where(energy.conserved_measured_B, -energy.drift_B, torch.nan).to(observation.video.frames_BTCHW)
+    return observation.like_clips(torch.where(energy.conserved_measured_B, -energy.drift_B, torch.nan))

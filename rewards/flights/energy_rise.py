@@ -30,4 +30,4 @@ def energy_rise(observation: Observation, *, tolerance: float = 0.05, spin_share
     if not tolerance >= 0 or not 0 <= spin_share <= 1:
         raise ValueError(f"energy_rise: needs tolerance >= 0 and spin_share in [0, 1], got {tolerance}, {spin_share}")
     energy = measure_energy(observation.flights, tolerance=tolerance, spin_share=spin_share)
-    return torch.where(energy.rise_measured_B, -energy.rise_B, torch.nan).to(observation.video.frames_BTCHW)
+    return observation.like_clips(torch.where(energy.rise_measured_B, -energy.rise_B, torch.nan))

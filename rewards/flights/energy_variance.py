@@ -32,4 +32,4 @@ def energy_variance(observation: Observation, *, g_m_s2: float | None = 9.81) ->
     if g_m_s2 is not None:
         observation.camera_for_metres()
     energy = measure_energy(observation.flights, g=g_m_s2)
-    return torch.where(energy.conserved_measured_B, -energy.variance_B, torch.nan).to(observation.video.frames_BTCHW)
+    return observation.like_clips(torch.where(energy.conserved_measured_B, -energy.variance_B, torch.nan))

@@ -28,4 +28,4 @@ def galileo(observation: Observation) -> Tensor:
     pair = torch.where(found.between_measured_BK, (found.between_BK - 1).square(), torch.zeros_like(found.between_BK))
     count = found.fall_measured_BK.sum(1) + found.between_measured_BK.sum(1)
     score = -(fall + pair).sum(1) / count.clamp(min=1)
-    return torch.where(count > 0, score, torch.nan).to(observation.video.frames_BTCHW)
+    return observation.like_clips(torch.where(count > 0, score, torch.nan))

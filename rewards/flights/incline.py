@@ -38,4 +38,4 @@ def incline(
     mu = slide.friction(g_m_s2)
     error = (-mu).clamp(min=0) if friction is None else mu - friction
     error = (error * slide.cos_B).square() + (slide.across_B / g_m_s2).square()
-    return torch.where(slide.measured_B, -error, torch.nan).to(observation.video.frames_BTCHW)
+    return observation.like_clips(torch.where(slide.measured_B, -error, torch.nan))

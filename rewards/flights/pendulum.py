@@ -43,4 +43,4 @@ def pendulum(observation: Observation, *, length_m: float | None = None, g_m_s2:
     ratio = (g_m_s2 / swing.gravity(length)).sqrt()
     measured = swing.measured_B if length_m is not None else swing.length_measured_B
     score = -(ratio - 1).square() - swing.residual_B.square()
-    return torch.where(measured, score, torch.nan).to(observation.video.frames_BTCHW)
+    return observation.like_clips(torch.where(measured, score, torch.nan))

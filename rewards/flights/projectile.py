@@ -41,4 +41,4 @@ def projectile(observation: Observation, *, g_m_s2: float | None = None) -> Tens
         error = error + (found.accel_BK / g_m_s2 - 1).square()
     count = found.measured_BK.sum(1)
     score = -torch.where(found.measured_BK, error, torch.zeros_like(error)).sum(1) / count.clamp(min=1)
-    return torch.where(count > 0, score, torch.nan).to(observation.video.frames_BTCHW)
+    return observation.like_clips(torch.where(count > 0, score, torch.nan))

@@ -35,4 +35,4 @@ def restitution(observation: Observation, *, coefficient: float | None = None) -
         error = error + (e - coefficient).square()
     count = bounces.measured_BK.sum(1)
     score = -torch.where(bounces.measured_BK, error, torch.zeros_like(error)).sum(1) / count.clamp(min=1)
-    return torch.where(count > 0, score, torch.nan).to(observation.video.frames_BTCHW)
+    return observation.like_clips(torch.where(count > 0, score, torch.nan))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from reward_physics.grid import disc, pixel_centres
+from reward_physics.objects.finder import THE_OBJECT
 from reward_physics.objects.masks import by_appearance
 from reward_physics.observation import Observation
 from reward_physics.tracks.in_image import ImageTrack
@@ -40,12 +41,12 @@ def own_colours(observation: Observation, *, enough: float = 1.0, reach: float =
     first_BHW, first_BNHW = observation.video.first_mask_BHW, observation.video.object_masks_BNHW
     if first_BNHW is None:
         if first_BHW is None:
-            raise ValueError("own_colours: needs the object's mask in the first frame: give first_mask_BHW")
+            raise ValueError(f"own_colours: needs {THE_OBJECT} in the first frame: give first_mask_BHW")
         nothing = torch.zeros_like(observation.video.frames_BTCHW[:, :, 0])
         return (_seen(observation, first_BHW, observation.image_track, nothing, reach) / enough).clamp(max=1)
     masks, gate_B = observation.object_masks, torch.ones_like(observation.video.frames_BTCHW[:, 0, 0, 0, 0])
     for n, (first, track) in enumerate(zip(first_BNHW.unbind(1), observation.object_tracks, strict=True)):
-        others = [mask.detach() for k, mask in enumerate(masks) if k != n]
+        others = [other.detach() for k, other in enumerate(masks) if k != n]
         other = torch.stack(others).amax(0) if others else torch.zeros_like(masks[n])
         one_B = (_seen(observation, first, track, other, reach) / enough).clamp(max=1)
         gate_B = gate_B * torch.where(first.sum((1, 2)) >= 1, one_B, 1.0)

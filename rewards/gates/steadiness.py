@@ -37,4 +37,4 @@ def steadiness(observation: Observation, *, jerk_px: float = 0.4) -> Tensor:
     if mean_BS2.shape[1] < 2:
         return torch.full_like(mean_BS2[:, 0, 0], torch.nan)
     jerk_B = (mean_BS2.diff(dim=1).square().sum(-1).mean(1) + 1e-12).sqrt()
-    return (-(jerk_B / jerk_px - 0.5).clamp(min=0).square()).exp().to(observation.video.frames_BTCHW)
+    return observation.like_clips((-(jerk_B / jerk_px - 0.5).clamp(min=0).square()).exp())

@@ -6,7 +6,6 @@ Axes: B clips, T frames, S pairs of frames, C colours, H rows, W columns.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import hashlib
 import weakref
 from collections.abc import Callable
@@ -30,13 +29,13 @@ def fitted(reference_BTCHW: Tensor, video: Video) -> Tensor:
     Raises:
         ValueError: another number of clips, or fewer frames than the clips have.
     """
-    batch, frames, _, height, width = video.frames_BTCHW.shape
+    batch, frames, height, width = video.batch_size, video.num_frames, video.height_px, video.width_px
     if reference_BTCHW.ndim != 5 or len(reference_BTCHW) != batch or reference_BTCHW.shape[1] < frames:
         raise ValueError(
             f"reference_BTCHW must hold {batch} clips of at least {frames} frames, got {tuple(reference_BTCHW.shape)}: "
             "generate no longer clips than the data's"
         )
-    reference = reference_BTCHW[:, :frames].detach().to(video.frames_BTCHW)
+    reference = reference_BTCHW[:, :frames].detach().to(video.device, video.dtype)
     if tuple(reference.shape[-2:]) == (height, width):
         return reference
     flat = F.interpolate(reference.flatten(0, 1), size=(height, width), mode="bilinear", antialias=True)
@@ -60,7 +59,7 @@ def measured(
     new = [clip for clip, key in enumerate(keys) if key not in cache]
     rows = {key: cache[key] for key in keys if key in cache}
     if new:
-        video = dataclasses.replace(observation.video.detached(), frames_BTCHW=reference)[new]
+        video = observation.video.detached().with_frames(reference)[new]
         with torch.no_grad():
             fresh = of(Observation(video, observation.instruments, grad=False)).detach().cpu()
         rows |= {keys[clip]: row.clone() for clip, row in zip(new, fresh, strict=True)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from reward_physics.grid import centroid
 from reward_physics.observation import Observation
 from rewards.matches.reference import measured
 
@@ -42,14 +43,15 @@ def segmentation_match(
     mask, true = followed_mask(observation), measured(observation, reference_BTCHW, "mask", followed_mask)
     height_px = mask.shape[2]
     there, expected = mask.detach().sum((2, 3)) >= 1, true.sum((2, 3)) >= 1
-    away_px = ((_centroid(mask) - _centroid(true)).square().sum(-1) + 1e-8).sqrt()
+    apart_px = centroid(mask, least_area=1e-3) - centroid(true, least_area=1e-3)
+    away_px = (apart_px.square().sum(-1) + 1e-8).sqrt()
     away = torch.where(there & expected, away_px / height_px, (there != expected).to(away_px))
     overlap = torch.where(there | expected, _soft_iou(mask, true), 1.0)
     return overlap.mean(1) - 1 - distance_weight * away.mean(1)
 
 
 def followed_mask(observation: Observation) -> Tensor:
-    """The mask inside the window that follows the object, (B, T, H, W): other objects are left out."""
+    """The mask within the window that follows the object, (B, T, H, W): other objects are left out."""
     return observation.mask_BTHW * observation.image_track.window_BTHW
 
 
@@ -62,12 +64,3 @@ def _published_iou(a_BTHW: Tensor, b_BTHW: Tensor) -> Tensor:
     """sum a b / (sum a + sum b - sum a b) of each frame: below 1 for a soft mask and itself."""
     both = (a_BTHW * b_BTHW).sum((2, 3))
     return both / (a_BTHW.sum((2, 3)) + b_BTHW.sum((2, 3)) - both + 1e-6)
-
-
-def _centroid(mask_BTHW: Tensor) -> Tensor:
-    """(B, T, 2) px."""
-    height, width = mask_BTHW.shape[2:]
-    v = torch.arange(height, dtype=mask_BTHW.dtype, device=mask_BTHW.device) + 0.5
-    u = torch.arange(width, dtype=mask_BTHW.dtype, device=mask_BTHW.device) + 0.5
-    area = mask_BTHW.sum((2, 3)).clamp(min=1e-3)
-    return torch.stack(((mask_BTHW.sum(2) * u).sum(-1) / area, (mask_BTHW.sum(3) * v).sum(-1) / area), dim=-1)

@@ -96,7 +96,7 @@ class Adapted:
         scores = self.reward(*first, **columns)
         if inspect.isawaitable(scores):
             scores = _finished(scores)
-        return scores if isinstance(scores, Tensor) else to_scores(scores, video.frames_BTCHW.device)
+        return scores if isinstance(scores, Tensor) else to_scores(scores, video.device)
 
 
 def to_scores(scores: Any, device: torch.device) -> Tensor:

@@ -79,10 +79,6 @@ class RewardResult:
     observation: Observation
     live_terms: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
-    @property
-    def unmeasurable_fraction(self) -> float:
-        return 1 - self.measurable_B.float().mean().item()
-
 
 def combine(
     observation: Observation,
@@ -279,7 +275,7 @@ def _reason(observation: Observation, clip: int, names: list[str]) -> str | None
 
 
 def _checked(name: str, value: Any, observation: Observation) -> Tensor:
-    batch, device = observation.batch_size, observation.video.frames_BTCHW.device
+    batch, device = observation.batch_size, observation.video.device
     if not isinstance(value, Tensor):
         raise ValueError(f"reward {name} must return a tensor of shape ({batch},), got {type(value).__name__}")
     if value.shape != (batch,):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from reward_physics.objects.masks import NAMES as MASKS
+from reward_physics.objects.finders import FINDERS
 from reward_physics.observation import Instruments
 from rewards.recipe.combine import Aggregation
 from rewards.recipe.load import known_rewards
@@ -28,7 +28,7 @@ class _Strict(pydantic.BaseModel):
 
 
 class InstrumentsConfig(_Strict):
-    """What the clips are measured with; see `reward_physics.observation.observation.Instruments`.
+    """What the clips are measured with; see `reward_physics.observation.Instruments`.
 
     `flow` and `depth` are names for `load_flow` and `load_depth`, or null; `depth: known` takes the object's
     distance in the first frame from the data.
@@ -36,7 +36,7 @@ class InstrumentsConfig(_Strict):
 
     flow: Name | None = "embedded"
     depth: Name | None = "embedded"
-    mask: Annotated[str, Field(json_schema_extra={"enum": list(MASKS)})] = "segmenter"
+    mask: Annotated[str, Field(json_schema_extra={"enum": list(FINDERS)})] = "segmenter"
     flow_updates: int = Field(default=6, ge=1, le=64)
     flow_stride: int = Field(default=1, ge=1)
     autocast: bool = False
@@ -52,9 +52,9 @@ class InstrumentsConfig(_Strict):
     @pydantic.field_validator("mask")
     @classmethod
     def _known_mask(cls, value: str) -> str:
-        if value not in MASKS:
-            near = difflib.get_close_matches(value, MASKS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(MASKS)}"
+        if value not in FINDERS:
+            near = difflib.get_close_matches(value, FINDERS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(FINDERS)}"
             raise ValueError(f"unknown mask {value!r}: {hint}")
         return value
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from reward_physics.camera import Camera
 from reward_physics.estimators.depth import Depth
+from reward_physics.objects.finder import THE_OBJECT
+from reward_physics.objects.finders import FINDERS
 from reward_physics.observation import Instruments, Observation
 from reward_physics.video import Video
 from rewards.recipe.adapters import Adapted, own_parameters
@@ -42,15 +44,14 @@ def explain(path: str | Path) -> str:
 
 
 def _instruments(config: RecipeConfig) -> list[str]:
-    one = config.instruments
+    instruments, finder = config.instruments, FINDERS[config.instruments.mask]
     depth = {None: "none: nothing is known in metres", "known": "the object's own, in the first frame, from the data"}
-    mask = {"segmenter": "from the depth network", "propagated": "the first frame's, carried by the flow"}
-    flow = f"{one.flow}, {one.flow_updates} updates, stride {one.flow_stride}"
+    flow = f"{instruments.flow}, {instruments.flow_updates} updates, stride {instruments.flow_stride}"
     return [
-        f"  flow: {'none' if one.flow is None else flow}",
-        f"  depth: {depth.get(one.depth, one.depth)}",
-        f"  mask: {one.mask}, {mask.get(one.mask, 'by the colours of the first frame')}",
-        "  needs the object's mask in the first frame: " + ("no" if one.mask == "segmenter" else "yes"),
+        f"  flow: {'none' if instruments.flow is None else flow}",
+        f"  depth: {depth.get(instruments.depth, instruments.depth)}",
+        f"  mask: {finder.name}, {finder.description}",
+        f"  needs {THE_OBJECT} in the first frame: {'yes' if finder.needs_first_mask else 'no'}",
     ]
 
 

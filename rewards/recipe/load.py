@@ -32,7 +32,7 @@ def modules_of_rewards() -> dict[str, str]:
     import rewards
 
     root, modules = Path(rewards.__path__[0]), {}
-    for source in sorted(root.glob("*/*.py")):
+    for source in sorted(set(root.glob("*/*.py")) - set(root.glob("recipe/*.py"))):
         own = rf"^(?:def {source.stem}\(\s*observation\b|class {source.stem}\b)"
         if re.search(own, source.read_text(encoding="utf-8"), re.M):
             modules[source.stem] = f"rewards.{source.parent.name}.{source.stem}"

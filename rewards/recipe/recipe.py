@@ -47,7 +47,7 @@ class Recipe:
 
     def to(self, device: torch.device | str) -> Recipe:
         """Move the estimators; returns the recipe itself."""
-        for estimator in (self.instruments.flow, self.instruments.depth):
+        for estimator in (self.instruments.flow, self.instruments.depth, self.instruments.probe):
             if isinstance(estimator, torch.nn.Module):
                 estimator.to(device)
         return self
@@ -66,7 +66,7 @@ class Recipe:
         """
         if grad:
             self.check_differentiable()
-        self.to(video.frames_BTCHW.device)
+        self.to(video.device)
         return self.judge_observation(self.observe(video, grad), columns)
 
     def judge_observation(self, observation: Observation, columns: Mapping[str, Any] | None = None) -> RewardResult:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from reward_physics.files.readers import read_clip
+from reward_physics.objects.finders import FINDERS
 from reward_physics.observation import Observation
 from reward_physics.video import Video
 from rewards.recipe.file import read_recipe
@@ -30,7 +31,7 @@ from rewards.score.inputs import CameraFile, fps_of, frames_of, masks_from, posi
 from rewards.score.summary import summarise
 from rewards.score.table import flat, shown, tables
 
-_SHARED = ("camera_motions", "steady_frames_BTCHW", "moving", "mask_BTHW", "image_track", "diameter_px_BT")
+_SHARED = ("camera_motions", "steady_frames_BTCHW", "found", "mask_BTHW", "image_track", "diameter_px_BT")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -106,9 +107,10 @@ def _recipe_for(options: argparse.Namespace) -> Recipe:
     known = options.px_per_m is not None or options.object_diameter_m is not None
     changes: dict[str, Any] = {} if options.stride is None else {"flow_stride": options.stride}
     if known or options.camera is None:
-        keep = options.mask is not None and config.instruments.mask == "appearance"
-        changes |= {"depth": None, "mask": "appearance" if keep else "motion", "first_frame_distance": False}
-        changes["floor_height_m"] = None
+        finder = FINDERS[config.instruments.mask]
+        by_first_mask_alone = finder.needs_first_mask and not finder.needs
+        changes |= {"depth": None, "first_frame_distance": False, "floor_height_m": None}
+        changes["mask"] = finder.name if options.mask is not None and by_first_mask_alone else "motion"
     config = config.model_copy(update={"instruments": config.instruments.model_copy(update=changes)})
     return Recipe(config, config.instruments.build(), base=Path(options.recipe).resolve().parent)
 
@@ -126,18 +128,7 @@ def _score(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[dict
 @torch.no_grad()
 def _measure(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     clip = read_clip(path, fps=options.fps, frames=options.frames)
-    height, width = clip.frames_TCHW.shape[-2:]
-    one = torch.ones(1)
-    masks_NHW = None if options.mask is None else masks_from(options.mask, height, width)
-    video = Video(
-        frames_BTCHW=clip.frames_TCHW[None],
-        fps_B=one * clip.fps,
-        camera=None if options.camera is None else options.camera.build(height, width),
-        first_mask_BHW=None if masks_NHW is None else masks_NHW[:1],
-        object_masks_BNHW=None if masks_NHW is None or len(masks_NHW) < 2 else masks_NHW[None],
-        px_per_m_B=None if options.px_per_m is None else one * options.px_per_m,
-        object_diameter_m_B=None if options.object_diameter_m is None else one * options.object_diameter_m,
-    )
+    video = _video(clip, options)
     observation = recipe.observe(video, grad=False)
     no_metres = observation.no_metres
     if no_metres is not None:
@@ -145,7 +136,7 @@ def _measure(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[di
     seen = observation
     if no_metres is not None:
         # One pixel stands for one metre: ratios do not change, and nothing is reported in metres.
-        seen = recipe.observe(dataclasses.replace(video, camera=None, px_per_m_B=one), grad=False)
+        seen = recipe.observe(dataclasses.replace(video, camera=None, px_per_m_B=torch.ones(1)), grad=False)
     summary = summarise(seen, in_metres=no_metres is None, no_metres=no_metres)
     if seen is not observation:
         observation.__dict__.update({name: seen.__dict__[name] for name in _SHARED if name in seen.__dict__})
@@ -170,6 +161,23 @@ def _measure(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[di
         for n, (numbers, one) in enumerate(zip(result.get("objects", []), objects, strict=True), 1)
     ]
     return result, page
+
+
+def _video(clip: Any, options: argparse.Namespace) -> Video:
+    """The clip with what the options say of it."""
+    height, width = clip.frames_TCHW.shape[-2:]
+    masks_NHW = None if options.mask is None else masks_from(options.mask, height, width)
+    return Video(
+        frames_BTCHW=clip.frames_TCHW[None],
+        fps_B=torch.tensor([float(clip.fps)]),
+        camera=None if options.camera is None else options.camera.build(height, width),
+        first_mask_BHW=None if masks_NHW is None else masks_NHW[:1],
+        object_masks_BNHW=None if masks_NHW is None or len(masks_NHW) < 2 else masks_NHW[None],
+        px_per_m_B=None if options.px_per_m is None else torch.tensor([float(options.px_per_m)]),
+        object_diameter_m_B=None
+        if options.object_diameter_m is None
+        else torch.tensor([float(options.object_diameter_m)]),
+    )
 
 
 def _object(number: int, observation: Observation, no_metres: str | None) -> dict[str, Any]:
@@ -204,7 +212,7 @@ def _judge(recipe: Recipe, observation: Observation) -> tuple[dict[str, float | 
 
 def _notes(observation: Observation, options: argparse.Namespace, container_fps: float | None) -> list[str]:
     notes = []
-    if observation.instruments.mask == "motion":
+    if observation.instruments.finder.steadies:
         moved = observation.camera_motions[0]
         if moved.kind != "static":
             notes.append(f"the camera moved by up to {moved.largest_px:.1f} px and was held still by a {moved.kind}")

@@ -71,8 +71,8 @@ def draw_clip(observation: Observation, *, unit: str, g: float | None) -> str:
         g: gravity in `unit` per s^2 for the head h + v^2 / (2 g), or None: no energy is drawn.
     """
     track, fit = observation.track, observation.fit
-    frames = observation.steady_frames_BTCHW[0] if observation.instruments.mask == "motion" else None
-    frames = observation.video.frames_BTCHW[0] if frames is None else frames
+    steadies = observation.instruments.finder.steadies
+    frames = (observation.steady_frames_BTCHW if steadies else observation.video.frames_BTCHW)[0]
     time = track.time_BT[0].numpy()
     height = track.position_BT3[0, :, 2].double().numpy()
     used = observation.arc.weights_BT[0].numpy() > 0

@@ -50,7 +50,7 @@ def summarise(observation: Observation, *, in_metres: bool, no_metres: str | Non
     measured = bool(fit.measurable_B[0])
     low, high = (float(x[0]) for x in fit.g_interval())
     g = float(fit.g_m_s2_B[0])
-    noise = observation.centroid_noise_px() / observation.instruments.centroid_noise_px
+    noise = observation.centroid_noise_px() / observation.least_noise_px()
     trajectory = observation.trajectory
     trajectory = dataclasses.replace(trajectory, sigma_B=trajectory.sigma_B * noise.to(trajectory.sigma_B))
     flights = find_flights(trajectory, min_frames=observation.instruments.min_frames)

@@ -88,8 +88,8 @@ class http:
             if self.on_failure == "raise":
                 raise
             warnings.warn(f"reward server: {error}", stacklevel=2)
-            return torch.full((video.batch_size,), math.nan, device=video.frames_BTCHW.device)
-        return scores.to(video.frames_BTCHW.device)
+            return torch.full((video.batch_size,), math.nan, device=video.device)
+        return scores.to(video.device)
 
     def _clip(self, frames_TCHW: Tensor, fps: float) -> dict[str, Any]:
         if self.clips == "raw":

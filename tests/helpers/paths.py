@@ -77,6 +77,7 @@ def seen(trajectory: Trajectory, *, refuses: str | None = None) -> SimpleNamespa
         camera_for_metres=camera_for_metres,
         video=SimpleNamespace(frames_BTCHW=torch.zeros(batch, frames, 3, 1, 1)),
         batch_size=batch,
+        like_clips=lambda values_B: values_B.float(),
     )
 
 

@@ -30,9 +30,11 @@ class ToyModel:
     """The adapter of `trainers.models.base.VideoModel` over the toy network."""
 
     lora_targets = ("mean",)
+    pipeline = vae = None
 
     def __init__(self, mean: float = 0.2) -> None:
         self.transformer = self.denoiser = ToyNetwork(mean)
+        self.networks = {"pytorch_lora_weights.safetensors": self.transformer}
 
     @property
     def device(self):

@@ -271,7 +271,6 @@ CASES = {
     "centroid": tracked("centroid_BT2"),
     "area": tracked("area_BT"),
     "divergence": of_field(fields.divergence),
-    "curl": of_field(fields.curl),
     "gradient energy": of_field(fields.gradient_energy),
     "share of divergence": of_field(fields.divergence_share),
     "inertia": of_field(fields.inertia_residual),

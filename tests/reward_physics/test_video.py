@@ -11,19 +11,6 @@ def frames(batch: int = 2) -> torch.Tensor:
     return torch.rand(batch, 5, 3, 8, 12, generator=torch.Generator().manual_seed(1))
 
 
-def test_model_range_round_trip_is_the_only_conversion():
-    video = Video.make(frames(), 16.0)
-    model = video.to_model_range()
-    assert model.shape == (2, 3, 5, 8, 12)
-    torch.testing.assert_close(model[:, :, 0], frames()[:, 0] * 2 - 1)
-    torch.testing.assert_close(Video.from_model_range(model, 16.0).frames_BTCHW, frames())
-
-
-def test_black_grey_and_white_of_the_model_range():
-    x = torch.stack([torch.full((3, 2, 4, 4), v) for v in (-1.0, 0.0, 1.0)])
-    assert Video.from_model_range(x, 8.0).frames_BTCHW[:, 0, 0, 0, 0].tolist() == [0.0, 0.5, 1.0]
-
-
 def test_times_follow_each_clips_own_frame_rate():
     video = Video.make(frames(), torch.tensor([10.0, 20.0]))
     torch.testing.assert_close(video.times_BT[:, -1], torch.tensor([0.4, 0.2], dtype=torch.float64))

@@ -10,8 +10,10 @@ from trainers import demo
 from trainers.clips.folder import write_text
 from trainers.demo import DemoConfig, Outcome, run, training_config
 from trainers.evaluation.arms import Arm
-from trainers.evaluation.figures import DETAILS, MOTION
-from trainers.evaluation.measured import Evaluation, MeasuredArm, record_of
+from trainers.evaluation.evaluate import record_of
+from trainers.evaluation.fall_figures import DETAILS, MOTION
+from trainers.evaluation.measured import Evaluation, MeasuredArm
+from trainers.evaluation.scores import Headline
 
 ROW = {"id": "heldout-1", "seed": 1, "caption": "a ball", "fps": 16.0}
 SCENES = 6
@@ -76,7 +78,6 @@ def play(tmp_path, monkeypatch):
     """`play(gain)` runs the demo in a folder of its own and returns (world, folder, outcome)."""
     settings = tmp_path / "oro_demo.yaml"
     settings.write_text("max_steps: 7\nnum_inference_steps: 4\n")
-    monkeypatch.setattr(demo, "typical_scenes", lambda measured, count: [0, 2, 3, 5])
 
     def once(gain: float, **changes):
         world = World(gain)
@@ -95,7 +96,7 @@ def test_the_demo_measures_trains_measures_and_leaves_everything(play, capsys):
     assert [config.num_inference_steps for config in world.evaluated] == [4, 4]
     assert world.trained[0].max_steps == 7
     assert outcome.success
-    assert outcome.difference.estimate == pytest.approx(5.0)
+    assert outcome.headline.difference.estimate == pytest.approx(5.0)
     for name in (
         "before_after.mp4",
         "before_after.gif",
@@ -133,16 +134,18 @@ def test_no_change_is_said_and_is_no_success(play, capsys):
 
 def test_a_change_for_the_worse_is_no_success(play):
     _, _, outcome = play(-2.0)
-    assert outcome.difference.excludes(0.0)
+    assert outcome.headline.difference.excludes(0.0)
     assert not outcome.success
     assert "not toward 9.81" in outcome.lines()[-1]
 
 
 def test_too_few_pairs_are_no_success():
     nothing = Interval(estimate=float("nan"), low=float("nan"), high=float("nan"), count=0)
-    assert not Outcome(
-        g_before_m_s2=3, g_after_m_s2=9, difference=nothing, mean_difference=nothing, error_difference=nothing
-    ).success
+    headline = Headline(
+        name="g", unit=" m/s²", before=3, after=9, difference=nothing, mean_difference=nothing,
+        error_difference=nothing, better="", worse="",
+    )  # fmt: skip
+    assert not Outcome(headline=headline).success
 
 
 def test_a_folder_of_something_else_is_refused(play, tmp_path):

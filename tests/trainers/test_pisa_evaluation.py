@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from reward_physics.files.io import write_video
-from trainers.evaluation.readings import mask_figures
+from trainers.evaluation.clip_figures import mask_figures
 from trainers.pisa_evaluation import PisaConfig, run
 
 FRAMES, SIDE, FPS = 8, 48, 16.0

@@ -10,9 +10,10 @@ from run_reading import lora_of
 from trainers import psft, rwr
 from trainers.clips.folder import ClipFolder, Sample
 from trainers.clips.scored import ScoredClips, read_rewards, write_rewards
-from trainers.learning.batches import Scenes, clip_generators, condition_on
+from trainers.learning.batches import Scenes, condition_on
 from trainers.learning.clocks import Phases
 from trainers.learning.losses import contrast_loss, denoising_loss
+from trainers.learning.streams import clip_generators
 from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
 from trainers.rounds.replay import Clip, Replay, shard_name

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.worlds import world_of
 from trainers.clips.folder import ClipFolder, Sample, fingerprint
 from trainers.learning.rollout import sample as sample_clips
 from trainers.models import VideoModel, load_video_model
@@ -40,7 +41,7 @@ def digest(pixels: np.ndarray) -> str:
 
 
 def request_for_row(row: Mapping[str, Any], seed: int) -> Request:
-    """The clip of one scene of drops: its first frame and caption, and noise that depends on scene and seed."""
+    """The clip of one scene of a world: its first frame and caption, and noise that depends on scene and seed."""
     frames_THWC = np.asarray(row["frames"], dtype=np.uint8)
     num_frames, height, width, _ = frames_THWC.shape
     sample = Sample(
@@ -133,13 +134,15 @@ def load_model(model: str, lora: str | None) -> VideoModel:
     return loaded
 
 
-def rows_of_split(split: str, *, scenes: int, at_rest: bool, root: str | Path | None = None) -> list[dict[str, Any]]:
-    """The first `scenes` rows of a split, or the first that start from rest."""
-    from data.rows import LIGHT_COLUMNS, load_split
-
-    table = load_split(split, root, columns=LIGHT_COLUMNS).with_format("numpy")
-    flags = table["at_rest"][:]
-    chosen = [index for index in range(len(table)) if not at_rest or flags[index]]
+def rows_of_split(
+    split: str, *, scenes: int, at_rest: bool, root: str | Path | None = None, world: str = "drops"
+) -> list[dict[str, Any]]:
+    """The first `scenes` rows of a split of a world, or the first that start from rest."""
+    table = world_of(world).rows(split, root)
+    if at_rest and "at_rest" not in table.column_names:
+        raise ValueError(f"split {split} does not say which scenes are at rest: leave at_rest out")
+    flags = table["at_rest"][:] if at_rest else [True] * len(table)
+    chosen = [index for index in range(len(table)) if flags[index]]
     if len(chosen) < scenes:
         kind = "scenes at rest" if at_rest else "scenes"
         raise ValueError(f"split {split} has {len(chosen)} {kind}, {scenes} were asked for: lower scenes or write more")

@@ -1,15 +1,4 @@
-"""drops-bench: which way of learning works, on the embedded world, by one command that goes on where it was stopped.
-
-    python -m trainers.drops_bench --output_dir outputs/drops_bench
-    python -m trainers.drops_bench --dry_run
-    python -m trainers.drops_bench --quick --only oro rwr     a look: one step and two scenes a cell
-    python -m trainers.drops_bench --stage core --jobs 12 --set rwr.max_steps=150     on a large machine
-
-A queue of cells, each a command of its own of at most 30 minutes: base, PSFT, ORO, RWR, PSFT+ORO and PSFT+RWR with
-three seeds at the same budget of time, then ablations with one seed. A finished cell is not run again; a training that
-ran out of time goes on from its checkpoint the next time. table.md and details.md hold what there is so far. ORO and
-RWR alone see no clip that falls at 9.81. This is no PisaBench: see `data.published.pisabench` for that one's clips.
-"""
+"""The queue of drops-bench: cells that run, those that are left, and the tables of what is done."""
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
 import json
@@ -27,7 +16,8 @@ from reward_physics.figures.intervals import Interval
 from reward_physics.figures.metrics import nan_median
 from trainers.clips.folder import write_text
 from trainers.drops_bench.cells import STEPS, Cell, Plan, cells_of
-from trainers.evaluation.figures import column, comparison, summary
+from trainers.evaluation.fall_figures import comparison, summary
+from trainers.evaluation.figures import column
 from trainers.evaluation.measured import plain
 from trainers.evaluation.tables import details_table, markdown_table
 from trainers.run.faults import STOPPED

@@ -1,7 +1,10 @@
-"""Compare models on the same held-out scenes and noise.
+"""Held-out evaluation of models on the same scenes and noise, by the reward's instruments and by a judge's.
 
-python -m trainers.evaluation --lora outputs/oro_drops --at_rest --scenes 64 --output_dir outputs/evaluation
-python -m trainers.evaluation --arm truth autoencoder base last=outputs/last full=outputs/full --at_rest
+    python -m trainers.evaluation --lora outputs/oro_drops --at_rest --scenes 64 --output_dir outputs/evaluation
+    python -m trainers.evaluation --arm truth autoencoder base last=outputs/last full=outputs/full --at_rest
+
+Leaves evaluation.json (every figure of every clip), table.md, details.md and report.html with videos side by side.
+Clips are kept under output_dir/arms, so a run that was stopped goes on where it was.
 """
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.

@@ -1,25 +1,25 @@
-"""Held-out evaluation of models on the same scenes and noise, by the reward's instruments and by a judge's.
-
-    python -m trainers.evaluation --lora outputs/oro_drops --at_rest --scenes 64 --output_dir outputs/evaluation
-    python -m trainers.evaluation --arm truth autoencoder base last=outputs/last full=outputs/full --at_rest
-
-Leaves evaluation.json (every figure of every clip), table.md, details.md and report.html with videos side by side.
-Clips are kept under output_dir/arms, so a run that was stopped goes on where it was.
-"""
+"""Arms of clips -> their figures, tables and report."""
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from data.drops.scenes import Scene
-from data.drops.truth import TrueScene
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.rows import collate, reward_columns, to_video
 from trainers.clips.folder import write_text
-from trainers.clips.making import rows_of_split
-from trainers.evaluation.arms import Clips, parse_arms
-from trainers.evaluation.measured import Evaluation, EvaluationConfig, MeasuredArm, measure, plain, record_of
+from trainers.clips.making import default_device, rows_of_split
+from trainers.evaluation.arms import Arm, Clips, parse_arms
+from trainers.evaluation.measured import Evaluation, EvaluationConfig, MeasuredArm, diversity, plain
+from trainers.evaluation.reports import report_of
+from trainers.evaluation.scores import Scores
 from trainers.evaluation.tables import details_table, markdown_table
-from trainers.learning.scoring import Judge
+from trainers.learning.scoring import Judge, Scored, score
 
 
 def evaluate(
@@ -39,8 +39,10 @@ def evaluate(
         raise ValueError("give either arm or lora: an arm NAME=PATH names a LoRA too")
     arms = parse_arms(texts, num_inference_steps=config.num_inference_steps, guidance_scale=config.guidance_scale)
     instruments = instruments or load_instruments(config)
-    rows = rows_of_split(config.split, scenes=config.scenes, at_rest=config.at_rest, root=config.dataset)
-    scenes = {str(row["id"]): TrueScene(Scene.from_json(str(row["scene"]))) for row in rows}
+    rows = rows_of_split(
+        config.split, scenes=config.scenes, at_rest=config.at_rest, root=config.dataset, world=config.world
+    )
+    report = report_of(config.world)
     clips = Clips(
         config.model, Path(config.output_dir) / "arms", batch_size=config.batch_size, overwrite=config.overwrite
     )
@@ -51,10 +53,87 @@ def evaluate(
             measured.append(before[arm])
             continue
         frames = clips.of(arm, rows, config.seeds)
-        measured.append(measure(arm, rows, config.seeds, frames, instruments, scenes, batch_size=config.batch_size))
+        measured.append(measure(arm, rows, config.seeds, frames, instruments, report, batch_size=config.batch_size))
     evaluation = Evaluation(arms=measured, record=record_of(config, measured))
     write(config, evaluation)
     return evaluation
+
+
+def measure(
+    arm: Arm,
+    rows: Sequence[dict[str, Any]],
+    seeds: Sequence[int],
+    frames: list[Tensor],
+    instruments: Mapping[str, Judge],
+    report: Scores,
+    *,
+    batch_size: int,
+) -> MeasuredArm:
+    """Every instrument's reading and score of every clip, and the figures they give.
+
+    Args:
+        report: of the world that the rows are of.
+    """
+    each = [row for row in rows for _ in seeds]
+    readings: list[dict[str, Any]] = []
+    figures: list[dict[str, Any]] = []
+    with tqdm(total=len(each), desc=f"{arm.name}: measuring", unit="clip") as bar:
+        for start in range(0, len(each), batch_size):
+            some, pixels = each[start : start + batch_size], frames[start : start + batch_size]
+            batch = collate(some)
+            video = to_video(batch).with_frames(torch.stack(pixels)).to(default_device())
+            seen = {}
+            for name, recipe in instruments.items():
+                scored, observation = score(recipe, video, reward_columns(batch))
+                seen[name] = scored, report.read(observation, video)
+            for clip, row in enumerate(some):
+                readings.append({name: of_clips[clip] for name, (_, of_clips) in seen.items()})
+                found = report.clip(pixels[clip], readings[-1], row, is_true=arm.is_true)
+                for name, (scored, _) in seen.items():
+                    found[name] |= score_of(scored, clip)
+                figures.append(about(row) | found)
+                bar.update()
+    return MeasuredArm(
+        arm=arm, rows=each, seeds=[*seeds] * len(rows), frames=frames, readings=readings, figures=figures
+    )
+
+
+def score_of(scored: Scored, clip: int) -> dict[str, Any]:
+    """What a judge's recipe made of one clip: its total, whether its rewards were measured, and why not."""
+    reason = scored.reasons[clip]
+    return {
+        "score": float(scored.reward_B[clip]),
+        "scored": bool(scored.measurable_B[clip]),
+        "score_reason": None if reason is None else str(reason),
+    }
+
+
+def about(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Which scene a clip is of."""
+    known = {"scene": str(row["id"]), "caption": str(row["caption"])}
+    return known | ({"at_rest": bool(row["at_rest"])} if "at_rest" in row else {})
+
+
+def record_of(config: EvaluationConfig, arms: Sequence[MeasuredArm]) -> dict[str, Any]:
+    """The evaluation as JSON: settings, summary and clips of each arm, each arm against the first generated one."""
+    report = report_of(config.world)
+    generated = [measured for measured in arms if not measured.arm.is_true]
+    return {
+        "settings": asdict(config),  # pyright: ignore[reportArgumentType]
+        "arms": {
+            measured.arm.name: {
+                "source": asdict(measured.arm),
+                "summary": report.summary(measured.figures, tolerance=config.tolerance)
+                | {"diversity": diversity(measured)},
+                "clips": measured.figures,
+            }
+            for measured in arms
+        },
+        "against": generated[0].arm.name if generated else None,
+        "comparisons": {
+            measured.arm.name: report.comparison(generated[0].figures, measured.figures) for measured in generated[1:]
+        },
+    }
 
 
 def load_instruments(config: EvaluationConfig) -> dict[str, Judge]:

@@ -2,38 +2,29 @@
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from tqdm import tqdm
 
-from data.drops.truth import TrueScene
-from data.rows import collate, reward_columns, to_video
 from reward_physics.figures.distributions import pairwise_rms
-from reward_physics.figures.metrics import STANDARD_G_M_S2
-from trainers.clips.making import default_device
 from trainers.evaluation.arms import Arm
-from trainers.evaluation.figures import comparison, summary
-from trainers.evaluation.readings import Reading, clip_figures, read
-from trainers.learning.scoring import Judge, score
 from trainers.settings.options import Positive, Rate, option, strict
-
-INSTRUMENTS = ("reward", "judge")
 
 
 @strict
 class EvaluationConfig:
-    """Evaluate video models on held-out scenes of drops."""
+    """Evaluate video models on held-out scenes of a world."""
 
     model: str = option("data/drops/model", "diffusers pipeline: a folder or a hub name")
     lora: str | None = option(None, "LoRA to evaluate beside the base; short for the arms base and lora=PATH")
     arm: list[str] = option(
         [], "what to compare: truth, autoencoder, base, NAME=PATH of a LoRA, of a run or of sampled clips"
     )
+    world: str = option("drops", "world of the scenes: drops, or package.module:Class")
     split: str = option("heldout", "split of the scenes")
     dataset: str | None = option(None, "folder of splits; by default the shipped clips")
     scenes: Positive = option(64, "scenes of the split, from its beginning")
@@ -57,7 +48,8 @@ class MeasuredArm:
     rows: list[dict[str, Any]]
     seeds: list[int]
     frames: list[Tensor]
-    readings: list[dict[str, Reading]]
+    readings: list[dict[str, Any]]
+    """What each instrument read of each clip, of the kind that the world's report reads."""
     figures: list[dict[str, Any]]
 
 
@@ -75,61 +67,6 @@ class Evaluation:
     def arm(self, name: str) -> MeasuredArm:
         """The arm of this name."""
         return next(measured for measured in self.arms if measured.arm.name == name)
-
-
-def measure(
-    arm: Arm,
-    rows: Sequence[dict[str, Any]],
-    seeds: Sequence[int],
-    frames: list[Tensor],
-    instruments: Mapping[str, Judge],
-    scenes: Mapping[str, TrueScene],
-    *,
-    batch_size: int,
-) -> MeasuredArm:
-    """Every instrument's reading of every clip, and the figures they give."""
-    each = [row for row in rows for _ in seeds]
-    readings: list[dict[str, Reading]] = []
-    figures: list[dict[str, Any]] = []
-    with tqdm(total=len(each), desc=f"{arm.name}: measuring", unit="clip") as bar:
-        for start in range(0, len(each), batch_size):
-            some, pixels = each[start : start + batch_size], frames[start : start + batch_size]
-            batch = collate(some)
-            video = to_video(batch).with_frames(torch.stack(pixels)).to(default_device())
-            by_name = {}
-            for name, recipe in instruments.items():
-                _, observation = score(recipe, video, reward_columns(batch))
-                by_name[name] = read(observation)
-            for clip, row in enumerate(some):
-                readings.append({name: all_clips[clip] for name, all_clips in by_name.items()})
-                g_m_s2 = float(row["g_m_s2"]) if arm.is_true else STANDARD_G_M_S2
-                found = clip_figures(pixels[clip], readings[-1], scenes[str(row["id"])], g_m_s2=g_m_s2)
-                about = {"scene": str(row["id"]), "caption": str(row["caption"]), "at_rest": bool(row["at_rest"])}
-                figures.append(about | found)
-                bar.update()
-    return MeasuredArm(
-        arm=arm, rows=each, seeds=[*seeds] * len(rows), frames=frames, readings=readings, figures=figures
-    )
-
-
-def record_of(config: EvaluationConfig, arms: Sequence[MeasuredArm]) -> dict[str, Any]:
-    """The evaluation as JSON: settings, summary and clips of each arm, each arm against the first generated one."""
-    generated = [measured for measured in arms if not measured.arm.is_true]
-    return {
-        "settings": asdict(config),  # pyright: ignore[reportArgumentType]
-        "arms": {
-            measured.arm.name: {
-                "source": asdict(measured.arm),
-                "summary": summary(measured.figures, tolerance=config.tolerance) | {"diversity": diversity(measured)},
-                "clips": measured.figures,
-            }
-            for measured in arms
-        },
-        "against": generated[0].arm.name if generated else None,
-        "comparisons": {
-            measured.arm.name: comparison(generated[0].figures, measured.figures) for measured in generated[1:]
-        },
-    }
 
 
 def diversity(measured: MeasuredArm) -> float:

@@ -1,34 +1,27 @@
-"""The evaluation to look at: pictures, and one HTML page with the clips side by side, failures first."""
+"""The evaluation to look at: one HTML page with the tables, the pictures and the clips side by side, failures first."""
 
 from __future__ import annotations
 
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
-import numpy as np
 
-from reward_physics.drawing import charts
-from reward_physics.drawing import scenes as report
-from reward_physics.figures.metrics import STANDARD_G_M_S2
 from reward_physics.files.io import write_video
 from trainers.clips.folder import write_text
 from trainers.clips.making import request_for_row
-from trainers.evaluation.arms import true_frames
+from trainers.evaluation.measured import Evaluation, MeasuredArm
+from trainers.evaluation.reports import report_of
+from trainers.evaluation.scores import Scores
 from trainers.evaluation.tables import details_table, markdown_table
-
-if TYPE_CHECKING:
-    from trainers.evaluation.measured import Evaluation, MeasuredArm
-
-STRIP_FRAMES = 8
-SCENES_DRAWN = 3
 
 
 def write_page(folder: Path, evaluation: Evaluation, *, tolerance: float) -> Path:
     """Draw the pictures and write report.html into `folder`."""
-    pictures = draw(folder, evaluation, tolerance=tolerance)
+    report = report_of(evaluation.record["settings"].get("world", "drops"))
+    pictures = report.draw(folder, evaluation, tolerance=tolerance)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(PAGE).render(
         settings=evaluation.record["settings"],
@@ -36,147 +29,25 @@ def write_page(folder: Path, evaluation: Evaluation, *, tolerance: float) -> Pat
         tables=[_rows(text) for text in (markdown_table(evaluation.record), details_table(evaluation.record))],
         notes=[line for line in markdown_table(evaluation.record).splitlines() if line.startswith("- ")],
         pictures=[os.path.relpath(picture, folder) for picture in pictures],
-        scenes=_scenes(folder, evaluation, tolerance=tolerance),
+        scenes=_scenes(folder, evaluation, report, tolerance=tolerance),
     )
     write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
-def draw(folder: Path, evaluation: Evaluation, *, tolerance: float) -> list[Path]:
-    """The pictures of all arms together; returns their paths."""
-    arms = evaluation.arms
-    colours = charts.arm_colours([measured.arm.name for measured in arms])
-    generated = [measured for measured in arms if not measured.arm.is_true]
-    readings = {
-        measured.arm.name: charts.Readings(
-            label=measured.arm.name,
-            g_m_s2={name: evaluation.g(measured.arm.name, name).tolist() for name in measured.readings[0]},
-            colour=colours[measured.arm.name],
-        )
-        for measured in arms
-    }
-    chosen = list(readings.values())
-    pictures = [charts.g_by_arm(folder / "g_by_arm.png", chosen, tolerance=tolerance)]
-    if generated:
-        falls = [falls_of(measured, colours[measured.arm.name]) for measured in generated]
-        pictures.append(charts.trajectories(folder / "trajectories.png", falls[:4]))
-        for number, index in enumerate(typical_scenes(generated[-1])):
-            pictures.append(draw_strip(folder / f"strip_{number}.png", generated, index, colours))
-        pictures.append(draw_track(folder / "track.png", generated[-1], typical_scenes(generated[-1])[0]))
-    for measured in generated[1:]:
-        name = measured.arm.name
-        first = readings[generated[0].arm.name]
-        path = folder / f"scatter_{name}.png"
-        pictures.append(charts.paired_g(path, first, readings[name], instrument=_judge(measured), tolerance=tolerance))
-    return pictures
-
-
-def _judge(measured: MeasuredArm) -> str:
-    return list(measured.readings[0])[-1]
-
-
-def falls_of(measured: MeasuredArm, colour: str) -> charts.Fall:
-    """The falls of an arm's clips at rest, by the judge: drop below the first position until the end of the flight."""
-    judge = _judge(measured)
-    times, drops, g = [], [], []
-    for row, readings in zip(measured.rows, measured.readings, strict=True):
-        reading = readings[judge]
-        height = reading.position_T3[:, 2].numpy()
-        last = np.flatnonzero(reading.free_T.numpy())
-        seen = np.isfinite(height) & (np.arange(len(height)) <= (last[-1] if len(last) else -1))
-        if not row["at_rest"] or not seen.any():
-            continue
-        times.append(reading.time_T.numpy()[seen])
-        drops.append(height[seen][0] - height[seen])
-        g.append(reading.g_m_s2)
-    return charts.Fall(label=measured.arm.name, times_s=times, drops_m=drops, g_m_s2=g, colour=colour)
-
-
-def typical_scenes(measured: MeasuredArm, *, count: int = SCENES_DRAWN) -> list[int]:
-    """Clips spread over the g error from best to worst, the median first; the extremes are left out."""
-    errors = [clip[_judge(measured)]["g_error"] for clip in measured.figures]
-    order = sorted(range(len(errors)), key=lambda index: errors[index] if math.isfinite(errors[index]) else math.inf)
-    shares = sorted(((i + 1) / (count + 1) for i in range(count)), key=lambda share: abs(share - 0.5))
-    return list(dict.fromkeys(order[round((len(order) - 1) * share)] for share in shares))
-
-
-def draw_strip(path: Path, arms: list[MeasuredArm], index: int, colours: dict[str, str]) -> Path:
-    """One scene in every arm, ticks where the object would be at 9.81."""
-    row = arms[0].rows[index]
-    strips = [
-        report.Strip(
-            label=measured.arm.name,
-            frames_TCHW=measured.frames[index],
-            note=g_text(measured.figures[index][_judge(measured)]["g_m_s2"]),
-            colour=colours[measured.arm.name],
-        )
-        for measured in arms
-    ]
-    if abs(float(row["g_m_s2"]) - 9.81) < 1e-3:
-        strips.insert(0, report.Strip(label="simulated", frames_TCHW=true_frames(row), note=g_text(9.81)))
-    count = len(strips[0].frames_TCHW)
-    frames = [round(place) for place in np.linspace(0, count - 1, min(STRIP_FRAMES, count))]
-    times = [frame / float(row["fps"]) for frame in range(count)]
-    title = str(row["caption"]).split(" ,")[0]
-    return report.film_strip(path, strips, times_s=times, frames=frames, true_rows_px=true_rows(row), title=title)
-
-
-def true_rows(row: Any) -> list[float]:
-    """The picture row (px) of the first object's centre in every frame under 9.81 m/s^2."""
-    from data.drops.scenes import Scene
-    from data.drops.truth import TrueScene
-
-    return TrueScene(Scene.from_json(str(row["scene"]))).at(STANDARD_G_M_S2).centroid_T2[:, 1].tolist()
-
-
-def draw_track(path: Path, measured: MeasuredArm, index: int) -> Path:
-    """One clip with its track and fit, by the judge."""
-    from data.rows import collate, to_camera
-
-    reading = measured.readings[index][_judge(measured)]
-    fitted_uv = to_camera(collate([measured.rows[index]])).project(reading.fitted_T3[None])[0][0].numpy()
-    return report.tracked_object(
-        path,
-        measured.frames[index],
-        centroid_T2=reading.centroid_T2.numpy(),
-        fitted_T2=fitted_uv,
-        used_T=reading.free_T.numpy(),
-        times_s=reading.time_T.numpy(),
-        height_m=reading.position_T3[:, 2].numpy(),
-        fitted_height_m=reading.fitted_T3[:, 2].numpy(),
-        title=f"{measured.arm.name}: g = {reading.g_m_s2:.2f} ± {reading.stderr_m_s2:.2f} m/s²",
-    )
-
-
-def g_text(g_m_s2: float) -> str:
-    """g in words."""
-    return f"{g_m_s2:.2f} m/s²" if math.isfinite(g_m_s2) else "not measured"
-
-
-def _scenes(folder: Path, evaluation: Evaluation, *, tolerance: float) -> list[dict[str, Any]]:
+def _scenes(folder: Path, evaluation: Evaluation, report: Scores, *, tolerance: float) -> list[dict[str, Any]]:
     """What the page shows of each clip, the worst of the last arm first."""
     last = evaluation.arms[-1]
-    judge = _judge(last)
     scenes = []
     for index, row in enumerate(last.rows):
         cells = []
         for measured in evaluation.arms:
-            figures = measured.figures[index]
-            found = figures[judge]
-            cells.append(
-                {
-                    "video": os.path.relpath(_video(folder, measured, index), folder),
-                    "g": g_text(found["g_m_s2"]),
-                    "reward_g": g_text(figures[next(iter(measured.readings[index]))]["g_m_s2"]),
-                    "good": found["g_error"] <= tolerance,
-                    "reason": found["reason"],
-                    "area": found["area_ratio"],
-                    "iou": found["aligned_iou"],
-                }
-            )
-        error = last.figures[index][judge]["g_error"]
+            headline, good, lines = report.caption(measured.figures[index], tolerance=tolerance)
+            video = os.path.relpath(_video(folder, measured, index), folder)
+            cells.append({"video": video, "headline": headline, "good": good, "lines": lines})
+        badness = report.badness(last.figures[index])
         title = f"{row['id']}: {row['caption']}".replace(" ,", ",")
-        scenes.append({"title": title, "cells": cells, "order": -error if math.isfinite(error) else -math.inf})
+        scenes.append({"title": title, "cells": cells, "order": -badness if math.isfinite(badness) else -math.inf})
     return sorted(scenes, key=lambda scene: scene["order"])
 
 
@@ -237,9 +108,9 @@ Medians with 95 % intervals; shares count every clip, and one that cannot be mea
 <div class="scene"><p>{{ scene.title }}</p><div class="clips">
 {% for cell in scene.cells %}
  <figure><video src="{{ cell.video }}" muted loop playsinline preload="none"></video>
- <figcaption><b>{{ names[loop.index0] }}</b> <span class="{{ 'good' if cell.good else 'miss' }}">{{ cell.g }}</span><br>
- reward's {{ cell.reward_g }}{% if cell.reason %}<br>{{ cell.reason }}{% else %}<br>
- area {{ "%.2f" | format(cell.area) }}, IoU {{ "%.2f" | format(cell.iou) }}{% endif %}</figcaption></figure>
+ <figcaption><b>{{ names[loop.index0] }}</b>
+ <span{% if cell.good is not none %} class="{{ 'good' if cell.good else 'miss' }}"{% endif %}>{{ cell.headline }}</span>
+ {% for line in cell.lines %}<br>{{ line }}{% endfor %}</figcaption></figure>
 {% endfor %}
 </div></div>
 {% endfor %}

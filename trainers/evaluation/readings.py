@@ -1,4 +1,4 @@
-"""What an instrument reads on a batch of clips, and the figures of one clip against the simulated truth.
+"""What an instrument reads on a batch of falls; nothing, with the reason, where it follows no object in metres.
 
 Axes: B clips, T frames, H W pixels, 3 coordinates (m, z up).
 """
@@ -6,25 +6,18 @@ Axes: B clips, T frames, H W pixels, 3 coordinates (m, z up).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from data.drops.truth import TrueScene
-from reward_physics.figures import metrics, published
-from reward_physics.figures.image_quality import background_psnr_db, colour_shift, sharpness_ratio
-from reward_physics.figures.metrics import STANDARD_G_M_S2
 from reward_physics.laws.bounces import measure_bounces
 from reward_physics.laws.energy import measure_energy
 from reward_physics.laws.galileo import measure_galileo
 from reward_physics.observation import Observation
+from reward_physics.video import Video
 from rewards.bodies.collision import collision
-
-LANDED = 0.9
-"""Share of the true fall after which a clip has landed: what a model makes often touches down without a sharp end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +49,40 @@ class Reading:
     """Four times the height fallen in the first half of a fall from rest over that of the whole: 1 where g is even."""
     collision: float = math.nan
     """Reward of collision consistency, at most 0; NaN without two bodies that meet."""
+    blind: bool = False
+    """Whether the instrument can follow no object in metres at all, whatever the clip."""
+
+
+def why_blind(observation: Any) -> str | None:
+    """Why nothing falls before this judge's instruments, None where they give positions in metres."""
+    if not isinstance(observation, Observation):
+        return "the judge follows no object"
+    try:
+        observation.camera_for_metres()
+        _ = observation.mask_BTHW
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def blind_readings(video: Video, reason: str) -> list[Reading]:
+    """Readings of a judge that follows no object: nothing is known, for the reason given."""
+    frames, height, width = video.num_frames, video.height_px, video.width_px
+    return [
+        Reading(
+            g_m_s2=math.nan,
+            stderr_m_s2=math.nan,
+            reason=reason,
+            mask_THW=torch.zeros(frames, height, width),
+            free_T=torch.zeros(frames, dtype=torch.bool),
+            position_T3=torch.full((frames, 3), math.nan),
+            fitted_T3=torch.full((frames, 3), math.nan),
+            centroid_T2=torch.full((frames, 2), math.nan),
+            time_T=time_T.float().cpu(),
+            blind=True,
+        )
+        for time_T in video.times_BT
+    ]
 
 
 def read(observation: Observation) -> list[Reading]:
@@ -102,122 +129,3 @@ def _first(values_K: Tensor, measured_K: Tensor) -> float:
     """The first measured value, NaN where there is none."""
     known = values_K[measured_K]
     return float(known[0]) if len(known) else math.nan
-
-
-def landing_time(height_T: Tensor, time_T: Tensor, level_m: float) -> float:
-    """When a track first comes down to a height, in s, along straight lines between the frames in which it is seen.
-
-    Args:
-        height_T: m, NaN where the object is not seen.
-        time_T: s.
-    Returns:
-        NaN where it never comes so low.
-    """
-    seen_T = torch.isfinite(height_T)
-    heights, times = height_T[seen_T].tolist(), time_T[seen_T].tolist()
-    for i, height in enumerate(heights):
-        if height <= level_m:
-            if i == 0:
-                return times[0]
-            share = (heights[i - 1] - level_m) / (heights[i - 1] - height)
-            return times[i - 1] + share * (times[i] - times[i - 1])
-    return math.nan
-
-
-def instrument_figures(reading: Reading, scene: TrueScene, *, g_m_s2: float) -> dict[str, Any]:
-    """The figures of one clip by one instrument.
-
-    Args:
-        scene: the clip's scene.
-        g_m_s2: the gravity that would be right: 9.81, or the clip's own where it is a true clip.
-    Returns:
-        g, its standard error and relative error, and the g that has this error beside 9.81; position error over all
-        frames and over those up to the true impact; unaligned IoU and Chamfer against the scene under the right gravity
-        over all frames, each as `metrics` and as published tables define it, and the share of frames from which the
-        object has vanished; area ratio and aligned IoU against the scene under the clip's own fitted g over the free
-        flight (NaN where g could not be measured); landing time, measured and true, by `LANDED`; energy gained,
-        restitution, Galileo's ratio and collision consistency, NaN where there is nothing to measure.
-    """
-    right = scene.at(g_m_s2)
-    fall_m = float(right.position_T3[0, 2] - right.position_T3[:, 2].min())
-    position, true = reading.position_T3[None], right.position_T3[None]
-    centroid = reading.centroid_T2[None]
-    diagonal_px = math.hypot(scene.scene.height_px, scene.scene.width_px)
-    landed_m = float(right.position_T3[0, 2]) - LANDED * fall_m
-    falls_T = reading.time_T <= right.impact_s  # how it bounces afterwards, no first frame tells
-    mask, true_mask = reading.mask_THW, right.mask_THW
-    figures: dict[str, Any] = {
-        "g_m_s2": reading.g_m_s2,
-        "stderr_m_s2": reading.stderr_m_s2,
-        "reason": reading.reason,
-        "g_scaled_m_s2": reading.g_m_s2 * STANDARD_G_M_S2 / g_m_s2,
-        "g_error": abs(reading.g_m_s2 - g_m_s2) / g_m_s2,
-        "trajectory_l2_m": float(metrics.trajectory_l2(position, true, missing=max(fall_m, 0.1))),
-        "fall_l2_m": float(metrics.trajectory_l2(position[:, falls_T], true[:, falls_T], missing=max(fall_m, 0.1))),
-        "trajectory_l2_px": float(metrics.trajectory_l2(centroid, right.centroid_T2[None], missing=diagonal_px)),
-        **mask_figures(mask, true_mask),
-        "landing_s": landing_time(reading.position_T3[:, 2], reading.time_T, landed_m),
-        "true_landing_s": landing_time(right.position_T3[:, 2], reading.time_T, landed_m),
-        "energy_rise": reading.energy_rise,
-        "restitution": reading.restitution,
-        "galileo": reading.galileo,
-        "collision": reading.collision,
-        "area_ratio": math.nan,
-        "aligned_iou": math.nan,
-    }
-    if math.isfinite(reading.g_m_s2):
-        own = scene.at(reading.g_m_s2)
-        free_T = reading.free_T & (reading.time_T < own.impact_s) & (own.mask_THW.sum((1, 2)) > 0)
-        if free_T.any():
-            seen, shape = mask[free_T], own.mask_THW[free_T]
-            figures["area_ratio"] = metrics.nan_median(metrics.area_ratio(seen, shape))
-            figures["aligned_iou"] = float(metrics.aligned_iou(seen, shape).mean())
-    return figures
-
-
-def picture_figures(frames_TCHW: Tensor, reading: Reading) -> dict[str, float]:
-    """The image-quality guard of one clip, with the masks of one instrument."""
-    free_T = reading.free_T if reading.free_T.any() else torch.ones_like(reading.free_T)
-    return {
-        "background_psnr_db": background_psnr_db(frames_TCHW, reading.mask_THW),
-        "sharpness": sharpness_ratio(frames_TCHW, reading.mask_THW, free_T),
-        "colour_shift": colour_shift(frames_TCHW, reading.mask_THW, free_T),
-    }
-
-
-def clip_figures(
-    frames_TCHW: Tensor, readings: Mapping[str, Reading], scene: TrueScene, *, g_m_s2: float
-) -> dict[str, Any]:
-    """All figures of one clip: those of each instrument under its name, and how far two instruments part company.
-
-    The last instrument named is the judge: the picture is judged with its masks.
-    """
-    figures: dict[str, Any] = {"true_g_m_s2": g_m_s2}
-    for name, reading in readings.items():
-        figures[name] = instrument_figures(reading, scene, g_m_s2=g_m_s2)
-    judge = list(readings)[-1]
-    g = torch.tensor([reading.g_m_s2 for reading in readings.values()])
-    figures["disagreement"] = float(metrics.instrument_disagreement(g[:1], g[-1:])[0])
-    return figures | picture_figures(frames_TCHW, readings[judge])
-
-
-def mask_figures(mask_THW: Tensor, true_THW: Tensor) -> dict[str, float]:
-    """IoU and Chamfer distance over all frames, the published L2, IoU and Chamfer, and the share of frames vanished.
-
-    Args:
-        mask_THW, true_THW: one object, soft or binary; object from 0.5 up.
-
-    Returns:
-        Means over the frames; `vanished` counts frames that show the true object and not the clip's.
-    """
-    chamfer = [metrics.chamfer_px(one, other) for one, other in zip(mask_THW, true_THW, strict=True)]
-    here_T = true_THW.sum((1, 2)) > 0
-    gone_T = (mask_THW >= 0.5).sum((1, 2)) == 0
-    return {
-        "published_l2": published.published_l2(mask_THW, true_THW),
-        "iou": float(metrics.mask_iou(mask_THW, true_THW).mean()),
-        "published_iou": published.published_iou(mask_THW[:, None], true_THW[:, None]),
-        "chamfer_px": sum(chamfer) / len(chamfer),
-        "published_chamfer": published.published_chamfer(mask_THW, true_THW),
-        "vanished": float(gone_T[here_T].double().mean()) if here_T.any() else math.nan,
-    }

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
+import pyarrow.parquet as pq
 import torch
+from datasets import Features
 from torch import Tensor
 
 from data import rows as data_rows
 from reward_physics.video import Video
+from trainers.learning.streams import shuffled
 from trainers.models.base import Condition, VideoModel
-from trainers.settings.common import DataConfig
+from trainers.settings.common import DataConfig, GenerationConfig
 from trainers.settings.options import suggestion
 
 
@@ -32,15 +34,12 @@ class Batch:
     numbers: list[int]
 
 
-def clip_generators(seed: int, numbers: list[int], stream: int = 0) -> list[torch.Generator]:
-    """One source of noise a clip, decided by the run's seed, the clip's number and the purpose alone."""
-    mixed = [np.random.SeedSequence([seed, number, stream]).generate_state(1, np.uint64)[0] for number in numbers]
-    return [torch.Generator().manual_seed(int(one)) for one in mixed]
+class BatchSource(Protocol):
+    """Scenes or clips by their numbers."""
 
+    def __len__(self) -> int: ...
 
-def shuffled(count: int, seed: int, epoch: int) -> list[int]:
-    """The order in which an epoch goes through `count` things."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
+    def batch(self, numbers: list[int], /) -> Batch: ...
 
 
 class Scenes:
@@ -105,6 +104,22 @@ class Scenes:
         return Batch(video=video, captions=batch["caption"], ids=batch["id"], columns=columns, numbers=numbers)
 
 
+def clip_size(config: DataConfig) -> tuple[int, int, int]:
+    """Frames, rows and columns of a clip: the configured ones, else those that the split's first file is typed with.
+
+    Raises:
+        ValueError: as of `Scenes`, where no file says them.
+    """
+    root = data_rows.SHIPPED if config.dataset == "drops" else Path(config.dataset)
+    files = sorted((root / config.split.split("+")[0]).glob("*.parquet"))
+    columns = Features.from_arrow_schema(pq.read_schema(files[0])) if files else {}
+    shape = getattr(columns.get("frames"), "shape", None)
+    if shape is None:
+        video = Scenes(config, config.split).batch([0]).video
+        shape = (video.num_frames, video.height_px, video.width_px)
+    return config.num_frames or shape[0], config.height or shape[1], config.width or shape[2]
+
+
 def resized(video: Video, height: int | None, width: int | None) -> Video:
     """The video at another size, camera and first masks with it."""
     height, width = height or video.height_px, width or video.width_px
@@ -128,14 +143,19 @@ def resized(video: Video, height: int | None, width: int | None) -> Video:
 
 
 def condition_on(
-    model: VideoModel, batch: Batch, config: Any, generators: list[torch.Generator], *, num_frames: int | None = None
+    model: VideoModel,
+    batch: Batch,
+    config: GenerationConfig,
+    generators: list[torch.Generator],
+    *,
+    num_frames: int | None = None,
 ) -> Condition:
     """What the model generates the batch's clips from: captions, frame rates and, where asked for, first frames."""
     video = batch.video
     first: Tensor | None = video.frames_BTCHW[:, 0].to(model.device) if config.image_conditioning else None
     condition = model.condition(
         batch.captions,
-        fps=video.fps_B.to(model.device),
+        fps=video.fps_B,
         num_frames=num_frames or config.num_frames or video.num_frames,
         height_px=video.height_px,
         width_px=video.width_px,
@@ -144,5 +164,4 @@ def condition_on(
         negative_prompt=config.negative_prompt,
         generators=generators,
     )
-    detach = getattr(config, "detach_negative", False)
-    return dataclasses.replace(condition, detach_negative=True) if detach else condition
+    return dataclasses.replace(condition, detach_negative=config.detach_negative)

@@ -31,6 +31,10 @@ class Phases:
             if self._within:
                 self._within[-1] += whole
 
+    def part(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """A part of a phase, which has no clock of its own. The plan of memory tells it apart."""
+        return contextlib.nullcontext()
+
     def take(self) -> dict[str, float]:
         """`seconds/NAME` of each phase; begins anew."""
         taken = {f"seconds/{name}": value for name, value in self.seconds.items()}

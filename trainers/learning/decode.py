@@ -69,23 +69,11 @@ def score_latents(
     """
     size = chunk_size or len(latents)
     places = [slice(start, start + size) for start in range(0, len(latents), size)]
-
-    def shown(frames_BTCHW: Tensor, clips: slice) -> Video:
-        return video[clips].to(frames_BTCHW.device).with_frames(frames_BTCHW.detach().clamp(0, 1))
-
-    judge: Any = recipe
     in_parts, whole = len(places) > 1, None
-    if in_parts and needs_its_batch(judge):
-        first = []
-        for clips in places:
-            with phase("decode"), torch.no_grad():
-                frames = decode_first(model, latents[clips], condition[clips], num_frames)
-            with phase("reward"):
-                first.append(score(recipe, shown(frames, clips), some_columns(columns, clips))[0])
-        whole = joined(first)
-
+    if in_parts and needs_its_batch(recipe):
+        whole = scores_without_gradient(model, latents, condition, recipe, video, columns, places, num_frames, phase)
     parts: list[Scored] = []
-    found = False
+    has_gradient = False
     for clips in places:
         with phase("decode"), torch.set_grad_enabled(latents.requires_grad):
             leaf = latents[clips].detach().requires_grad_(latents.requires_grad)
@@ -93,31 +81,68 @@ def score_latents(
         with phase("reward"):
             scored = score_with_gradient(
                 recipe,
-                shown(frames, clips),
+                shown(video, frames, clips),
                 some_columns(columns, clips),
                 skip_first=skip_first,
                 each_reward=each_reward,
                 clips=clips if in_parts else None,
                 whole=whole,
             )
-        found = found or scored.pixel_grad_BTCHW is not None
+        has_gradient = has_gradient or scored.pixel_grad_BTCHW is not None
         with phase("decode"):
-            carried = carry_back(frames, leaf, scored.pixel_grad_BTCHW)
-            beyond_B = ((frames < 0) | (frames > 1)).flatten(1).float().mean(1)
-        parts.append(dataclasses.replace(scored, pixel_grad_BTCHW=None, latent_grad=carried, saturated_B=beyond_B))
+            parts.append(carried_back(scored, frames, leaf))
         del frames, leaf
     scored = joined(parts)
-    if not found:
+    if not has_gradient:
         raise no_gradient(scored)
     if in_parts:
-        reward_B, _ = judge.total(scored.terms, scored.visibility_B)
+        scorer: Any = recipe
+        reward_B, _ = scorer.total(scored.terms, scored.visibility_B)
         scored = dataclasses.replace(scored, reward_B=reward_B.float())
-    assert scored.pixel_grad_norm_B is not None and scored.latent_grad is not None
-    norm_B = scored.pixel_grad_norm_B
     with phase("wait"):
-        norm_M, measurable_M = everywhere(norm_B), everywhere(scored.measurable_B.to(norm_B.device)) > 0
+        return within_ratio(scored, everywhere, max_ratio)
+
+
+def shown(video: Video, frames_BTCHW: Tensor, clips: slice) -> Video:
+    """Some clips as the reward sees them: decoded frames, clamped, with what is known of the clips beside them."""
+    return video[clips].to(frames_BTCHW.device).with_frames(frames_BTCHW.detach().clamp(0, 1))
+
+
+def scores_without_gradient(
+    model: VideoModel,
+    latents: Tensor,
+    condition: Condition,
+    recipe: Judge,
+    video: Video,
+    columns: dict[str, Any],
+    places: list[slice],
+    num_frames: int | None,
+    phase: Phases,
+) -> Scored:
+    """Scores of the whole batch, for a recipe whose gradients hang on it."""
+    parts = []
+    for clips in places:
+        with phase("decode"), torch.no_grad():
+            frames = decode_first(model, latents[clips], condition[clips], num_frames)
+        with phase("reward"):
+            parts.append(score(recipe, shown(video, frames, clips), some_columns(columns, clips))[0])
+    return joined(parts)
+
+
+def carried_back(scored: Scored, frames_BTCHW: Tensor, leaf: Tensor) -> Scored:
+    """The scores with their gradient at the latents `leaf` in place of that at the pixels."""
+    latent_grad = carry_back(frames_BTCHW, leaf, scored.pixel_grad_BTCHW)
+    beyond_B = ((frames_BTCHW < 0) | (frames_BTCHW > 1)).flatten(1).float().mean(1)
+    return dataclasses.replace(scored, pixel_grad_BTCHW=None, latent_grad=latent_grad, saturated_B=beyond_B)
+
+
+def within_ratio(scored: Scored, everywhere: Callable[[Tensor], Tensor], max_ratio: float) -> Scored:
+    """The gradients of clips above `max_ratio` times the median norm of all processes, scaled down to it."""
+    norm_B, latent_grad = scored.pixel_grad_norm_B, scored.latent_grad
+    assert norm_B is not None and latent_grad is not None
+    norm_M, measurable_M = everywhere(norm_B), everywhere(scored.measurable_B.to(norm_B.device)) > 0
     factor_B = limit(norm_B, norm_M, measurable_M, max_ratio)
-    limited = scored.latent_grad * factor_B.to(latents).view(-1, *[1] * (latents.ndim - 1))
+    limited = latent_grad * factor_B.to(latent_grad).view(-1, *[1] * (latent_grad.ndim - 1))
     return dataclasses.replace(scored, latent_grad=limited)
 
 

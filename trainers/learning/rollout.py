@@ -6,13 +6,13 @@ Axes: B clips, S sampling steps.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from trainers.models.base import Condition, Schedule, VideoModel
+from trainers.settings.oro import OROConfig
 
 GRAD_STEPS = ("full", "last", "random", "early", "one_step")
 
@@ -60,7 +60,7 @@ def choose_grad_steps(
     raise ValueError(f"grad_steps must be one of {', '.join(GRAD_STEPS)}, got {mode}")
 
 
-def evaluated_again(config: Any, count: int) -> list[bool]:
+def evaluated_again(config: OROConfig, count: int) -> list[bool]:
     """Which of a step's `count` distances to the reference keep their input alone and are evaluated again in backward.
 
     The last regulariser of a step need not be: backward begins with it, when no other evaluation's graph is there.

@@ -7,8 +7,9 @@ python -m trainers.memory_plan --size wan2.1-1.3b --num_frames 81 --height 480 -
 
 import diffusers
 
-from trainers.memory_plan.plan import report
+from trainers.memory_plan.report import report
 from trainers.models.sizes import SIZES, find_size
+from trainers.oro import STEP
 from trainers.settings.options import exit_with_one_line, option, parse_config, strict
 from trainers.settings.oro import OROConfig
 
@@ -33,7 +34,7 @@ class PlanConfig(OROConfig):
 def main() -> None:
     diffusers.utils.logging.set_verbosity_error()  # casting networks without data loses nothing
     config = parse_config(PlanConfig)
-    print(report(find_size(config.size), config, config.memory_gib or 80))
+    print(report(find_size(config.size), config, STEP, config.memory_gib or 80))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trainers.memory_plan.no_data import makes_new, run
+
 BLOCK = 16
 """Channels that oneDNN keeps together, in float32 and bfloat16 with AVX-512."""
 
@@ -23,7 +25,7 @@ Workspace = Callable[[Any, tuple[Any, ...], Any], int]
 class MemoryMeter(TorchDispatchMode):
     """Counts the storages that operators make, once each, until they are freed; meta tensors count as real ones would.
 
-    What was alive before is not seen.
+    What was alive before is not seen. Inside, a tensor without data that is asked for its numbers answers with zeros.
 
     Args:
         workspace: (operator, its arguments, its result) -> bytes that it needs beside them while it runs.
@@ -32,7 +34,8 @@ class MemoryMeter(TorchDispatchMode):
     def __init__(self, workspace: Workspace = lambda func, args, made: 0) -> None:
         super().__init__()
         self.bytes = self.peak_bytes = 0
-        self._known: set[int] = set()
+        self._known: dict[int, weakref.ref[Any]] = {}
+        self._paused = False
         self.workspace = workspace
 
     def take_peak(self) -> int:
@@ -44,24 +47,44 @@ class MemoryMeter(TorchDispatchMode):
         """Count bytes that were alive for a moment."""
         self.peak_bytes = max(self.peak_bytes, self.bytes + size)
 
-    def _freed(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.bytes -= size
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, nothing new is counted."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    def _count(self, tensor: Any, given: set[int]) -> None:
+        if not isinstance(tensor, Tensor):
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known or key in given:
+            return
+        size = storage.nbytes()
+
+        def freed(reference: weakref.ref[Any]) -> None:
+            del self._known[key]
+            self.bytes -= size
+
+        self._known[key] = weakref.ref(storage, freed)
+        self.bytes += size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if not isinstance(tensor, Tensor):
-                continue
-            storage = tensor.untyped_storage()
-            key = storage._cdata
-            if key in self._known or key in given:
-                continue
-            size = storage.nbytes()
-            self._known.add(key)
-            self.bytes += size
-            weakref.finalize(storage, self._freed, key, size)
+        kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
+        if not makes_new(func):
+            return run(func, args, kwargs)  # what it returns was there before
+        made = run(func, args, kwargs)
+        given = {one.untyped_storage()._cdata for one in args if isinstance(one, Tensor)}
+        if isinstance(made, Tensor):
+            self._count(made, given)
+        else:
+            for tensor in tree_leaves(made):
+                self._count(tensor, given)
         self.spike(self.workspace(func, args, made))
         return made
 

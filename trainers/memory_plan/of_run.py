@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from trainers.learning.batches import Scenes
+from trainers.learning.batches import clip_size
+from trainers.memory_plan.blank import C, Step
 from trainers.memory_plan.meter import cpu_workspace
-from trainers.memory_plan.plan import GIB, report
+from trainers.memory_plan.plan import GIB
+from trainers.memory_plan.report import report
 from trainers.models.sizes import find_size
 
 
-def memory_lines(config: Any) -> str:
+def memory_lines(config: C, step: Step[C]) -> str:
     """The plan of one step of one process. Sizes that the YAML leaves open are those of the data.
 
     Raises:
@@ -25,23 +26,19 @@ def memory_lines(config: Any) -> str:
     """
     size = find_size(config.model_name_or_path)
     if None in (config.num_frames, config.height, config.width):
-        video = Scenes(config, config.split).batch([0]).video
-        config = dataclasses.replace(
-            config,
-            num_frames=config.num_frames or video.num_frames,
-            height=config.height or video.height_px,
-            width=config.width or video.width_px,
-        )
+        num_frames, height, width = clip_size(config)
+        config = dataclasses.replace(config, num_frames=num_frames, height=height, width=width)
     on_gpu = torch.cuda.is_available() or config.memory_gib is not None
     verbosity = diffusers.utils.logging.get_verbosity()
     diffusers.utils.logging.set_verbosity_error()  # casting networks without data loses nothing
     try:
-        return report(size, config, config.memory_gib or _memory_gib(), workspace=None if on_gpu else cpu_workspace)
+        workspace = None if on_gpu else cpu_workspace
+        return report(size, config, step, config.memory_gib or _memory_gib(), workspace=workspace)
     finally:
         diffusers.utils.logging.set_verbosity(verbosity)
 
 
-def print_memory(config: Any, *, quiet: bool = False) -> bool:
+def print_memory(config: C, step: Step[C], *, quiet: bool = False) -> bool:
     """Print the plan, unless `quiet`; whether the model's weights are here, so that the run can be built as well.
 
     Raises:
@@ -56,7 +53,7 @@ def print_memory(config: Any, *, quiet: bool = False) -> bool:
         print(f"no plan of memory: {error}")
         return True  # loading says what is wrong with it
     try:
-        print(memory_lines(config))
+        print(memory_lines(config, step))
     except ValueError as error:
         if not here:
             raise

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -83,11 +83,15 @@ class Schedule:
 class VideoModel(Protocol):
     """A family's adapter. Sampling through it without grad equals the stock pipeline's output on the same seed."""
 
+    pipeline: Any  # the stock pipeline
+    vae: Any  # its autoencoder
     transformer: nn.Module  # the bare network that carries the LoRA
     denoiser: nn.Module  # what `predict` calls: the same network, or its DDP / DeepSpeed wrapper
     lora_targets: list[str]
     offload_text: bool  # keep text and image encoders on the CPU while they are not asked; set it before `to`
     offload_blocks: bool  # the same of blocks' frozen weights while the block does not run; needs checkpoint_blocks
+    decode_tile_px: int  # side of the squares that `decode_in_tiles` asked for
+    trims_text: bool  # padding of the text is left out of a condition
 
     def decode_in_tiles(self, side_px: int) -> None:
         """From now on decode overlapping squares of that side, not exactly; 0 decodes the whole."""
@@ -104,14 +108,37 @@ class VideoModel(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network's frozen weights."""
+        ...
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """The networks that carry a LoRA, by the file that stock pipelines read it from."""
+        ...
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """Tokens and features of a prompt, as the network is given it."""
+        ...
+
     def to(self, device: torch.device | str) -> VideoModel: ...
 
     def check_size(self, num_frames: int, height_px: int, width_px: int) -> None:
         """Raise ValueError naming the nearest valid size."""
         ...
 
+    def check_mode(self, with_image: bool) -> None:
+        """Raise ValueError where the model needs a first frame and has none, or takes none and has one."""
+        ...
+
     def encode_prompt(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
         """Features (B, L, D), their mask (B, L) and, where the family pools a prompt, that (B, D)."""
+        ...
+
+    def read(self, prompts: Sequence[str], first_frames_BCHW: Tensor | None) -> tuple[Tensor, ...]:
+        """The same, of a family that reads prompt and first frame together; of the prompt alone for the others."""
         ...
 
     def encode_clip(self, frames_BTCHW: Tensor, generators: Generators = None) -> Tensor:

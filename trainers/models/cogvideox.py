@@ -115,7 +115,7 @@ class CogVideoXModel(StockModel):
         timestep = (table - sigma_B[:, None]).abs().argmin(1)
         a, s = (like(part / length(sigma_B), latents) for part in (1 - sigma_B, sigma_B))
         noisy = latents / like(length(sigma_B), latents)
-        dtype, inputs, config = self._anchor.dtype, noisy, self.transformer.config
+        dtype, inputs, config = self.dtype, noisy, self.transformer.config
         if condition.first_latents is not None:
             first = torch.zeros_like(latents)
             first[:, :1] = condition.first_latents.to(latents)

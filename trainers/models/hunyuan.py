@@ -80,7 +80,7 @@ class HunyuanVideoModel(StockModel):
         return features, mask, pooled
 
     @torch.no_grad()
-    def _read(self, prompts: Sequence[str], first_frames_BCHW: Tensor | None) -> Text:
+    def read(self, prompts: Sequence[str], first_frames_BCHW: Tensor | None) -> Text:
         if first_frames_BCHW is None:
             return self.encode_prompt(prompts)
         several = []
@@ -116,7 +116,7 @@ class HunyuanVideoModel(StockModel):
         return Schedule(sigmas=scheduler.sigmas, timesteps_S=scheduler.timesteps)
 
     def _evaluate(self, latents: Tensor, sigma_B: Tensor, condition: Condition) -> Tensor:
-        dtype, inputs = self._anchor.dtype, self.pin(latents, condition)
+        dtype, inputs = self.dtype, self.pin(latents, condition)
         if self.layout == "latent_concat":
             assert condition.first_latents is not None
             given = latents.new_zeros(len(latents), self.channels + 1, *latents.shape[2:])

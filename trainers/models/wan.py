@@ -26,6 +26,7 @@ from trainers.models.pieces import blocks_checkpointed, in_chunks
 from trainers.models.stock import StatefulSchedule, StockModel, Text, pictures
 
 TEXT_LENGTH = 512  # as the stock pipelines call their encoder; the padding is attended to
+IMAGE_TOKENS = 257  # of the stock image encoder: 16 x 16 patches and the whole
 
 
 class Experts(nn.Module):
@@ -126,6 +127,8 @@ class WanModel(StockModel):
         return fields
 
     def _read_image(self, frames_BCHW: Tensor) -> Tensor:
+        if frames_BCHW.is_meta:  # as for a plan of memory, which has no image encoder either
+            return frames_BCHW.new_zeros(len(frames_BCHW), IMAGE_TOKENS, self.pipeline.transformer.config["image_dim"])
         return self.pipeline.encode_image(pictures(frames_BCHW), self.device)
 
     def initial_latents(self, condition: Condition, generators: Generators) -> Tensor:
@@ -158,7 +161,7 @@ class WanModel(StockModel):
             timestep = timestep[:, None] * self.free_mask(condition)[0, 0, :, ::rows, ::columns].flatten()
         elif condition.first_latents is not None:
             inputs = torch.cat([latents, condition.first_latents.to(latents)], dim=1)
-        dtype = self._anchor.dtype
+        dtype = self.dtype
         image = condition.image_BLD
         prediction = self.denoiser(
             hidden_states=inputs.to(dtype),

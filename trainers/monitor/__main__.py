@@ -1,4 +1,12 @@
-"""TODO"""
+"""Watch a run from its files alone, on the terminal or as a page: `python -m trainers.monitor outputs/oro_drops`.
+
+    python -m trainers.monitor outputs/oro_drops --watch 10
+    python -m trainers.monitor outputs/oro_drops --html run.html
+
+Reads config.yaml, metrics.jsonl and the names of the checkpoints; nothing of the run is touched, and the run need not
+know. Alarms say what a glance at the reward would miss: a reward that rises while its held-out judge falls, objects
+that hide, gradients that were dropped, a run that stands still.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +17,6 @@ from rich.console import Console
 from rich.live import Live
 
 from trainers.clips.folder import write_text
-from trainers.monitor import resources as resources
 from trainers.monitor.screen import page, screen
 from trainers.run.records import read_run
 from trainers.settings.options import exit_with_one_line

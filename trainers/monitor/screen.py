@@ -1,12 +1,4 @@
-"""Watch a run from its files alone, on the terminal or as a page: `python -m trainers.monitor outputs/oro_drops`.
-
-    python -m trainers.monitor outputs/oro_drops --watch 10
-    python -m trainers.monitor outputs/oro_drops --html run.html
-
-Reads config.yaml, metrics.jsonl and the names of the checkpoints; nothing of the run is touched, and the run need not
-know. Alarms say what a glance at the reward would miss: a reward that rises while its held-out judge falls, objects
-that hide, gradients that were dropped, a run that stands still.
-"""
+"""A run as one terminal screen, as a page, and as alarms."""
 
 from __future__ import annotations
 
@@ -23,7 +15,7 @@ from rich.progress import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trainers.monitor import resources as resources
+from trainers.monitor import resources
 from trainers.monitor.resources import RECENT
 from trainers.run.records import Run, _or, names, parted
 
@@ -72,6 +64,12 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     return "".join(BLOCKS[round((mean - low) / span * (len(BLOCKS) - 1))] for mean in means)
 
 
+def interval_text(run: Run, name: str) -> str:
+    """The last interval of a figure, with a blank before it; nothing where it has none."""
+    ends = run.ends(name)
+    return f" [{ends[-1][1]:.4g}, {ends[-1][2]:.4g}]" if ends else ""
+
+
 def screen(run: Run) -> Group:
     """The run as one terminal screen."""
     each = run.seconds_a_step
@@ -86,7 +84,7 @@ def screen(run: Run) -> Group:
             recent = statistics.fmean(
                 values[-RECENT:] if "/" not in name or name.startswith("rewards/") else values[-1:]
             )
-            table.add_row(name, f"{values[0]:.4g}", f"{recent:.4g}", sparkline(values))
+            table.add_row(name, f"{values[0]:.4g}", f"{recent:.4g}{interval_text(run, name)}", sparkline(values))
     held = [Text(line) for line in resources.told(run.processes)]
     warnings = [Text(f"! {line}", style="bold red") for line in alarms(run)]
     bar = ProgressBar(total=max(1, run.max_steps), completed=run.step, width=60)
@@ -101,6 +99,7 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>{{ run.folder.name }}</tit
 {{ left }} left{% endif %}. Checkpoints: {{ run.checkpoints | join(", ") or "none" }}.</p>
 {% for line in alarms %}<p class="alarm">{{ line }}</p>{% endfor %}
 {% for line in held %}<p>{{ line }}</p>{% endfor %}
+{% for name, text in intervals %}<p>{{ name }}{{ text }}, 95 % interval over scenes</p>{% endfor %}
 {% for name, picture in pictures %}<img alt="{{ name }}" src="data:image/png;base64,{{ picture }}">{% endfor %}
 {% if videos %}<h2>Clips</h2>{% for path in videos %}<p>{{ path }}</p>{% endfor %}{% endif %}
 """
@@ -108,20 +107,29 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>{{ run.folder.name }}</tit
 
 def page(run: Run) -> str:
     """The run as one self-contained HTML page: a plot a figure, alarms on top."""
-    pictures = [(name, _picture(name, run.series(name))) for name in names(run) if run.series(name)]
+    pictures = [(name, _picture(run, name)) for name in names(run) if run.series(name)]
     videos = sorted(str(path.relative_to(run.folder)) for path in run.folder.glob("eval/*/clips.mp4"))
     left = duration((run.max_steps - run.step) * run.seconds_a_step)
     template = Environment(autoescape=True).from_string(PAGE)
     held = resources.told(run.processes)
-    return template.render(run=run, left=left, alarms=alarms(run), held=held, pictures=pictures, videos=videos)
+    intervals = [
+        (name, f" {run.series(name)[-1][1]:.4g}{interval_text(run, name)}") for name in names(run) if run.ends(name)
+    ]
+    return template.render(
+        run=run, left=left, alarms=alarms(run), held=held, pictures=pictures, videos=videos, intervals=intervals
+    )
 
 
-def _picture(name: str, points: Sequence[tuple[int, float]]) -> str:
-    """One figure over the steps, as PNG in base64."""
+def _picture(run: Run, name: str) -> str:
+    """One figure over the steps with its interval, as PNG in base64."""
     from matplotlib.figure import Figure
 
+    points, ends = run.series(name), run.ends(name)
     figure = Figure(figsize=(5, 2.6), layout="constrained")
     axes = figure.subplots()
+    if ends:
+        steps, lows, highs = zip(*ends, strict=True)
+        axes.fill_between(steps, lows, highs, alpha=0.2, linewidth=0)
     axes.plot(*zip(*points, strict=True), "o-" if len(points) < 30 else "-", markersize=3, linewidth=1)
     axes.set_title(name, fontsize=10)
     axes.set_xlabel("step")

@@ -112,11 +112,7 @@ def train(options: argparse.Namespace) -> LTXPipeline:
     output = Path(options.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     captions = read_captions(options.data)
-    if options.start_from:
-        pipeline = LTXPipeline.from_pretrained(options.start_from)
-    else:
-        autoencoder = AutoencoderKLLTXVideo.from_pretrained(options.autoencoder)
-        pipeline = build_pipeline(autoencoder, [*captions, ""], options.width, options.layers)
+    pipeline = first_pipeline(options, captions)
     model = LTXModel(pipeline)
     latents = encode_split(model, options.data, output / "latents.safetensors")
     trained = nn.ModuleDict({"transformer": pipeline.transformer, "text_encoder": pipeline.text_encoder})
@@ -154,6 +150,14 @@ def train(options: argparse.Namespace) -> LTXPipeline:
             save_pipeline(pipeline, ema, trained, output / "pipeline")
     ema.copy_to(trained)
     return pipeline
+
+
+def first_pipeline(options: argparse.Namespace, captions: list[str]) -> LTXPipeline:
+    """The pipeline to train further, or a new one over the trained autoencoder."""
+    if options.start_from:
+        return LTXPipeline.from_pretrained(options.start_from)
+    autoencoder = AutoencoderKLLTXVideo.from_pretrained(options.autoencoder)
+    return build_pipeline(autoencoder, [*captions, ""], options.width, options.layers)
 
 
 def flow_matching_loss(

@@ -1,17 +1,4 @@
-"""Attacks on recipes: does a true clip, made wrong, ever score better than it was?
-
-    python -m trainers.redteam --output_dir outputs/redteam
-    python -m data.write --split heldout --g_m_s2 9.81 --clips 128 --light
-    python -m trainers.redteam --dataset data/rendered --split heldout-g9.81 --output_dir outputs/redteam --processes 4
-
-The shipped clips fall with many g, so that recipes which say 9.81 need the same scenes simulated at it.
-
-Each clip is attacked once and looked at once by each set of instruments, for all recipes that share them, as it is and
-sent through the video model's autoencoder. What every reward said of every attacked clip is kept in `measured.jsonl`,
-a line a clip and recipe, and gone on with when the command is given again. Totals and pairs are made of that: a pair is
-a true clip and the same clip attacked, judged in one batch of all true clips and their attacked ones, so that an
-unmeasurable clip is priced beside the true ones; it is ranked rightly where the attacked clip scores less.
-"""
+"""True clips and recipes in one process or several: what every reward says of every attacked clip."""
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
 import dataclasses
@@ -25,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.models import load_video_model, round_trip
-from trainers.redteam.attacks import ATTACKS, apply
+from trainers.models import VideoModel, load_video_model, round_trip
+from trainers.redteam.attacks import ATTACKS, LEVELS, apply
 from trainers.redteam.scenes import ALL_KINDS, TrueClip, true_clips
+from trainers.redteam.verdicts import names_of, scenes
 from trainers.settings.options import Positive, option, strict, suggestion
 
 RECIPES = "configs/recipes"
@@ -43,6 +31,7 @@ class RedTeamConfig:
 
     recipe: list[str] = option(["all"], "recipes under attack, or all that ship and are trained on")
     attack: list[str] = option(["all"], "attacks, or all, or none: adversarial noise alone")
+    world: str = option("drops", "world of the clips: drops, or package.module:Class")
     split: str = option("validation", "split of the clips; choose nothing by looking at heldout")
     dataset: str | None = option(None, "folder of splits; by default the shipped clips")
     clips: Positive = option(12, "clips of each kind of scene, from the split's beginning")
@@ -110,12 +99,10 @@ class Bench:
     """
 
     def __init__(self, config: RedTeamConfig, recipes: dict[str, Any] | None = None) -> None:
-        from trainers.redteam.verdicts import scenes
-
         self.config = config
         self.recipes = load_recipes(config.recipe) if recipes is None else recipes
         self.kinds_of = {stem: scenes(names_of(recipe)) for stem, recipe in self.recipes.items()}
-        self.clips = list(true_clips(config.split, config.dataset, self._wanted()))
+        self.clips = list(true_clips(config.split, config.dataset, self._wanted(), world=config.world))
 
     def _wanted(self) -> dict[str, int]:
         """How many clips of each kind that a recipe speaks of."""
@@ -150,8 +137,8 @@ class Bench:
 
         stem, number = task
         drops = {"drop": self.config.noise_clips}
-        clip = list(true_clips(self.config.split, self.config.dataset, drops))[number]
-        found = attacked(clip, self.recipes[stem], load_recipe(self.config.judge), self.config)
+        clip = list(true_clips(self.config.split, self.config.dataset, drops, world=self.config.world))[number]
+        found = attacked(clip, self.recipes[stem], load_recipe(self.config.judge), self.config.noise_steps)
         return [{"recipe": stem, "clip": clip.name} | record for record in found]
 
 
@@ -258,7 +245,7 @@ def _listed(value_B: Tensor) -> list[float | None]:
     return [None if value != value else round(value, 6) for value in value_B.tolist()]
 
 
-def _sent(clip: TrueClip, model: Any) -> TrueClip:
+def _sent(clip: TrueClip, model: VideoModel) -> TrueClip:
     """The clip's round trip through the autoencoder."""
     frames = round_trip(model, clip.video.frames_BTCHW, [clip.caption], clip.video.fps_B)
     return dataclasses.replace(clip, video=clip.video.with_frames(frames))
@@ -268,11 +255,3 @@ def fingerprint(recipe: Any, names: list[str]) -> str:
     """What a measurement is good for: the recipe and the attacks with their strengths."""
     text = recipe.config.model_dump_json() + json.dumps({name: ATTACKS[name].strengths for name in names})
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-LEVELS = ("weak", "middle", "strong")
-
-
-def names_of(recipe: Any) -> list[str]:
-    """The rewards and gates that decide its total, as `trainers.redteam.verdicts` names them."""
-    return [one.name.rpartition(":")[2] for one in (*recipe.config.rewards, *recipe.config.gates)]

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.learning.scoring import Judge
 from trainers.redteam.attacks import adversarial_noise, apply
+from trainers.redteam.scenes import TrueClip
 
 BOUNDS = (2 / 255, 4 / 255, 8 / 255)
 
 
-def attacked(clip: Any, recipe: Any, judge: Any, config: Any) -> list[dict[str, float]]:
+def attacked(clip: TrueClip, recipe: Any, judge: Judge, steps: int) -> list[dict[str, float]]:
     """The gains on one clip, a bound a record. The clip is alone, so an unmeasurable one has the recipe's own price."""
     true, slow = clip.video, apply("slow_motion", clip.cut, 1, torch.Generator())
     columns = {"reference_BTCHW": clip.reference_BTCHW, "caption": [clip.caption]}
@@ -31,9 +33,7 @@ def attacked(clip: Any, recipe: Any, judge: Any, config: Any) -> list[dict[str, 
         judged, judged_mended = by(judge, slow), by(judge, true.frames_BTCHW)
         found, best, most = [], slow, start
         for bound in BOUNDS:
-            frames = adversarial_noise(
-                slow, lambda frames: by(recipe, frames, True), bound=bound, steps=config.noise_steps
-            )
+            frames = adversarial_noise(slow, lambda frames: by(recipe, frames, True), bound=bound, steps=steps)
             # What was found within a smaller bound lies within this one too.
             if by(recipe, frames) > most:
                 best, most = frames, by(recipe, frames)

@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.rows import collate, to_video
+from data.worlds import world_of
 from reward_physics.video import Video
-from trainers.redteam.attacks import Cut, cut_out, recompose
+from trainers.redteam.cut import Cut, cut_out, recompose
 
 LENGTH_M, SWING_FPS = 1.0, 8.0
 
@@ -136,15 +138,14 @@ def staged(kind: str, clip: TrueClip) -> TrueClip:
     )
 
 
-def true_clips(split: str, dataset: str | None, kinds: dict[str, int]) -> Iterator[TrueClip]:
+def true_clips(split: str, dataset: str | None, kinds: dict[str, int], *, world: str = "drops") -> Iterator[TrueClip]:
     """The first clips of each kind, in the order of the split.
 
     Args:
         kinds: how many of each kind; staged kinds take the pictures of drops.
+        world: that the rows are of; they name the kind of their scene.
     """
-    from data.rows import LIGHT_COLUMNS, collate, load_split, to_video
-
-    table = load_split(split, dataset, columns=LIGHT_COLUMNS).with_format("numpy")
+    table = world_of(world).rows(split, dataset)
     of_rows = [str(kind) for kind in table["kind"]]
     for kind, count in kinds.items():
         source = "drop" if kind in STAGED else kind

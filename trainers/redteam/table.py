@@ -1,26 +1,16 @@
-"""What the red team measured -> pairs, shares ranked rightly with their intervals, and tables.
-
-    python -m trainers.redteam.table outputs/redteam > outputs/redteam/redteam.md
-
-draws one table of all parts below a folder, of the shipped recipes as they stand.
-"""
+"""What the red team measured -> pairs, shares ranked rightly with their intervals, and tables."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from trainers.redteam.attacks import ATTACKS
-from trainers.redteam.bench import LEVELS, names_of
-from trainers.redteam.verdicts import recipe_verdict
-from trainers.settings.options import exit_with_one_line
+from trainers.redteam.attacks import ATTACKS, LEVELS
+from trainers.redteam.verdicts import names_of, recipe_verdict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,25 +67,6 @@ def _column(both: Iterable[tuple[dict[str, Any], int]], name: str) -> torch.Tens
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of one measured.jsonl, whose last line is cut short where the command was stopped."""
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-
-
-def gathered(folder: str | Path, prints: dict[str, str]) -> list[dict[str, Any]]:
-    """The records of all parts below a folder whose recipes are as they were, each clip once.
-
-    Args:
-        prints: `redteam.fingerprint` of the recipes by name.
-    """
-    found: dict[tuple[str, str, bool], dict[str, Any]] = {}
-    for path in sorted(Path(folder).rglob("measured.jsonl")):
-        for record in read_records(path):
-            if prints.get(record["recipe"]) == record["print"]:
-                found[record["recipe"], record["clip"], record["through"]] = record
-    return list(found.values())
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
@@ -217,25 +188,3 @@ def _table(stem: str, recipe: Any, pairs: list[Pair], decisive: list[Pair]) -> l
         won = sum(pair.gain > 0 for pair in unknown)
         lines.append(f"Of {len(unknown)} pairs whose true clip cannot be measured the attack gains in {won}.")
     return [*lines, ""]
-
-
-def main() -> None:
-    from trainers.redteam.bench import fingerprint, load_recipes
-    from trainers.redteam.noise import render_noise
-
-    parse = argparse.ArgumentParser(prog="python -m trainers.redteam.table", description="One table of all parts.")
-    parse.add_argument("folder", type=Path, help="parts of trainers.redteam, each a folder with measured.jsonl")
-    folder = parse.parse_args().folder
-    if next(folder.rglob("measured.jsonl"), None) is None:
-        raise ValueError(f"{folder} holds no measured.jsonl: give the folder of parts that trainers.redteam has made")
-    recipes = load_recipes(["all"])
-    print(render(gathered(folder, {stem: fingerprint(one, list(ATTACKS)) for stem, one in recipes.items()}), recipes))
-    whole = {stem: fingerprint(one, []) for stem, one in recipes.items()}
-    noise = [record for path in sorted(folder.rglob("noise.json")) for record in json.loads(path.read_text())]
-    noise = [record for record in noise if record["print"].startswith(f"{whole.get(record['recipe'])}-")]
-    if noise:
-        print(render_noise(noise))
-
-
-if __name__ == "__main__":
-    exit_with_one_line(main)

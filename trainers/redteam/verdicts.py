@@ -8,7 +8,7 @@ cannot be measured on the attacked clip has lost, since it is priced below the t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 Verdict = Literal["lose", "not gain", "invariant"]
 
@@ -213,3 +213,8 @@ def scenes(rewards: Iterable[str]) -> tuple[str, ...]:
     for some in special:
         kinds = tuple(kind for kind in kinds if kind in some)
     return kinds
+
+
+def names_of(recipe: Any) -> list[str]:
+    """The rewards and gates that decide a recipe's total, by the names that this table has for them."""
+    return [term.name.rpartition(":")[2] for term in (*recipe.config.rewards, *recipe.config.gates)]

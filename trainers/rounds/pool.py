@@ -14,14 +14,12 @@ from torch import Tensor
 
 from trainers.clips.scored import ScoredClips
 from trainers.learning.advantages import reward_weights, weight_metrics
-from trainers.learning.batches import Batch, Scenes, clip_generators, condition_on
-from trainers.learning.streams import NOISE
+from trainers.learning.batches import Batch, BatchSource, Scenes, condition_on
+from trainers.learning.streams import Stream, clip_generators
 from trainers.models import Condition, VideoModel
 from trainers.rounds.replay import Replay
 from trainers.run.session import Session
 from trainers.settings.regression import RWRConfig
-
-PROMPT = 5  # a stream of random numbers: of a prompt's first frame
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +42,7 @@ class Pool:
 
 
 def prompts_of(
-    config: RWRConfig, model: VideoModel, scenes: Scenes, numbers: list[int]
+    config: RWRConfig, model: VideoModel, scenes: BatchSource, numbers: list[int]
 ) -> tuple[Batch, Condition, list[int]]:
     """The scenes of clip numbers, each once, what is generated from them, and the place of each number's own.
 
@@ -53,7 +51,7 @@ def prompts_of(
     prompts = [number // config.num_generations for number in numbers]
     each = list(dict.fromkeys(prompts))
     batch = scenes.batch(each)
-    condition = condition_on(model, batch, config, clip_generators(config.seed, each, PROMPT))
+    condition = condition_on(model, batch, config, clip_generators(config.seed, each, Stream.PROMPT))
     return batch, condition, [each.index(prompt) for prompt in prompts]
 
 
@@ -93,7 +91,7 @@ def offline_pool(config: RWRConfig, run: Session, scored: ScoredClips) -> tuple[
 
     def fetch(places: list[int], numbers: list[int]) -> tuple[Tensor, Condition]:
         batch = scored.batch(places)
-        condition = condition_on(run.model, batch, config, clip_generators(config.seed, numbers, NOISE))
+        condition = condition_on(run.model, batch, config, clip_generators(config.seed, numbers, Stream.NOISE))
         frames = batch.video.frames_BTCHW.to(run.model.device)
         return run.model.pin(run.model.encode_clip(frames), condition), condition
 

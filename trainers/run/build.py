@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch import nn
 from transformers import get_scheduler
 
 from rewards.recipe.recipe import load_recipe
 from trainers.learning.batches import Scenes
 from trainers.learning.scoring import Judge
+from trainers.memory_plan.blank import C, Step
 from trainers.memory_plan.of_run import print_memory
 from trainers.models import VideoModel, load_video_model, lora_parameters
 from trainers.run import averages
@@ -28,10 +29,11 @@ from trainers.run.parallel import (
 )
 from trainers.run.session import Session
 from trainers.run.tracking import check_trackers
+from trainers.settings.common import ModelConfig, RunConfig, TrainerConfig
 
 
-def start(config: Any) -> tuple[Accelerator, Path | None]:
-    """The processes, seeded, and the checkpoint to resume from.
+def start(config: C, step: Step[C]) -> tuple[Accelerator, Path | None]:
+    """The processes, seeded, and the checkpoint to resume from. A dry run prints the step's plan of memory first.
 
     Raises:
         ValueError: an output folder that must not be written to, a tracker that is missing, no such checkpoint.
@@ -43,17 +45,17 @@ def start(config: Any) -> tuple[Accelerator, Path | None]:
     use_threads(config.num_threads)
     accelerator = make_accelerator()
     set_seed(config.seed)
-    if config.dry_run and not print_memory(config, quiet=not accelerator.is_main_process):
+    if config.dry_run and not print_memory(config, step, quiet=not accelerator.is_main_process):
         raise SystemExit(0)
     return accelerator, resume
 
 
-def watched(config: Any, accelerator: Accelerator, recipe: Judge) -> Judge:
+def watched(config: RunConfig, accelerator: Accelerator, recipe: Judge) -> Judge:
     """The recipe under a watchdog of `reward_timeout_s`."""
     return Watched(recipe, config.reward_timeout_s, accelerator.process_index)
 
 
-def held_out_judges(config: Any, recipe: Judge | None) -> dict[str, Judge]:
+def held_out_judges(config: RunConfig, recipe: Judge | None) -> dict[str, Judge]:
     """The recipes of the evaluations during training, by the name their figures get."""
     judges = {} if recipe is None else {"eval": recipe}
     if config.eval_steps and config.eval_recipe:
@@ -62,12 +64,13 @@ def held_out_judges(config: Any, recipe: Judge | None) -> dict[str, Judge]:
 
 
 def make_session(
-    config: Any,
+    config: TrainerConfig,
     accelerator: Accelerator,
     judges: dict[str, Judge],
     scenes: Scenes | None,
     model: VideoModel | None,
     *,
+    recipe: str,
     full: bool = False,
 ) -> Session:
     """Load the model, put the LoRA on it (or free all its weights), and make optimizer, schedule and average.
@@ -75,29 +78,14 @@ def make_session(
     Args:
         scenes: those that are trained on, which stand in for the held-out ones where nothing is evaluated.
         model: replaces the one that the config names.
+        recipe: file of the rewards.
         full: train every weight of the transformer.
     """
     needed = config.eval_steps or scenes is None
     held_out = Scenes(config, config.eval_split, shuffle=False) if needed else scenes
     assert held_out is not None
-    if model is None:
-        dtype = torch.bfloat16 if config.bf16 else torch.float32
-        model = load_video_model(config.model_name_or_path, torch_dtype=dtype)
-        model.offload_text = config.offload_text_encoder
-        model.offload_blocks = config.offload_transformer
-        model = model.to(accelerator.device)
-    model.decode_in_tiles(config.decode_tile_px)
-    if config.block_checkpointing:
-        model.checkpoint_blocks()
-    if config.torch_compile:
-        model.compile_blocks()
-    if full:
-        model.transformer.requires_grad_(True)
-    elif config.lora_path:
-        model.load_lora(config.lora_path, trainable=True)
-    else:
-        model.add_lora(r=config.lora_r, alpha=config.lora_alpha, targets=config.lora_target_modules)
-    weights = dict(model.transformer.named_parameters()) if full else lora_parameters(model.transformer)
+    model = load(config, accelerator) if model is None else model
+    weights = free(config, model, full=full)
     optimizer = torch.optim.AdamW(
         list(weights.values()),
         lr=config.learning_rate,
@@ -109,15 +97,57 @@ def make_session(
     optimizer = wrap(accelerator, model, optimizer, batch_size=per_device, max_grad_norm=norm)
     if config.context_parallel_size > 1:
         share_sequence(accelerator, model, config.context_parallel_size)
-    scheduler = get_scheduler(
-        "constant_with_warmup" if config.lr_scheduler_type == "constant" else config.lr_scheduler_type,
+    state = ckpt.TrainState(
+        weights=weights,
+        optimizer=optimizer,
+        scheduler=schedule_of(config, optimizer),
+        ema=averages.start_ema(weights) if config.ema_decay > 0 else {},
+        engine=engine_of(accelerator),
+    )
+    return Session(
+        config=config,
+        accelerator=accelerator,
+        model=model,
+        state=state,
+        judges=judges,
+        held_out=held_out,
+        recipe=recipe,
+        full=full,
+    )
+
+
+def load(config: TrainerConfig, accelerator: Accelerator) -> VideoModel:
+    """The model that the config names, on the process's device."""
+    dtype = torch.bfloat16 if config.bf16 else torch.float32
+    model = load_video_model(config.model_name_or_path, torch_dtype=dtype)
+    model.offload_text = config.offload_text_encoder
+    model.offload_blocks = config.offload_transformer
+    return model.to(accelerator.device)
+
+
+def free(config: ModelConfig, model: VideoModel, *, full: bool) -> dict[str, nn.Parameter]:
+    """Set how the model runs and put a LoRA on it, or free all its weights; those that are trained, by name."""
+    model.decode_in_tiles(config.decode_tile_px)
+    if config.block_checkpointing:
+        model.checkpoint_blocks()
+    if config.torch_compile:
+        model.compile_blocks()
+    if full:
+        model.transformer.requires_grad_(True)
+        return dict(model.transformer.named_parameters())
+    if config.lora_path:
+        model.load_lora(config.lora_path, trainable=True)
+    else:
+        model.add_lora(r=config.lora_r, alpha=config.lora_alpha, targets=config.lora_target_modules)
+    return lora_parameters(model.transformer)
+
+
+def schedule_of(config: RunConfig, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """How the learning rate rises and falls."""
+    name = config.lr_scheduler_type
+    return get_scheduler(
+        "constant_with_warmup" if name == "constant" else name,
         optimizer,
         num_warmup_steps=config.warmup_steps,
         num_training_steps=config.max_steps,
-    )
-    ema = averages.start_ema(weights) if config.ema_decay > 0 else {}
-    engine = engine_of(accelerator)
-    state = ckpt.TrainState(weights=weights, optimizer=optimizer, scheduler=scheduler, ema=ema, engine=engine)
-    return Session(
-        config=config, accelerator=accelerator, model=model, state=state, judges=judges, held_out=held_out, full=full
     )

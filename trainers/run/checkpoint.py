@@ -137,23 +137,27 @@ def save_checkpoint(
         state.engine.save_checkpoint(str(temporary), tag=SHARDS, save_latest=False, exclude_frozen_parameters=True)
     barrier()
     if process == 0:
-        files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        hashes = {path.relative_to(temporary).as_posix(): _sha256(path) for path in files}
-        manifest = {"step": state.step, "clips": state.clips, "num_processes": num_processes}
-        manifest |= {"config": config, "trackers": dict(trackers or {}), "sha256": hashes}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True))
-        for path in (*files, temporary / MANIFEST, temporary):
-            _sync(path)
-        if final.exists():
-            _retire(final)
-        os.replace(temporary, final)
-        _sync(final.parent)
-        for old in checkpoints(output_dir)[:-keep]:
-            _retire(old)
-        for left in Path(output_dir).glob(f"{REMOVING}*"):
-            shutil.rmtree(left)
+        table = {"step": state.step, "clips": state.clips, "num_processes": num_processes}
+        _finish(temporary, final, table | {"config": config, "trackers": dict(trackers or {})}, keep=keep)
     barrier()
     return final
+
+
+def _finish(temporary: Path, final: Path, table: dict[str, Any], *, keep: int) -> None:
+    """Write the manifest of a checkpoint's files, give it its name, and remove the oldest beyond `keep`."""
+    files = sorted(path for path in temporary.rglob("*") if path.is_file())
+    hashes = {path.relative_to(temporary).as_posix(): _sha256(path) for path in files}
+    (temporary / MANIFEST).write_text(json.dumps(table | {"sha256": hashes}, indent=2, sort_keys=True))
+    for path in (*files, temporary / MANIFEST, temporary):
+        _sync(path)
+    if final.exists():
+        _retire(final)
+    os.replace(temporary, final)
+    _sync(final.parent)
+    for old in checkpoints(final.parent)[:-keep]:
+        _retire(old)
+    for left in final.parent.glob(f"{REMOVING}*"):
+        shutil.rmtree(left)
 
 
 def load_checkpoint(
@@ -171,15 +175,7 @@ def load_checkpoint(
     manifest = read_manifest(path)
     check_files(path, manifest["sha256"])
     body = load_plain(path / STATE)
-    if (state.engine is None) != (not (path / SHARDS).exists()) or (
-        state.engine is not None and manifest["num_processes"] != num_processes
-    ):
-        now = f"{num_processes} processes {'without' if state.engine is None else 'with'} DeepSpeed"
-        raise ValueError(
-            f"checkpoint {path} was written by {manifest['num_processes']} processes "
-            f"{'with' if (path / SHARDS).exists() else 'without'} DeepSpeed and cannot go on with {now}: "
-            "launch it as it was, or start a new run from its LoRA with lora_path"
-        )
+    _check_processes(path, state, manifest["num_processes"], num_processes)
     with torch.no_grad(), gathered(state.weights.values(), write=True):
         shapes = {name: tuple(weight.shape) for name, weight in state.weights.items()}
         if {name: tuple(weight.shape) for name, weight in body["weights"].items()} != shapes:
@@ -203,6 +199,19 @@ def load_checkpoint(
     return [
         f"{name}: {before.get(name)} -> {config.get(name)}" for name in names if before.get(name) != config.get(name)
     ]
+
+
+def _check_processes(path: Path, state: TrainState, before: int, num_processes: int) -> None:
+    """Raise ValueError where DeepSpeed's shards cannot be read by these processes."""
+    if (state.engine is None) != (not (path / SHARDS).exists()) or (
+        state.engine is not None and before != num_processes
+    ):
+        now = f"{num_processes} processes {'without' if state.engine is None else 'with'} DeepSpeed"
+        raise ValueError(
+            f"checkpoint {path} was written by {before} processes "
+            f"{'with' if (path / SHARDS).exists() else 'without'} DeepSpeed and cannot go on with {now}: "
+            "launch it as it was, or start a new run from its LoRA with lora_path"
+        )
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -70,8 +70,7 @@ def share_sequence(accelerator: Accelerator, model: VideoModel, size: int) -> No
 
     shape = (accelerator.num_processes // size, 1, size)
     mesh = init_device_mesh(accelerator.device.type, shape, mesh_dim_names=("clips", "ring", "ulysses"))
-    networks: Any = getattr(model, "networks")  # noqa: B009  the protocol asks for none
-    for network in networks.values():
+    for network in model.networks.values():
         network.set_attention_backend("native")
         network.enable_parallelism(config=ContextParallelConfig(ulysses_degree=size, mesh=mesh["ring", "ulysses"]))
     predict, group = model.predict, mesh["ulysses"].get_group()

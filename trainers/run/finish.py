@@ -5,34 +5,35 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from ruamel.yaml import YAML
 from torch import Tensor
 
-from trainers.learning.batches import Scenes
+from trainers.learning.batches import BatchSource, Scenes, condition_on
 from trainers.learning.rollout import choose_grad_steps, in_range
+from trainers.learning.streams import clip_generators
 from trainers.models.base import VideoModel
 from trainers.run.model_card import model_card
 from trainers.run.parallel import size_of
 from trainers.run.tracking import Trackers, draw_reward_curve, read_metrics
+from trainers.settings.common import TrainerConfig
 from trainers.settings.oro import OROConfig
 
 PIPELINE = "model"
 """Sub-folder of a run that trained every weight: the whole pipeline, as `model_name_or_path` takes it."""
 
 
-def write_config(config: Any) -> None:
+def write_config(config: TrainerConfig) -> None:
     """config.yaml in the run's folder: the file that starts the same run again."""
     with (Path(config.output_dir) / "config.yaml").open("w") as file:
         YAML().dump(dataclasses.asdict(config), file)
 
 
 def print_plan(
-    config: Any,
+    config: TrainerConfig,
     model: VideoModel,
-    scenes: Any,
+    scenes: BatchSource,
     weights: Mapping[str, Tensor],
     per_step: int,
     resume: Path | None,
@@ -41,7 +42,7 @@ def print_plan(
     """Say what will be trained, on what, and where it goes.
 
     Args:
-        scenes: with a length and `batch`, what clips come from.
+        scenes: what clips come from.
         weights: what is trained.
         per_step: clips of an optimizer step over all processes.
         about: the trainer's own lines.
@@ -80,47 +81,46 @@ def print_sigmas(config: OROConfig, model: VideoModel, scenes: Scenes) -> None:
 
 def plan_sigmas(model: VideoModel, config: OROConfig, scenes: Scenes) -> list[float]:
     """The noise levels of the run's rollouts."""
-    from trainers.learning.batches import clip_generators, condition_on
-
     batch = scenes.batch([0])
     condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers))
     return model.schedule(config.num_inference_steps, condition).sigmas[:-1].tolist()
 
 
 def finish(
-    config: Any,
+    config: TrainerConfig,
     model: VideoModel,
     metrics: dict[str, float],
     trackers: Trackers,
     *,
     method: str,
+    recipe: str = "",
     full: bool = False,
 ) -> None:
     """Write what was learned with its card, draw the reward curve, upload where asked for.
 
     Args:
         method: how it was trained, in words, for the card.
+        recipe: file of the rewards, for the card.
         full: write the whole pipeline into the folder `model`, not a LoRA in the stock format.
     """
     folder = Path(config.output_dir)
     if full:
-        getattr(model, "pipeline").save_pretrained(folder / PIPELINE)  # noqa: B009  the protocol asks for none
+        model.pipeline.save_pretrained(folder / PIPELINE)
     else:
         model.save_lora(folder)
     lines = read_metrics(folder / "metrics.jsonl")
     if not metrics and lines:  # resumed at its end: nothing was left to do
         metrics = {name: value for line in lines[-2:] for name, value in line.items() if name != "step"}
-    pipeline = type(getattr(model, "pipeline", None)).__name__
+    pipeline = type(model.pipeline).__name__
     settings = dataclasses.asdict(config)  # pyright: ignore[reportArgumentType]
-    recipe = Path(getattr(config, "recipe", ""))
     card = model_card(
         settings,
         pipeline=pipeline,
         method=method,
         metrics=metrics,
-        recipe=recipe.read_text() if recipe.is_file() else "",
+        recipe=Path(recipe).read_text() if Path(recipe).is_file() else "",
         videos=sorted(str(path.relative_to(folder)) for path in folder.glob("eval/*/clips.mp4")),
-        experts=len(getattr(model, "networks", (model,))),
+        experts=len(model.networks),
     )
     (folder / "README.md").write_text(card)
     draw_reward_curve(lines, folder / "reward_curve.png")

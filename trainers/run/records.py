@@ -21,6 +21,10 @@ GUARDS = ("rewards/gates/", "rewards/held_out/")
 """Beginnings of the names of gates, and of rewards that are not trained on."""
 
 
+ENDS = ("/low", "/high")
+"""Endings of the names of an interval's ends, after the name of the figure."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What a run's folder says of it."""
@@ -46,6 +50,11 @@ class Run:
         """(step, value) of one figure, where it was logged and is finite."""
         found = [(int(line["step"]), float(line[name])) for line in self.lines if line.get(name) is not None]
         return [(step, value) for step, value in found if math.isfinite(value)]
+
+    def ends(self, name: str) -> list[tuple[int, float, float]]:
+        """(step, low, high) of the interval of one figure, where it was logged with one."""
+        low, high = (dict(self.series(f"{name}{end}")) for end in ENDS)
+        return [(step, low[step], high[step]) for step in low if step in high]
 
     @property
     def seconds_a_step(self) -> float:
@@ -131,8 +140,12 @@ def _or(value: float, other: float) -> float:
 
 
 def names(run: Run) -> list[str]:
-    """The figures that were logged: rewards first, seconds last, the others between, in the order of the log."""
+    """The figures that were logged: rewards first, seconds last, the others between, in the order of the log.
+
+    The ends of an interval go with their figure, see `ends`.
+    """
     seen = list(dict.fromkeys(name for line in run.lines for name in line if name != "step"))
+    seen = [name for name in seen if not (name.endswith(ENDS) and name.rpartition("/")[0] in seen)]
     first = [name for name in seen if name == "reward" or name.startswith(("eval/", "judge/", "rewards/"))]
     last = [name for name in seen if name.startswith("seconds")]
     return first + [name for name in seen if name not in (*first, *last)] + last

@@ -39,6 +39,7 @@ from trainers.run.parallel import (
 from trainers.run.process import held_gb, memory_gb, open_files, release_memory
 from trainers.run.records import parted, read_run
 from trainers.run.tracking import PROCESSES, MetricsFile, Trackers, open_trackers
+from trainers.settings.common import TrainerConfig
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -47,18 +48,20 @@ class Session:
 
     Args:
         held_out: scenes of the evaluations.
+        recipe: file of the rewards.
         full: every weight of the transformer is trained, not a LoRA.
         keep: called with a checkpoint's unfinished folder, by every process: what the trainer needs beyond the state.
         phases: clocks of the step's parts.
         skipped: steps without a finite gradient since the last with one.
     """
 
-    config: Any
+    config: TrainerConfig
     accelerator: Accelerator
     model: VideoModel
     state: ckpt.TrainState
     judges: dict[str, Judge]
     held_out: Scenes
+    recipe: str
     full: bool = False
     keep: Callable[[Path], None] | None = None
     trackers: Trackers | None = None
@@ -219,14 +222,14 @@ class Session:
         Raises:
             ValueError: it cannot be written; the older ones are whole.
         """
-        config, recipe = self.config, getattr(self.config, "recipe", None)
+        config = self.config
         try:
             ckpt.save_checkpoint(
                 config.output_dir,
                 self.state,
                 config=dataclasses.asdict(config),
                 save_lora=(lambda folder: None) if self.full else self.model.save_lora,
-                recipe=recipe if recipe and Path(recipe).is_file() else None,
+                recipe=self.recipe if Path(self.recipe).is_file() else None,
                 keep=config.save_total_limit,
                 barrier=self.accelerator.wait_for_everyone,
                 extra=self.keep,
@@ -247,7 +250,9 @@ class Session:
         self.stop.forget()
         with averages.averaged(self.state), gathered(self.state.weights.values()):
             if self.trackers is not None:
-                finish(self.config, self.model, metrics, self.trackers, method=method, full=self.full)
+                finish(
+                    self.config, self.model, metrics, self.trackers, method=method, recipe=self.recipe, full=self.full
+                )
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 

@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -10,7 +10,7 @@ from pydantic import Field
 from trainers.settings.options import Count, Fraction, Positive, Rate, Weight, check_range, option, strict, suggestion
 
 
-def check_offload(config: Any) -> None:
+def check_offload(config: "ModelConfig") -> None:
     """Raise ValueError where a backward pass would not find a block's weights."""
     if config.offload_transformer and not config.block_checkpointing:
         raise ValueError("offload_transformer needs each block evaluated again: set block_checkpointing to true")
@@ -124,3 +124,13 @@ class RunConfig:
     dry_run: bool = option(False, "print the plan of memory, build everything, print the plan and stop")
     memory_gib: Rate | None = option(None, "memory of a device that the plan is compared with; by default this one's")
     disable_tqdm: bool = option(False, "no progress bar")
+
+
+@strict
+class GenerationConfig(ModelConfig, DataConfig):
+    """The model and the scenes: all that generated clips depend on, apart from the seed."""
+
+
+@strict
+class TrainerConfig(GenerationConfig, RunConfig):
+    """The settings that every trainer has."""

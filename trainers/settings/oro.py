@@ -5,12 +5,12 @@ from typing import Literal
 
 import pydantic
 
-from trainers.settings.common import DataConfig, ModelConfig, RunConfig, check_offload, check_report_to
+from trainers.settings.common import TrainerConfig, check_offload, check_report_to
 from trainers.settings.options import Count, Positive, Rate, Weight, check_range, option, strict
 
 
 @strict
-class OROConfig(ModelConfig, DataConfig, RunConfig):
+class OROConfig(TrainerConfig):
     """Optimisation of a differentiable reward through the rollout."""
 
     recipe: str = option("configs/recipes/gravity.yaml", "YAML recipe of rewards")

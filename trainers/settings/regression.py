@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from trainers.settings.common import DataConfig, ModelConfig, RunConfig, check_offload, check_report_to
+from trainers.settings.common import TrainerConfig, check_offload, check_report_to
 from trainers.settings.options import Count, Fraction, Positive, Rate, Weight, check_range, option, strict
 
 
@@ -47,7 +47,7 @@ class Weighting:
 
 
 @strict
-class RWRConfig(ModelConfig, DataConfig, RunConfig):
+class RWRConfig(TrainerConfig):
     """Reward-weighted regression: sample, score, weight, regress, repeat."""
 
     output_dir: str = option("outputs/rwr", "folder of checkpoints, logs, videos, kept clips and the final LoRA")
@@ -112,7 +112,7 @@ class RWRConfig(ModelConfig, DataConfig, RunConfig):
 
 
 @strict
-class PSFTConfig(ModelConfig, DataConfig, RunConfig):
+class PSFTConfig(TrainerConfig):
     """Supervised fine-tuning on simulated clips, with an explicit physics loss where wanted."""
 
     output_dir: str = option("outputs/psft", "folder of checkpoints, logs, videos and the final LoRA or model")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from data.drops.scenes import SPLIT_SEEDS, SPLITS, Scene, draw_scene
+from data.drops.ranges import SPLIT_SEEDS, SPLITS
+from data.drops.scenes import Scene, draw_scene
 from data.rows import SHIPPED, load_split
 from data.write import split_name
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data.drops.scenes import SPLIT_SEEDS, SPLITS, Scene, draw_scene
+from data.drops.ranges import SPLIT_SEEDS, SPLITS
+from data.drops.scenes import Scene, draw_scene
 from data.drops.simulation import camera_matrices, geometry, render, simulate
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from data.published.pisabench import clip_folders, read_clip
-from data.published.video_folder import at_times, frame_indices, read_folder, video_paths
+from data.published.video_folder import frame_indices, read_folder, video_paths
 from reward_physics.figures.published import published_l2
 from reward_physics.files.io import write_video
 
@@ -104,7 +104,7 @@ def test_a_plain_folder_of_videos(tmp_path):
     assert [(clip.name, clip.fps, clip.prompt) for clip in clips] == [("a", 10.0, ""), ("b", 10.0, "a ball falls")]
     assert clips[0].frames_TCHW.shape == (5, 3, SIDE, SIDE)
     assert (clips[0].frames_TCHW - frames).abs().max() < 1 / 250
-    assert len(at_times(frames, 24.0, target_fps=8.0)) == 2
+    assert frame_indices(len(frames), 24.0, target_fps=8.0) == [0, 3]
     with pytest.raises(ValueError, match="have no clock: give fps"):
         list(read_folder(tmp_path))
 

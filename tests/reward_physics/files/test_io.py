@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from frame_folders import write_frames
 
 from reward_physics.files import readers
-from reward_physics.files.io import enlarge, read_video, upscale_factor, write_frames, write_video
+from reward_physics.files.io import enlarge, read_video, upscale_factor, write_video
 
 
 def clip(frames: int = 5, height: int = 32, width: int = 48) -> torch.Tensor:
@@ -83,8 +84,6 @@ def test_bad_input_says_what_to_do(tmp_path):
         read_video(tmp_path / "frames")
     with pytest.raises(ValueError, match="no frames"):
         read_video(tmp_path / "empty", fps=16)
-    with pytest.raises(ValueError, match="exists"):
-        write_frames(tmp_path / "frames", clip())
 
 
 def test_frames_of_two_sizes_are_refused(tmp_path):

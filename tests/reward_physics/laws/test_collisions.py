@@ -101,13 +101,6 @@ def test_coulomb_allows_what_friction_can_do():
     assert collisions.coulomb_excess(turned, 0.0).item() == pytest.approx(tangent / (1 + tangent**2) ** 0.5, rel=1e-3)
 
 
-def test_masses_are_one_ratio_at_every_contact():
-    ratios = torch.tensor([[2.0, 2.0], [2.0, 4.0]])
-    spread = collisions.mass_ratio_spread(ratios, torch.ones(2, 2, dtype=torch.bool))
-    assert spread.tolist() == pytest.approx([0.0, 0.5 * 0.693147], abs=1e-5)
-    assert collisions.mass_ratio_spread(ratios, torch.tensor([[True, False], [False, False]])).tolist() == [0.0, 0.0]
-
-
 def test_penetration_by_hand_and_in_order():
     depths = torch.linspace(0, 0.9, 8)
     found = []

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from data.drops.scenes import Ranges, draw_scene
+from data.drops.ranges import Ranges
+from data.drops.scenes import draw_scene
 from data.drops.simulation import simulate
 from reward_physics.laws.energy import measure_energy
 from reward_physics.laws.flights import Flights, Trajectory, find_flights

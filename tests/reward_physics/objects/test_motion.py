@@ -32,8 +32,8 @@ def test_the_ball_is_followed_and_not_its_shadow(radius):
     frames, centres = tossed(radius=radius)
     found = find_moving(frames[None])
     assert found.reasons == [None]
-    assert found.present_BT.all()
-    assert (found.centre_BT2[0] - centres).norm(dim=-1).max() < 0.6
+    assert found.places.present_BT.all()
+    assert (found.places.centre_BT2[0] - centres).norm(dim=-1).max() < 0.6
 
 
 def test_a_hard_shadow_that_moves_by_itself_is_no_object():
@@ -49,14 +49,14 @@ def test_a_hard_shadow_that_moves_by_itself_is_no_object():
         centres.append([x, y])
     objects = find_all_moving(torch.stack(clip)[None])
     assert len(objects) == 1
-    assert (objects[0].centre_BT2[0] - torch.tensor(centres)).norm(dim=-1).max() < 0.6
+    assert (objects[0].places.centre_BT2[0] - torch.tensor(centres)).norm(dim=-1).max() < 0.6
 
 
 def test_noise_is_no_object():
     frames = 0.5 + 0.01 * torch.randn(1, 12, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     found = find_moving(frames)
     assert found.reasons[0] is not None
-    assert not found.present_BT.any()
+    assert not found.places.present_BT.any()
     assert found.mask_BTHW.sum() == 0
 
 

@@ -222,3 +222,26 @@ def test_check_says_what_a_recipe_does(root, capsys, tmp_path):
     capsys.readouterr()
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "reward-physics recipe"
+
+
+@pytest.mark.parametrize(
+    ("instruments", "says", "needs"),
+    [
+        ("{flow: null, depth: embedded, mask: segmenter}", "mask: segmenter, from the depth network", "no"),
+        (
+            "{flow: embedded, depth: null, mask: propagated}",
+            "propagated, the first frame's, carried by the flow",
+            "yes",
+        ),
+        ("{flow: null, depth: null, mask: appearance}", "mask: appearance, by the colours of the first frame", "yes"),
+        ("{flow: null, depth: null, mask: motion}", "mask: motion, by what moves against the background", "no"),
+    ],
+)
+def test_a_recipe_says_how_its_finder_finds_and_what_it_needs(tmp_path, instruments, says, needs):
+    from rewards.recipe.explain import explain
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"instruments: {instruments}\nrewards: [{{name: gravity}}]\n")
+    words = explain(path)
+    assert says in words
+    assert f"needs the object's mask in the first frame: {needs}\n" in words

@@ -14,7 +14,7 @@ import pytest
 from trainers.drops_bench import bench as drops_bench
 from trainers.drops_bench.bench import DropsBenchConfig, chosen, gather, plan_table, run
 from trainers.drops_bench.cells import Cell
-from trainers.evaluation.figures import DETAILS, MOTION
+from trainers.evaluation.fall_figures import DETAILS, MOTION
 from trainers.settings.options import parse_config
 
 ROOT = Path(__file__).resolve().parents[3]

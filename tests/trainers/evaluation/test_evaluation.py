@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.drops.scenes import Ranges, Scene, draw_scene
+from data.drops.ranges import Ranges
+from data.drops.scenes import Scene, draw_scene
 from data.drops.simulation import geometry, simulate
 from data.drops.truth import TrueScene
-from data.rows import LIGHT_COLUMNS, collate, load_split, make_row, to_video
+from data.drops.world import make_row
+from data.rows import LIGHT_COLUMNS, collate, load_split, to_video
 from data.write import write_shard
 from reward_physics.estimators.depth import Depth
 from reward_physics.observation import Instruments, Observation
@@ -22,11 +24,13 @@ from trainers.clips.folder import ClipFolder
 from trainers.clips.making import request_for_row, rows_of_split
 from trainers.evaluation.__main__ import gather_repeated
 from trainers.evaluation.arms import Clips, parse_arms, run_settings
+from trainers.evaluation.clip_figures import LANDED, clip_figures, landing_time
 from trainers.evaluation.evaluate import evaluate
-from trainers.evaluation.figures import DETAILS, MOTION, summary
+from trainers.evaluation.fall_figures import DETAILS, MOTION, summary
+from trainers.evaluation.figures import describe
 from trainers.evaluation.measured import EvaluationConfig, diversity, plain
-from trainers.evaluation.readings import LANDED, clip_figures, landing_time, read
-from trainers.evaluation.tables import describe, details_table, markdown_table
+from trainers.evaluation.readings import read
+from trainers.evaluation.tables import details_table, markdown_table
 from trainers.learning.batches import Scenes
 from trainers.models.tiny.ltx import tiny_ltx
 from trainers.settings.common import DataConfig

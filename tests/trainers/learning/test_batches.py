@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from trainers.learning.batches import Scenes, clip_generators, resized
+from trainers.learning.batches import Scenes, resized
+from trainers.learning.streams import clip_generators
 from trainers.settings.common import DataConfig
 
 

@@ -12,6 +12,7 @@ from rewards.recipe.recipe import Recipe, RecipeConfig
 from trainers.learning.batches import Batch
 from trainers.learning.clocks import Phases
 from trainers.learning.decode import score_latents
+from trainers.learning.figures import Processes
 from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
 from trainers.models.tiny.ltx import tiny_ltx
@@ -132,11 +133,11 @@ def test_every_saving_of_memory_leaves_a_steps_gradient(recipe, video, model, gu
         video=video, captions=["a ball"] * COUNT, ids=COLUMNS["id"], columns=COLUMNS, numbers=list(range(COUNT))
     )
     weights = list(lora_parameters(model.transformer).values())
-    accelerator, gradients = make_accelerator(), []
+    processes, gradients = Processes.of(make_accelerator()), []
     for config in (full, saving, least):
         if config.block_checkpointing:
             model.checkpoint_blocks()
-        loss, _ = oro_loss(config, model, recipe, batch, accelerator, 0, Phases())
+        loss, _ = oro_loss(config, model, recipe, batch, processes, 0, Phases())
         gradients.append(torch.cat([one.flatten() for one in torch.autograd.grad(loss, weights)]))
     for other in gradients[1:]:
         assert (other - gradients[0]).norm() < 1e-5 * gradients[0].norm()

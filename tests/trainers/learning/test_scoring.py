@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from reward_physics.observation import Instruments
 from reward_physics.video import Video
 from rewards.recipe.recipe import Recipe, RecipeConfig
-from trainers.learning.figures import reward_metrics
+from trainers.learning.figures import Processes, reward_metrics
 from trainers.learning.scoring import Scored, limit, score, score_with_gradient
 
 
@@ -54,7 +54,7 @@ def test_terms_average_over_what_was_measured():
         measurable_B=torch.tensor([1.0, 1.0, 0.0]),
         reasons=[None, None, "hidden"],
     )
-    metrics = reward_metrics(Accelerator(cpu=True), scored)
+    metrics = reward_metrics(Processes.of(Accelerator(cpu=True)), scored)
     assert metrics["reward"] == pytest.approx(0.0)
     assert metrics["measurable"] == pytest.approx(2 / 3)
     assert metrics["rewards/fall/mean"] == pytest.approx(1.5)
@@ -86,11 +86,11 @@ def test_gradients_of_several_rewards_are_compared(two_rewards, video):
     torch.testing.assert_close(figures["grad/dark/norm"][:2], torch.full((2,), 0.5 * pixels**-0.5))
     torch.testing.assert_close(figures["grad/cos/bright/dark"][:2], torch.full((2,), -0.5))
     assert figures["grad/dark/norm"][2].isnan() and figures["grad/cos/bright/dark"][2].isnan()
-    metrics = reward_metrics(Accelerator(cpu=True), scored)
+    metrics = reward_metrics(Processes.of(Accelerator(cpu=True)), scored)
     assert metrics["grad/cos/bright/dark"] == pytest.approx(-0.5)
     plain = score_with_gradient(two_rewards, video, {})
     assert torch.equal(plain.pixel_grad_BTCHW, scored.pixel_grad_BTCHW) and plain.gradient_figures == {}
-    assert not any(name.startswith("grad/") for name in reward_metrics(Accelerator(cpu=True), plain))
+    assert not any(name.startswith("grad/") for name in reward_metrics(Processes.of(Accelerator(cpu=True)), plain))
 
 
 def test_a_single_reward_has_nothing_to_be_compared_with(two_rewards, video):

@@ -6,9 +6,9 @@ import os
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from trainers.monitor import __main__
-from trainers.monitor import resources as resources
+from trainers.monitor import __main__, resources
 from trainers.monitor import screen as monitor
 from trainers.run import records
 
@@ -43,7 +43,7 @@ def test_progress_and_time_left(tmp_path):
 
 
 def capture(screen):
-    console = monitor.Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(screen)
     return console.export_text()
 

@@ -5,7 +5,8 @@ import torch
 
 from data.rows import LIGHT_COLUMNS, collate, load_split, to_video
 from reward_physics.figures.metrics import mask_centroid
-from trainers.redteam.attacks import ATTACKS, adversarial_noise, apply, cut_out, recompose
+from trainers.redteam.attacks import ATTACKS, adversarial_noise, apply
+from trainers.redteam.cut import cut_out, recompose
 
 
 @pytest.fixture(scope="module")

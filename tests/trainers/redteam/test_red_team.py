@@ -9,13 +9,13 @@ import torch
 
 from rewards.recipe.file import read_recipe
 from rewards.recipe.load import known_rewards
-from trainers.redteam.__main__ import noise, red_team
 from trainers.redteam.attacks import ATTACKS
-from trainers.redteam.bench import NOT_TRAINED_ON, RedTeamConfig, load_recipes, names_of
+from trainers.redteam.bench import NOT_TRAINED_ON, RedTeamConfig, load_recipes
 from trainers.redteam.noise import render_noise
+from trainers.redteam.records import gathered, noise, red_team
 from trainers.redteam.scenes import STAGED, true_clips
-from trainers.redteam.table import Pair, cell, gathered, pairs_of, render, wilson
-from trainers.redteam.verdicts import INVARIANT, LOSE, SCENES, recipe_verdict, scenes, verdict
+from trainers.redteam.table import Pair, cell, pairs_of, render, wilson
+from trainers.redteam.verdicts import INVARIANT, LOSE, SCENES, names_of, recipe_verdict, scenes, verdict
 
 
 def test_every_reward_has_a_verdict_on_every_attack_and_a_reason():
@@ -175,3 +175,17 @@ def test_a_guarded_recipe_loses_to_what_hides_or_stops_the_object(root, tmp_path
     for name in names:
         found = cell(pair for pair in pairs if pair.attack == name)
         assert found.count >= 3 and found.right == found.count and found.gain < 0, name
+
+
+def test_the_commands_explain_themselves_and_name_what_is_missing(tmp_path, monkeypatch):
+    from trainers import redteam_table
+    from trainers.drops_bench import __main__ as drops_bench
+    from trainers.monitor import __main__ as monitor
+    from trainers.redteam import __main__ as redteam
+
+    for name, module in {"redteam": redteam, "drops_bench": drops_bench, "monitor": monitor}.items():
+        assert f"python -m trainers.{name}" in (module.__doc__ or "")
+    assert "python -m trainers.redteam_table" in (redteam_table.__doc__ or "")
+    monkeypatch.setattr("sys.argv", ["redteam_table", str(tmp_path)])
+    with pytest.raises(ValueError, match=r"holds no measured\.jsonl"):
+        redteam_table.main()

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 
-def once(measure: Callable[[Any], Any]) -> functools.cached_property:
-    """A measurement computed at its first reading, in the Observation's own grad mode.
+def once(measure: Callable[[Any], Any]) -> Any:
+    """A measurement computed at its first reading, in the grad mode that its object fixes (`grad`).
 
     What it saves for its backward pass is its own: a checkpoint around the first reading would look for it again when
     it computes its region anew, where the measurement is there already.

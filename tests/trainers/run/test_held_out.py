@@ -1,0 +1,51 @@
+"""Evaluations during training: a judge's mean with its interval, also where it measures nothing in metres."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from reward_physics.observation import Instruments, Observation
+from reward_physics.video import Video
+from trainers.monitor import __main__ as monitor
+from trainers.oro import train
+from trainers.run.held_out import ends_of, measured_g
+
+
+def test_the_ends_of_a_mean_stand_beside_it():
+    ends = ends_of("judge/reward", torch.tensor([0.0, 1.0, 2.0, 3.0]))
+    assert set(ends) == {"judge/reward/low", "judge/reward/high"}
+    assert 0.0 <= ends["judge/reward/low"] < 1.5 < ends["judge/reward/high"] <= 3.0
+    assert ends == ends_of("judge/reward", torch.tensor([0.0, 1.0, 2.0, 3.0])), "the same each time"
+    assert ends_of("judge/reward", torch.tensor([1.0])) == {}
+
+
+def test_a_judge_without_metres_has_no_g_and_stops_nothing():
+    video = Video.make(torch.rand(2, 6, 3, 16, 16), 16.0, first_mask_BHW=torch.ones(2, 16, 16))
+    observation = Observation(video, Instruments(flow=None, depth=None, mask="appearance"), grad=False)
+    with pytest.raises(ValueError, match="metres per second squared are refused"):
+        _ = observation.fit
+    assert measured_g(observation, torch.ones(2)).isnan().all()
+
+
+def test_a_run_logs_the_interval_and_the_monitor_shows_it(toy_config, brightness, tmp_path, capsys):
+    config = toy_config(max_steps=1, eval_steps=1, eval_scenes=3)
+    train(config, recipe=brightness())
+    folder = Path(config.output_dir)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    judged = [line for line in lines if "eval/reward" in line]
+    assert judged
+    for line in judged:
+        low, high = line["eval/reward/low"], line["eval/reward/high"]
+        assert low < line["eval/reward"] < high and math.isfinite(high - low)
+    capsys.readouterr()
+    monitor.main([str(folder)])
+    text = " ".join(capsys.readouterr().out.split())
+    interval = f"[{judged[-1]['eval/reward/low']:.4g}, {judged[-1]['eval/reward/high']:.4g}]"
+    assert interval in text and "eval/reward/low" not in text
+    monitor.main([str(folder), "--html", str(tmp_path / "run.html")])
+    page = (tmp_path / "run.html").read_text()
+    assert f"eval/reward {judged[-1]['eval/reward']:.4g} {interval}" in page
+    assert 'alt="eval/reward"' in page and 'alt="eval/reward/low"' not in page

@@ -1,0 +1,162 @@
+"""The networks of a stock pipeline: where they are, how their blocks run, and the LoRA on them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.training_utils import _collate_lora_metadata
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from trainers.models.base import lora_parameters, lora_scaled
+from trainers.models.offload import Offloaded, blocks_of
+
+ENCODERS: tuple[str, ...] = ("text_encoder", "image_encoder")
+
+
+class StockNetworks:
+    """A stock pipeline and its networks; `trainers.models.base.VideoModel` says what each method promises."""
+
+    lora_targets = ["to_q", "to_k", "to_v", "to_out.0"]  # noqa: RUF012  a constant of the family
+    offload_text = False  # whether text and image encoders wait on the CPU while they are not asked
+    offload_blocks = False  # whether the blocks' frozen weights do, while the block does not run; set it before `to`
+
+    def __init__(self, pipeline: Any) -> None:
+        self.pipeline = pipeline
+        self.transformer: Any = pipeline.transformer
+        self.vae: Any = pipeline.vae
+        self.scheduler: Any = pipeline.scheduler
+        self.denoiser: nn.Module = self.transformer
+        self._adapter_scale = 1.0
+        self.offloaded: list[Offloaded] = []
+        for module in pipeline.components.values():
+            if isinstance(module, nn.Module):
+                module.requires_grad_(False).eval()
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, torch_dtype: torch.dtype = torch.float32, vae_dtype: torch.dtype | None = None
+    ) -> Any:
+        """Load a pipeline folder or hub name; the autoencoder may have a type of its own (bf16 3-D convolutions)."""
+        pipeline: Any = DiffusionPipeline.from_pretrained(str(path), dtype=torch_dtype)
+        if vae_dtype is not None:
+            pipeline.vae.to(vae_dtype)
+        return cls(pipeline)
+
+    def to(self, device: torch.device | str) -> Any:
+        if self.offload_text:
+            self._move_text("cpu")
+        for name, module in self.pipeline.components.items():
+            if self.offload_blocks and module in self.networks.values():
+                self.offloaded.append(Offloaded(module, device))
+            elif isinstance(module, nn.Module) and not (self.offload_text and name.startswith(ENCODERS)):
+                module.to(device)
+        return self
+
+    def _move_text(self, device: torch.device | str) -> None:
+        for name, module in self.pipeline.components.items():
+            if name.startswith(ENCODERS) and module is not None:
+                module.to(device)
+
+    def checkpoint_blocks(self) -> None:
+        """Evaluate each block of the network again in backward, at the adapter's scale of the first time; exact."""
+
+        def func(block: Any, *args: Any) -> Any:
+            scale = self._adapter_scale
+
+            def contexts() -> tuple[Any, Any]:
+                return contextlib.nullcontext(), lora_scaled(self.transformer, scale)
+
+            return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+        for network in self.networks.values():
+            network.enable_gradient_checkpointing(func)
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Compile each block of the network when it first runs; blocks of one shape are compiled once."""
+        for network in self.networks.values():
+            for block in blocks_of(network):
+                block.compile(backend=backend)
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """The networks that carry a LoRA, by the file that stock pipelines read it from."""
+        return {"pytorch_lora_weights.safetensors": self.transformer}
+
+    @property
+    def _anchor(self) -> Tensor:
+        return next(iter(self.networks.values())).proj_out.weight
+
+    @property
+    def device(self) -> torch.device:
+        return self._anchor.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._anchor.dtype
+
+    @property
+    def latent_dtype(self) -> torch.dtype:
+        """Latents are integrated in float32 whatever the network's type, as in the stock pipelines."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    @contextlib.contextmanager
+    def _encoders_at_hand(self) -> Iterator[None]:
+        """Text and image encoders on the network's device inside the block."""
+        if self.offload_text:
+            self._move_text(self.device)
+        try:
+            yield
+        finally:
+            if self.offload_text:
+                self._move_text("cpu")
+
+    def add_lora(self, *, r: int, alpha: float, dropout: float = 0.0, targets: Sequence[str] | None = None) -> None:
+        """Add a LoRA with float32 weights: at a small learning rate bfloat16 ones would never move."""
+        modules = list(targets or self.lora_targets)
+        config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules)  # pyright: ignore[reportArgumentType]
+        for network in self.networks.values():
+            try:
+                network.add_adapter(config)
+            except ValueError as error:
+                raise ValueError(f"lora_target_modules {modules} do not fit this model: {error}") from error
+        self._finish_lora(trainable=True)
+
+    def load_lora(self, path: str | Path, *, trainable: bool = False) -> None:
+        """Load a LoRA in the stock format, from a safetensors file or a folder with one; nothing is unpickled."""
+        for place, (name, network) in enumerate(self.networks.items()):
+            file = Path(path) if Path(path).is_dir() else Path(path).parent
+            where = str(path) if place == 0 else str(file / name)
+            try:
+                state, metadata = self.pipeline.lora_state_dict(where, return_lora_metadata=True, use_safetensors=True)
+                network.load_lora_adapter(state, metadata=metadata, adapter_name="default", prefix="transformer")
+            except (RuntimeError, ValueError, OSError, SafetensorError) as error:
+                raise ValueError(f"LoRA {where} does not fit this model or cannot be read: {error}") from error
+        self._finish_lora(trainable=trainable)
+
+    def _finish_lora(self, *, trainable: bool) -> None:
+        if not all(lora_parameters(network) for network in self.networks.values()):
+            raise ValueError("the LoRA has no weight for this model: check that it was trained on the same family")
+        for weight in lora_parameters(self.transformer).values():
+            weight.data = weight.data.to(self.device, torch.promote_types(weight.dtype, torch.float32))
+            weight.requires_grad_(trainable)
+        self.transformer.eval()  # LoRA dropout would otherwise act in rollouts
+
+    def save_lora(self, folder: str | Path) -> None:
+        for name, network in self.networks.items():
+            weights: dict[str, Any] = get_peft_model_state_dict(network)
+            metadata = _collate_lora_metadata({"transformer": network})
+            self.pipeline.save_lora_weights(str(folder), transformer_lora_layers=weights, weight_name=name, **metadata)
+
+    def merge_lora(self) -> None:
+        """Add the LoRA to the weights under it; the model is then a plain one."""
+        for network in self.networks.values():
+            network.fuse_lora()
+            network.unload_lora()
