@@ -83,7 +83,8 @@ SHORTER = {
     RWR: f"{RWR} --dry_run --num_inference_steps 1",
     PSFT: f"{PSFT} --dataset drops --split train {ONE_STEP}",
     RWR_OFFLINE: f"{ONE_SAMPLE} && {RWR_SCORE} && {RWR_OFFLINE} {ONE_STEP}",
-    HOVER: f"{HOVER} --num_inference_steps 1",
+    # The step itself, which is quicker than the plan.
+    HOVER: HOVER.replace("--dry_run", f"{ONE_STEP} --output_dir outputs/hover"),
     ARMS: f"STEPS=1 SCENES=2 {ARMS}",
     COMMIT: f"{COMMIT} --scenes 2 --completions 1 --sigmas 1.0 0.5",
     # Half a day.
@@ -128,9 +129,11 @@ SLOW = {
     RWR_OFFLINE,
     MERGE,
     RED_TEAM,
-    # Quick ones that differ from these in a flag: HOVER, CHECK_DECODED, WRITE.
+    # Quick ones that differ from these in a flag: TRAIN, CHECK_DECODED, TRUE_CLIPS[0].
     DRY_RUN,
+    RWR,
     CHECK,
+    WRITE,
     ATTACKED_CLIPS,
     *TRUE_CLIPS[1:],
     FLOW_SPEED,

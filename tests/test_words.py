@@ -100,6 +100,16 @@ def test_paths_in_backticks_exist(page: Path) -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
+def test_the_drawn_tree_is_the_tree() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for package in ("reward_physics", "rewards", "trainers", "data"):
+        (lines,) = re.findall(rf"^{package}/ .*\n((?:  .*\n)+)", page, re.MULTILINE) or [""]
+        drawn = {word for word in lines.split() if re.fullmatch(r"\w+(?:/|\.py)", word)}
+        modules = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+        rooms = {f"{path.parent.name}/" for path in (ROOT / package).glob("*/__init__.py")}
+        assert drawn == modules | rooms, f"{package}/ as docs/architecture.md draws it, and as it is"
+
+
 def test_every_guide_stands_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     pages = [
