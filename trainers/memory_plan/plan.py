@@ -215,7 +215,7 @@ def _sum(plan: Plan, more: Plan, start: Plan) -> Plan:
     """`plan` with what `more` has beyond `start`."""
 
     def added(name: str) -> dict[str, int]:
-        one, other, less = getattr(plan_memory, name), getattr(more, name), getattr(start, name)
+        one, other, less = getattr(plan, name), getattr(more, name), getattr(start, name)
         return {key: value + other[key] - less[key] for key, value in one.items()}
 
     return Plan(weights=added("weights"), held=added("held"), phases=added("phases"))
