@@ -51,7 +51,7 @@ def ticked(frames_TCHW: Tensor, rows_px_T: list[float]) -> Tensor:
 def clips_of(name: str, lora: str | None, scenes: int, folder: Path) -> list[Tensor]:
     """The clips of one arm, frames_TCHW in [0, 1], in the order of the scenes."""
     output_dir = folder / name.replace(" ", "_")
-    config = SampleConfig(lora=lora, split="heldout", scenes=scenes, at_rest=True, output_dir=str(output_dir))
+    config = SampleConfig(lora_path=lora, split="heldout", scenes=scenes, at_rest=True, output_dir=str(output_dir))
     made = sample_clips(config)
     return [made.read(name) for name in list(made.samples)[:scenes]]
 

@@ -25,12 +25,15 @@ TRAIN = "accelerate launch trainers/oro.py --config configs/oro_drops.yaml"
 MONITOR = "python -m trainers.monitor outputs/oro_drops --watch 10"
 DRY_RUN = "python trainers/oro.py --config configs/oro_drops.yaml --dry_run"
 HOVER = "python trainers/oro.py --config configs/oro_drops.yaml --recipe hover.yaml --dry_run"
-SAMPLE = "python -m trainers.sample --split heldout --scenes 8 --lora outputs/oro_drops --output_dir outputs/clips"
+SAMPLE = "python -m trainers.sample --split heldout --scenes 8 --lora_path outputs/oro_drops --output_dir outputs/clips"
 EVALUATE = (
-    "python -m trainers.evaluation --lora outputs/oro_drops --recipe configs/recipes/gravity_positions.yaml --at_rest "
-    "--output_dir outputs/evaluation"
+    "python -m trainers.evaluation --lora_path outputs/oro_drops --recipe configs/recipes/gravity_positions.yaml "
+    "--at_rest --output_dir outputs/evaluation"
 )
-MERGE = "python -m trainers.merge --model data/drops/model --lora outputs/oro_drops --output_dir outputs/merged"
+MERGE = (
+    "python -m trainers.merge --model_name_or_path data/drops/model --lora_path outputs/oro_drops "
+    "--output_dir outputs/merged"
+)
 PICTURE = "python benchmarks/moving_picture.py"
 FLOW_SPEED = "python benchmarks/flow_speed.py"
 ARMS = "benchmarks/arms.sh"
@@ -90,14 +93,14 @@ SHORTER = {
     # Half a day.
     BENCH: f"{BENCH} --quick --dry_run",
     # What a training would have left is not there.
-    SAMPLE: SAMPLE.replace("--scenes 8 --lora outputs/oro_drops", "--scenes 1"),
+    SAMPLE: SAMPLE.replace("--scenes 8 --lora_path outputs/oro_drops", "--scenes 1"),
     EVALUATE: "python -m trainers.evaluation --arm truth base --scenes 2 --at_rest --output_dir outputs/evaluation",
     MERGE: MERGE.replace("outputs/oro_drops", "docs/results/oro_drops_lora"),
     # Minutes: a few clips instead of all, and smaller ones.
     PICTURE: f"{PICTURE} --scenes 1 --output outputs/picture.webp",
     CHECK: f"{CHECK} --clips 4",
     CHECK_DECODED: f"{CHECK_DECODED} --clips 1",
-    ESTIMATORS: f"{ESTIMATORS} --max_clips 2 --estimators embedded --testdata nowhere",
+    ESTIMATORS: f"{ESTIMATORS} --scenes 2 --estimators embedded --testdata nowhere",
     PLAN: "python -m trainers.memory_plan --size ltx-2b --num_frames 9 --height 64 --width 64 --num_inference_steps 1",
     RED_TEAM: (
         f"{RED_TEAM.replace('-g9.81 --dataset data/rendered', '')} --of_kind drop=1 --attack freeze "

@@ -41,9 +41,9 @@ class CheckConfig:
     world: str = option("drops", "world of the clips: drops, or package.module:Class")
     split: str = option("heldout", "split of the clips")
     dataset: str | None = option(None, "folder of splits; by default the shipped clips")
-    clips: Positive | None = option(None, "clips of the split, from its beginning; by default all")
+    scenes: Positive | None = option(None, "scenes of the split, from its beginning; by default all")
     through_autoencoder: bool = option(False, "send the clips through the video model's autoencoder first")
-    model: str = option("data/drops/model", "diffusers pipeline whose autoencoder is meant")
+    model_name_or_path: str = option("data/drops/model", "diffusers pipeline whose autoencoder is meant")
     noise_px: Rate = option(0.1, "centroid noise of the Cramer-Rao bound, px")
     bound: Rate = option(0.015, "largest relative Cramer-Rao bound of a clip that counts")
     batch_size: Positive = option(8, "clips measured at a time")
@@ -147,9 +147,9 @@ def _metres_per_px(batch: Mapping[str, Any], video: Video) -> Tensor:
 
 def _batches(config: CheckConfig):
     """Collated rows and their clips, through the autoencoder where asked."""
-    model = load_video_model(config.model) if config.through_autoencoder else None
+    model = load_video_model(config.model_name_or_path) if config.through_autoencoder else None
     table = world_of(config.world).rows(config.split, config.dataset)
-    count = min(len(table), config.clips or len(table))
+    count = min(len(table), config.scenes or len(table))
     for start in tqdm(range(0, count, config.batch_size), desc=config.split, unit="batch"):
         batch = collate([table[index] for index in range(start, min(start + config.batch_size, count))])
         video = to_video(batch)

@@ -47,13 +47,13 @@ class DemoConfig:
 
     output_dir: str = option("outputs/demo", "folder of everything that the demo leaves")
     training: str = option("configs/oro_demo.yaml", "YAML file of the training's settings")
-    steps: Positive | None = option(None, "optimizer steps; by default those of the settings")
+    max_steps: Positive | None = option(None, "optimizer steps; by default those of the settings")
     world: str = option("drops", "world of the held-out scenes: drops, or package.module:Class")
     scenes: Positive = option(64, "held-out scenes, at rest in the first frame")
     seed: Count = option(0, "seed of the noise that the held-out clips start from")
     recipe: str | None = option(None, "recipe that is trained on; by default that of the settings")
     judge: str = option("configs/recipes/judge_scene.yaml", "recipe that judges")
-    overwrite: bool = option(False, "start over, even where an earlier run can be gone on with")
+    overwrite_output_dir: bool = option(False, "start over, even where an earlier run can be gone on with")
     require_change: bool = option(True, "exit with status 1 where g has not come nearer to the truth beyond chance")
 
 
@@ -80,7 +80,7 @@ class Outcome:
         if self.success:
             return [*found, shown.better]
         if not shown.difference.excludes(0.0):
-            return [*found, "the interval includes zero: train longer (--steps) or look at more scenes (--scenes)"]
+            return [*found, "the interval includes zero: train longer (--max_steps) or look at more scenes (--scenes)"]
         return [*found, shown.worse]
 
 
@@ -144,8 +144,8 @@ def training_config(config: DemoConfig) -> OROConfig:
     arguments = ["--config", config.training, "--output_dir", str(Path(config.output_dir) / "oro")]
     if config.recipe is not None:
         arguments += ["--recipe", config.recipe]
-    if config.steps is not None:
-        arguments += ["--max_steps", str(config.steps)]
+    if config.max_steps is not None:
+        arguments += ["--max_steps", str(config.max_steps)]
     return parse_config(OROConfig, [*arguments, "--resume_from_checkpoint", "auto"])
 
 
@@ -154,7 +154,7 @@ def evaluation_config(
 ) -> EvaluationConfig:
     """Held-out evaluation with the training's model and sampler."""
     settings = {
-        "model": training.model_name_or_path,
+        "model_name_or_path": training.model_name_or_path,
         "arm": arms,
         "world": config.world,
         "scenes": config.scenes,
@@ -165,7 +165,7 @@ def evaluation_config(
         "num_inference_steps": training.num_inference_steps,
         "guidance_scale": training.guidance_scale,
         "output_dir": str(Path(config.output_dir) / "evaluation"),
-        "overwrite": True,
+        "overwrite_output_dir": True,
     }
     return EvaluationConfig(**(settings | dict(changes or {})))
 
@@ -187,7 +187,7 @@ def prepare(config: DemoConfig, training: OROConfig) -> None:
     if folder.exists() and any(folder.iterdir()) and not record.exists():
         raise ValueError(f"{folder} exists and holds something other than a demo: choose another output_dir")
     before = json.loads(record.read_text()) if record.exists() else settings
-    if before != settings or config.overwrite:
+    if before != settings or config.overwrite_output_dir:
         print(f"starting over in {folder}")
         shutil.rmtree(training.output_dir, ignore_errors=True)
     write_text(record, json.dumps(settings, indent=2) + "\n")
@@ -196,7 +196,7 @@ def prepare(config: DemoConfig, training: OROConfig) -> None:
 def train_once(training: OROConfig, train: Callable[[OROConfig], Any] | None) -> None:
     """Train, or go on from the last checkpoint; a finished LoRA is kept."""
     if (Path(training.output_dir) / "pytorch_lora_weights.safetensors").exists():
-        print("     finished before: --overwrite trains again")
+        print("     finished before: --overwrite_output_dir trains again")
         return
     if train is None:
         from trainers.oro import train

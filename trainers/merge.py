@@ -1,6 +1,6 @@
 """A LoRA added to the weights under it: a plain pipeline folder, which needs no PEFT.
 
-python -m trainers.merge --model data/drops/model --lora outputs/oro_drops --output_dir outputs/merged
+python -m trainers.merge --model_name_or_path data/drops/model --lora_path outputs/oro_drops --output_dir outputs/merged
 """
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
@@ -14,8 +14,8 @@ from trainers.settings.options import exit_with_one_line, option, parse_config, 
 class MergeConfig:
     """Write a pipeline with a LoRA merged into it."""
 
-    model: str = option("data/drops/model", "diffusers pipeline: a folder or a hub name")
-    lora: str = option("outputs/oro_drops", "LoRA file or folder in the stock format")
+    model_name_or_path: str = option("data/drops/model", "diffusers pipeline: a folder or a hub name")
+    lora_path: str = option("outputs/oro_drops", "LoRA file or folder in the stock format")
     output_dir: str = option("outputs/merged", "folder for the pipeline; must not exist")
 
 
@@ -27,8 +27,8 @@ def merge(config: MergeConfig) -> None:
     """
     if Path(config.output_dir).exists():
         raise ValueError(f"output_dir {config.output_dir} exists already: give a new folder")
-    model = load_video_model(config.model)
-    model.load_lora(config.lora)
+    model = load_video_model(config.model_name_or_path)
+    model.load_lora(config.lora_path)
     model.merge_lora()
     model.pipeline.save_pretrained(config.output_dir)
     print(f"merged pipeline is in {config.output_dir}")

@@ -1,8 +1,8 @@
 """A model, or a LoRA on it, to a folder of clips with their prompts and seeds.
 
-    python -m trainers.sample --model data/drops/model --split heldout --scenes 8 --output_dir samples/base
-    python -m trainers.sample --model data/drops/model --lora runs/x/lora --image ball.png --prompt "a red ball ..." \
-        --fps 16 --seeds 0 1 2 --output_dir samples/ball
+    python -m trainers.sample --model_name_or_path data/drops/model --split heldout --scenes 8 --output_dir samples/base
+    python -m trainers.sample --model_name_or_path data/drops/model --lora_path runs/x/lora --image ball.png \
+        --prompt "a red ball ..." --fps 16 --seeds 0 1 2 --output_dir samples/ball
 
 The noise of a clip comes from a generator of its own, so it does not depend on the batch it is made in.
 Axes: B clips, T frames, C colours, H W pixels.
@@ -25,8 +25,8 @@ from trainers.settings.options import Positive, Rate, check_range, exit_with_one
 class SampleConfig:
     """Generate clips from a video model."""
 
-    model: str = option("data/drops/model", "diffusers pipeline: a folder or a hub name")
-    lora: str | None = option(None, "LoRA file or folder in the stock format")
+    model_name_or_path: str = option("data/drops/model", "diffusers pipeline: a folder or a hub name")
+    lora_path: str | None = option(None, "LoRA file or folder in the stock format")
     output_dir: str = option("samples", "folder for the clips; a run that was stopped goes on where it was")
     split: str | None = option(None, "start from the first frames and captions of this split of drops")
     scenes: Positive = option(16, "scenes of the split, from its beginning")
@@ -42,7 +42,7 @@ class SampleConfig:
     guidance_scale: Annotated[float, Field(ge=1)] = option(1.0, "classifier-free guidance; 1 is none")
     adapter_sigma_range: list[float] = option([0.0, 1.0], "noise levels at which the LoRA is active, as in training")
     batch_size: Positive = option(8, "clips made at a time")
-    overwrite: bool = option(False, "throw away clips in output_dir that were made with other settings")
+    overwrite_output_dir: bool = option(False, "throw away clips in output_dir that were made with other settings")
 
 
 def requests_of(config: SampleConfig) -> list[Request]:
@@ -81,16 +81,16 @@ def sample_clips(config: SampleConfig) -> ClipFolder:
     check_range("adapter_sigma_range", config.adapter_sigma_range)
     requests = requests_of(config)
     settings = model_settings(
-        config.model,
-        config.lora,
+        config.model_name_or_path,
+        config.lora_path,
         num_inference_steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,
         adapter_sigma_range=config.adapter_sigma_range,
     )
-    model = load_model(config.model, config.lora)
+    model = load_model(config.model_name_or_path, config.lora_path)
     for size in {request.size[:3] for request in requests}:
         model.check_size(*size)
-    folder = ClipFolder(config.output_dir, settings, overwrite=config.overwrite)
+    folder = ClipFolder(config.output_dir, settings, overwrite=config.overwrite_output_dir)
     fill(model, requests, folder, batch_size=config.batch_size, label="sampling")
     return folder
 

@@ -34,7 +34,7 @@ class ScoreClipsConfig:
     split: str = option("train", "split whose scenes the clips start from")
     dataset: str | None = option(None, "folder of splits; by default the shipped clips")
     batch_size: Positive = option(16, "clips scored at a time")
-    overwrite: bool = option(False, "score again what has a score")
+    rescore: bool = option(False, "score again what has a score")
 
 
 def score_folder(config: ScoreClipsConfig, *, recipe: Scorer | None = None) -> dict[str, float]:
@@ -46,7 +46,7 @@ def score_folder(config: ScoreClipsConfig, *, recipe: Scorer | None = None) -> d
     samples = read_samples(config.clips)
     if not samples:
         raise ValueError(f"clips: {config.clips} holds no clips: make them with `python -m trainers.sample`")
-    rewards = {} if config.overwrite else read_rewards(config.clips)
+    rewards = {} if config.rescore else read_rewards(config.clips)
     missing = [sample for name, sample in samples.items() if name not in rewards]
     rows = rows_by_id(config, {sample.scene for sample in missing})
     if recipe is None:

@@ -45,7 +45,7 @@ def test_bound_of_a_scene():
 
 def test_the_judge_without_networks_reads_shipped_clips(root, tmp_path):
     recipe = root / "configs" / "recipes" / "judge_scene.yaml"
-    result = check(CheckConfig(recipe=[str(recipe)], split="validation", clips=16, batch_size=8, bound=0.03))
+    result = check(CheckConfig(recipe=[str(recipe)], split="validation", scenes=16, batch_size=8, bound=0.03))
     figures = result["figures"]["judge_scene"]
     assert result["counted"] >= 8
     assert figures["measurable"] == 1.0 and figures["median_error"] < 0.05 and figures["coverage"] > 0.7
@@ -55,4 +55,4 @@ def test_the_judge_without_networks_reads_shipped_clips(root, tmp_path):
 def test_no_clip_that_counts(root):
     recipe = root / "configs" / "recipes" / "judge_scene.yaml"
     with pytest.raises(ValueError, match="raise bound"):
-        check(CheckConfig(recipe=[str(recipe)], split="validation", clips=2, bound=1e-9))
+        check(CheckConfig(recipe=[str(recipe)], split="validation", scenes=2, bound=1e-9))

@@ -119,7 +119,7 @@ def test_a_second_demo_keeps_what_was_trained(play):
     assert outcome.success
 
 
-@pytest.mark.parametrize("changes", [{"steps": 3}, {"overwrite": True}])
+@pytest.mark.parametrize("changes", [{"max_steps": 3}, {"overwrite_output_dir": True}])
 def test_other_settings_train_again(play, changes):
     play(5.0)
     world, _, _ = play(5.0, **changes)
@@ -158,7 +158,7 @@ def test_a_folder_of_something_else_is_refused(play, tmp_path):
 def test_training_takes_the_settings_of_its_file(tmp_path):
     settings = tmp_path / "a.yaml"
     settings.write_text("max_steps: 9\nlora_r: 4\n")
-    training = training_config(DemoConfig(training=str(settings), output_dir=str(tmp_path / "x"), steps=2))
+    training = training_config(DemoConfig(training=str(settings), output_dir=str(tmp_path / "x"), max_steps=2))
     assert (training.max_steps, training.lora_r) == (2, 4)
     assert training.output_dir == str(tmp_path / "x" / "oro")
     assert training.resume_from_checkpoint == "auto"

@@ -19,7 +19,9 @@ def test_a_merged_pipeline_samples_as_the_lora_does(tmp_path):
         weight.data.normal_(std=0.2, generator=torch.Generator().manual_seed(0))
     model.save_lora(tmp_path / "lora")
     expected = sample(model, condition_of(family, model, generators=seeds()), seeds(), num_steps=2)
-    config = MergeConfig(model=str(tmp_path / "base"), lora=str(tmp_path / "lora"), output_dir=str(tmp_path / "merged"))
+    config = MergeConfig(
+        model_name_or_path=str(tmp_path / "base"), lora_path=str(tmp_path / "lora"), output_dir=str(tmp_path / "merged")
+    )
     merge(config)
     plain = load_video_model(tmp_path / "merged")
     assert not lora_parameters(plain.transformer)

@@ -27,7 +27,14 @@ def image_path(tmp_path_factory):
 
 def config(model_path, output_dir, **changes) -> SampleConfig:
     return SampleConfig(
-        **{"model": model_path, "output_dir": str(output_dir), "prompt": "a ball", "fps": 16, **SIZE, **changes}
+        **{
+            "model_name_or_path": model_path,
+            "output_dir": str(output_dir),
+            "prompt": "a ball",
+            "fps": 16,
+            **SIZE,
+            **changes,
+        }
     )
 
 
@@ -62,10 +69,10 @@ def test_a_lora_changes_the_clips_and_counts_as_another_setting(model_path, tmp_
         if "lora_" in name:
             torch.nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(0))
     model.save_lora(tmp_path / "lora")
-    with_lora = config(model_path, tmp_path / "x", lora=str(tmp_path / "lora"))
+    with_lora = config(model_path, tmp_path / "x", lora_path=str(tmp_path / "lora"))
     with pytest.raises(ValueError, match="another lora"):
         sample_clips(with_lora)
-    sample_clips(config(model_path, tmp_path / "x", lora=str(tmp_path / "lora"), overwrite=True))
+    sample_clips(config(model_path, tmp_path / "x", lora_path=str(tmp_path / "lora"), overwrite_output_dir=True))
     assert (read_clip(tmp_path / "x", "clip-0") - before).abs().max() > 0.02
 
 
@@ -99,7 +106,7 @@ def test_batches_never_mix_sizes():
         ({"prompt": None}, "give split, or prompt"),
         ({"fps": None}, "give fps"),
         ({"image": "absent.png"}, "cannot read the picture absent.png"),
-        ({"lora": "absent"}, "no LoRA at absent"),
+        ({"lora_path": "absent"}, "no LoRA at absent"),
         ({"split": "heldout"}, "leave out image and prompt"),
         ({"height": 33}, "multiple of 32"),
         ({"split": "heldot", "prompt": None}, "heldot"),

@@ -49,7 +49,7 @@ def test_what_has_a_score_is_not_scored_again(sampled, brightness):
     score_folder(ScoreClipsConfig(**sampled), recipe=recipe)
     score_folder(ScoreClipsConfig(**sampled), recipe=recipe)
     assert recipe.seen == 6
-    score_folder(ScoreClipsConfig(**sampled, overwrite=True), recipe=recipe)
+    score_folder(ScoreClipsConfig(**sampled, rescore=True), recipe=recipe)
     assert recipe.seen == 12
 
 

@@ -67,7 +67,8 @@ class ClipFolder:
                 changed = ", ".join(sorted(k for k in before | self.settings if before.get(k) != self.settings.get(k)))
                 if not overwrite:
                     raise ValueError(
-                        f"{self.folder} holds clips made with another {changed}: choose another output_dir or overwrite"
+                        f"{self.folder} holds clips made with another {changed}: choose another output_dir, or set "
+                        "overwrite_output_dir"
                     )
                 self._clear()
         elif self.folder.exists() and any(self.folder.iterdir()):

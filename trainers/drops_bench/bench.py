@@ -37,7 +37,7 @@ class DropsBenchConfig:
     seeds: list[int] = option([0, 1, 2], "seeds of the core table; the ablations take the first")
     stage: Literal["core", "all"] = option("all", "core leaves out the ablations")
     only: list[str] = option([], "run these arms alone, such as oro rwr psft+oro; by default all")
-    model: str = option("data/drops/model", "diffusers pipeline that every arm starts from")
+    model_name_or_path: str = option("data/drops/model", "diffusers pipeline that every arm starts from")
     split: str = option("heldout", "split of the scenes that are judged")
     scenes: Positive = option(64, "scenes of the split, at rest in the first frame")
     clips: Positive = option(1200, "clips of true gravity that PSFT learns from")
@@ -129,7 +129,7 @@ def chosen(config: DropsBenchConfig) -> list[Cell]:
             scenes=config.scenes,
             split=config.split,
             clips=config.clips,
-            model=config.model,
+            model=config.model_name_or_path,
             true_clips=(config.true_clips[0], config.true_clips[1]) if config.true_clips else None,
             changes=changes_of(config.set),
         )

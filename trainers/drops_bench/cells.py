@@ -152,7 +152,7 @@ def evaluate_cell(plan: Plan, arm: str, source: str, *, needs: tuple[str, ...] =
     """The evaluation of one arm on held-out scenes; all arms share scenes and noise."""
     name = f"evaluate-{arm}" if seed is None else f"evaluate-{arm}-{seed}"
     scenes = ("--split", plan.split, "--scenes", str(2 if plan.quick else plan.scenes), "--at_rest")
-    judges = ("--recipe", RECIPE, "--judge", JUDGE, "--model", plan.model)
+    judges = ("--recipe", RECIPE, "--judge", JUDGE, "--model_name_or_path", plan.model)
     command = (sys.executable, "-m", "trainers.evaluation", "--arm", source, *scenes, *judges)
     command += ("--output_dir", str(plan.folder / name))
     return Cell(name=name, command=command, needs=needs, minutes=0.2 if plan.quick else MINUTES["evaluate"], arm=arm)

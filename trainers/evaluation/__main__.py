@@ -1,6 +1,6 @@
 """Held-out evaluation of models on the same scenes and noise, by the reward's instruments and by a judge's.
 
-    python -m trainers.evaluation --lora outputs/oro_drops --at_rest --scenes 64 --output_dir outputs/evaluation
+    python -m trainers.evaluation --lora_path outputs/oro_drops --at_rest --scenes 64 --output_dir outputs/evaluation
     python -m trainers.evaluation --arm truth autoencoder base last=outputs/last full=outputs/full --at_rest
 
 Leaves evaluation.json (every figure of every clip), table.md, details.md and report.html with videos side by side.

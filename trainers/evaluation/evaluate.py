@@ -34,9 +34,9 @@ def evaluate(
         instruments: recipes by the name of their column, the judge last; by default those that the config names.
         known: arms measured before on the same scenes and seeds, taken as they are.
     """
-    texts = list(config.arm) or ["base"] + ([f"lora={config.lora}"] if config.lora else [])
-    if config.arm and config.lora:
-        raise ValueError("give either arm or lora: an arm NAME=PATH names a LoRA too")
+    texts = list(config.arm) or ["base"] + ([f"lora={config.lora_path}"] if config.lora_path else [])
+    if config.arm and config.lora_path:
+        raise ValueError("give either arm or lora_path: an arm NAME=PATH names a LoRA too")
     arms = parse_arms(texts, num_inference_steps=config.num_inference_steps, guidance_scale=config.guidance_scale)
     instruments = instruments or load_instruments(config)
     rows = rows_of_split(
@@ -44,7 +44,10 @@ def evaluate(
     )
     report = report_of(config.world)
     clips = Clips(
-        config.model, Path(config.output_dir) / "arms", batch_size=config.batch_size, overwrite=config.overwrite
+        config.model_name_or_path,
+        Path(config.output_dir) / "arms",
+        batch_size=config.batch_size,
+        overwrite=config.overwrite_output_dir,
     )
     measured = []
     before = {other.arm: other for other in known}

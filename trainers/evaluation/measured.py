@@ -19,8 +19,8 @@ from trainers.settings.options import Positive, Rate, option, strict
 class EvaluationConfig:
     """Evaluate video models on held-out scenes of a world."""
 
-    model: str = option("data/drops/model", "diffusers pipeline: a folder or a hub name")
-    lora: str | None = option(None, "LoRA to evaluate beside the base; short for the arms base and lora=PATH")
+    model_name_or_path: str = option("data/drops/model", "diffusers pipeline: a folder or a hub name")
+    lora_path: str | None = option(None, "LoRA to evaluate beside the base; short for the arms base and lora=PATH")
     arm: list[str] = option(
         [], "what to compare: truth, autoencoder, base, NAME=PATH of a LoRA, of a run or of sampled clips"
     )
@@ -37,7 +37,7 @@ class EvaluationConfig:
     guidance_scale: Annotated[float, Field(ge=1)] = option(1.0, "classifier-free guidance; 1 is none")
     batch_size: Positive = option(8, "clips made and measured at a time")
     output_dir: str = option("outputs/evaluation", "folder of the figures, the report and the clips")
-    overwrite: bool = option(False, "throw away clips in output_dir that were made with other settings")
+    overwrite_output_dir: bool = option(False, "throw away clips in output_dir that were made with other settings")
 
 
 @dataclass(frozen=True, kw_only=True)

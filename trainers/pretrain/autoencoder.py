@@ -1,4 +1,4 @@
-"""Pretrain the embedded autoencoder on rendered drops: `python -m trainers.pretrain.autoencoder --steps 2400`.
+"""Pretrain the embedded autoencoder on rendered drops: `python -m trainers.pretrain.autoencoder --max_steps 2400`.
 
 A stock `AutoencoderKLLTXVideo` learns to rebuild clips: x -> z ~ q(z | x) -> x_hat with the loss
 
@@ -121,21 +121,21 @@ def channel_weights(autoencoder: AutoencoderKLLTXVideo, latents: Tensor) -> Tens
 def train(options: argparse.Namespace) -> AutoencoderKLLTXVideo:
     """Train from scratch or from the last checkpoint; returns the exponential moving average of the weights."""
     torch.manual_seed(options.seed)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.num_threads)
     generator = torch.Generator().manual_seed(options.seed)
     clips, checked = load_clips(options.data), load_clips([options.validation], limit=32)
     autoencoder = build_autoencoder()
     start_linear(autoencoder, to_model(clips[:: max(1, len(clips) // 150)][:150]))
     optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=options.learning_rate, weight_decay=1e-4, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(options.steps, 100))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(options.max_steps, 100))
     ema = Ema(autoencoder, decay=0.995)
     state = {"model": autoencoder, "optimizer": optimizer, "schedule": schedule, "ema": ema}
     output = Path(options.output_dir)
     start = load_checkpoint(output, state, generator)
-    progress = tqdm(range(start, options.steps), initial=start, total=options.steps, desc="autoencoder")
+    progress = tqdm(range(start, options.max_steps), initial=start, total=options.max_steps, desc="autoencoder")
     for step in progress:
         index = torch.randint(len(clips), (options.batch_size,), generator=generator)
-        frames = options.short_frames if step < options.short_share * options.steps else options.clip_frames
+        frames = options.short_frames if step < options.short_share * options.max_steps else options.clip_frames
         first = int(torch.randint(clips.shape[1] - frames + 1, (), generator=generator))
         x = to_model(clips[index, first : first + frames])
         if torch.rand((), generator=generator) < 0.5:
@@ -154,7 +154,7 @@ def train(options: argparse.Namespace) -> AutoencoderKLLTXVideo:
         if step % 50 == 0:
             psnr = psnr_db(rebuilt.detach(), x).mean()
             progress.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{psnr:.2f}", kl=f"{kl.item():.2f}")
-        if (step + 1) % options.save_steps == 0 or step + 1 == options.steps:
+        if (step + 1) % options.save_steps == 0 or step + 1 == options.max_steps:
             save_checkpoint(output, step + 1, state, generator)
             averaged = ema.copy_to(build_autoencoder())
             tqdm.write(f"step {step + 1}: held-out PSNR {reconstruction_psnr_db(averaged, checked):.2f} dB")

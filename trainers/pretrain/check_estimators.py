@@ -26,6 +26,7 @@ from reward_physics.estimators.flow import FlowEstimator, load_flow
 from reward_physics.estimators.load import SHIPPED as DEPTH_SHIPPED
 from reward_physics.estimators.load import load_depth
 from trainers.pretrain.clips import Clips, read_clips
+from trainers.settings.options import FlagParser
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -156,7 +157,7 @@ def read_flo(path: Path) -> Tensor:
 
 def measure_estimators(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Figures of every pair of estimators asked for."""
-    clips = read_clips([options.data], options.max_clips)
+    clips = read_clips([options.data], options.scenes)
     if clips is None:
         raise ValueError(f"check_estimators: no clips in {options.data}: write some with `python -m data.write`")
     folder = Path(options.testdata)
@@ -201,14 +202,10 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m trainers.pretrain.check_estimators",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = FlagParser(prog="python -m trainers.pretrain.check_estimators", description=__doc__)
     add = parser.add_argument
     add("--data", default=str(ROOT / "data/drops/clips/heldout"), help="folder of clips (default: %(default)s)")
-    add("--max_clips", type=int, default=128, help="most clips to look at (default: %(default)s)")
+    add("--scenes", type=int, default=128, help="scenes of the data to look at (default: %(default)s)")
     add("--estimators", nargs="+", default=["embedded", "judge"], help="names or folders (default: %(default)s)")
     add("--flow_updates", type=int, default=6, help="RAFT's refinements (default: %(default)s)")
     add("--testdata", default=str(ROOT.parent / "shared/testdata"), help="real data, if any (default: %(default)s)")

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainers.settings.options import FlagParser
+
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -24,23 +26,19 @@ def pretraining_parser(
     name: str, description: str | None, *, steps: int, batch_size: int, learning_rate: float
 ) -> argparse.ArgumentParser:
     """The flags that every pretraining command has."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m trainers.pretrain.{name}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = FlagParser(prog=f"python -m trainers.pretrain.{name}", description=description)
     add = parser.add_argument
     add("--output_dir", default=f"runs/pretrain/{name}", help="checkpoints and results (default: %(default)s)")
     add("--data", nargs="+", default=["data/rendered/train"], help="folders of training clips (default: %(default)s)")
     add(
         "--validation", default="data/drops/clips/validation", help="folder of clips to check on (default: %(default)s)"
     )
-    add("--steps", type=int, default=steps, help="optimizer steps (default: %(default)s)")
+    add("--max_steps", type=int, default=steps, help="optimizer steps (default: %(default)s)")
     add("--batch_size", type=int, default=batch_size, help="clips a step (default: %(default)s)")
     add("--learning_rate", type=float, default=learning_rate, help="peak learning rate (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of the weights and of every draw (default: %(default)s)")
     add("--save_steps", type=int, default=500, help="steps between checkpoints (default: %(default)s)")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="threads to compute with (default: %(default)s)")
+    add("--num_threads", type=int, default=os.cpu_count() or 1, help="threads to compute with (default: %(default)s)")
     add("--bf16", action=argparse.BooleanOptionalAction, default=True, help="autocast to bf16 (default: %(default)s)")
     return parser
 

@@ -6,7 +6,6 @@ generated clips, whose blur and flicker are the decoder's. A file that exists is
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
@@ -16,25 +15,25 @@ from tqdm import tqdm
 from data.rows import collate, load_split
 from data.write import write_shard
 from trainers.models import load_video_model, round_trip
-from trainers.settings.options import exit_with_one_line
+from trainers.settings.options import FlagParser, exit_with_one_line
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Write DATA_decoded/*.parquet, a file for each of DATA/*.parquet."""
-    parser = argparse.ArgumentParser(prog="python -m trainers.pretrain.decoded", description=__doc__)
+    parser = FlagParser(prog="python -m trainers.pretrain.decoded", description=__doc__)
     add = parser.add_argument
     add("--data", default="data/rendered/varied", help="folder of clips (default: %(default)s)")
-    add("--clips", type=int, help="clips from the folder's beginning; by default all")
-    add("--model", default="data/drops/model", help="pipeline whose autoencoder is meant (default: %(default)s)")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="threads to compute with (default: %(default)s)")
+    add("--scenes", type=int, help="scenes from the folder's beginning; by default all")
+    add("--model_name_or_path", default="data/drops/model", help="pipeline of the autoencoder (default: %(default)s)")
+    add("--num_threads", type=int, default=os.cpu_count() or 1, help="threads to compute with (default: %(default)s)")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.num_threads)
     source = Path(options.data)
     table = load_split(source.name, source.parent)
-    model = load_video_model(options.model)
+    model = load_video_model(options.model_name_or_path)
     folder = source.with_name(source.name + "_decoded")
     folder.mkdir(parents=True, exist_ok=True)
-    count = min(len(table), options.clips or len(table))
+    count = min(len(table), options.scenes or len(table))
     for start in tqdm(range(0, count, 100), desc=folder.name, unit="file"):
         file = folder / f"clips-{start:07d}.parquet"
         if file.exists():

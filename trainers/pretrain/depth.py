@@ -193,7 +193,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Train, or go on training, and export the averaged weights."""
     options = parse(arguments)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.num_threads)
     torch.manual_seed(options.seed)
     net = DepthNet(VARIANTS[options.variant])
     training = Training(options, net)

@@ -210,7 +210,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Train, or go on training, and export the averaged weights."""
     options = parse(arguments)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.num_threads)
     torch.manual_seed(options.seed)
     raft = VARIANTS[options.variant].build()
     training = Training(options, raft)

@@ -40,7 +40,7 @@ class Training:
         others = [p for p in model.parameters() if p.ndim <= 1]
         groups = [{"params": decays, "weight_decay": 1e-4}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate)
-        factor = cosine_with_warmup(options.steps, warmup=max(1, options.steps // 30))
+        factor = cosine_with_warmup(options.max_steps, warmup=max(1, options.max_steps // 30))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
         self.ema = Ema(model, decay=0.998)
         self.generator = torch.Generator().manual_seed(options.seed)
@@ -53,7 +53,9 @@ class Training:
         """Yield the number of every step still to do; checkpoint now and then and at the end."""
         started = time.monotonic()
         minutes = self.options.stop_after_minutes or float("inf")
-        bar = tqdm(range(self.step, self.options.steps), initial=self.step, total=self.options.steps, unit="step")
+        bar = tqdm(
+            range(self.step, self.options.max_steps), initial=self.step, total=self.options.max_steps, unit="step"
+        )
         for step in bar:
             yield step
             self.step = step + 1

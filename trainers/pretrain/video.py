@@ -107,7 +107,7 @@ def read_captions(folders: list[str]) -> list[str]:
 def train(options: argparse.Namespace) -> LTXPipeline:
     """Train from scratch or from the last checkpoint; returns the averaged weights as a pipeline."""
     torch.manual_seed(options.seed)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.num_threads)
     generator = torch.Generator().manual_seed(options.seed)
     output = Path(options.output_dir)
     output.mkdir(parents=True, exist_ok=True)
@@ -120,14 +120,14 @@ def train(options: argparse.Namespace) -> LTXPipeline:
     optimizer = torch.optim.AdamW(
         trained.parameters(), lr=options.learning_rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(options.steps, 100))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(options.max_steps, 100))
     ema = Ema(trained, decay=0.998)
     state = {"model": trained, "optimizer": optimizer, "schedule": schedule, "ema": ema}
     start = load_checkpoint(output, state, generator)
     prompts = pipeline.tokenizer(
         [*captions, ""], padding="max_length", max_length=128, truncation=True, return_tensors="pt"
     )
-    progress = tqdm(range(start, options.steps), initial=start, total=options.steps, desc="video model")
+    progress = tqdm(range(start, options.max_steps), initial=start, total=options.max_steps, desc="video model")
     recent = None
     for step in progress:
         index = torch.randint(latents.shape[1], (options.batch_size,), generator=generator)
@@ -145,7 +145,7 @@ def train(options: argparse.Namespace) -> LTXPipeline:
         recent = loss.item() if recent is None else 0.98 * recent + 0.02 * loss.item()
         if step % 20 == 0:
             progress.set_postfix(loss=f"{recent:.4f}")
-        if (step + 1) % options.save_steps == 0 or step + 1 == options.steps:
+        if (step + 1) % options.save_steps == 0 or step + 1 == options.max_steps:
             save_checkpoint(output, step + 1, state, generator)
             save_pipeline(pipeline, ema, trained, output / "pipeline")
     ema.copy_to(trained)

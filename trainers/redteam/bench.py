@@ -34,10 +34,10 @@ class RedTeamConfig:
     world: str = option("drops", "world of the clips: drops, or package.module:Class")
     split: str = option("validation", "split of the clips; choose nothing by looking at heldout")
     dataset: str | None = option(None, "folder of splits; by default the shipped clips")
-    clips: Positive = option(12, "clips of each kind of scene, from the split's beginning")
+    scenes: Positive = option(12, "scenes of each kind, from the split's beginning")
     of_kind: list[str] = option([], "KIND=NUMBER: another number of clips of that kind, such as drop=6 collide=32")
     through_autoencoder: bool = option(True, "attack the clips' round trips through the autoencoder as well")
-    model: str = option("data/drops/model", "diffusers pipeline whose autoencoder is meant")
+    model_name_or_path: str = option("data/drops/model", "diffusers pipeline whose autoencoder is meant")
     noise_clips: int = option(0, "clips that are attacked by adversarial noise, which costs a gradient a step")
     noise_steps: Positive = option(8, "gradient steps of the adversarial noise")
     judge: str = option("configs/recipes/judge_scene.yaml", "held-out recipe that judges the adversarial noise")
@@ -107,7 +107,7 @@ class Bench:
     def _wanted(self) -> dict[str, int]:
         """How many clips of each kind that a recipe speaks of."""
         kinds = dict.fromkeys(kind for some in self.kinds_of.values() for kind in some)
-        wanted = dict.fromkeys(kinds, self.config.clips)
+        wanted = dict.fromkeys(kinds, self.config.scenes)
         for one in self.config.of_kind:
             kind, _, number = one.partition("=")
             if not number.isdigit():
@@ -120,7 +120,7 @@ class Bench:
 
     @functools.cached_property
     def model(self) -> Any:
-        return load_video_model(self.config.model)
+        return load_video_model(self.config.model_name_or_path)
 
     def attack(self, task: tuple[int, bool, list[str]]) -> list[dict[str, Any]]:
         """The records of a clip's number, whether it goes through the autoencoder, and recipes."""

@@ -1,6 +1,7 @@
 """How settings are read: frozen pydantic dataclasses, from flags and one flat YAML file through TRL's TrlParser."""
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
+import argparse
 import dataclasses
 import difflib
 import re
@@ -98,16 +99,51 @@ def parse_config(config_class: type[C], arguments: Sequence[str] | None = None) 
             raise ValueError("--config needs the path of a YAML file")
         for key in read_yaml(arguments[place]):
             if key not in known and key != "env":
-                raise ValueError(f"{arguments[place]}: unknown key {key}{suggestion(key, known)}")
+                raise ValueError(f"{arguments[place]}: unknown key {key}{now_called(key, known)}")
     for one in arguments:
         name = one.split("=")[0].lstrip("-").replace("-", "_").removeprefix("no_")
         if one.startswith("--") and name not in [*known, "config", "help"]:
-            raise ValueError(f"unknown option {one.split('=')[0]}{suggestion(name, known)}")
+            raise ValueError(f"unknown option {one.split('=')[0]}{now_called(name, known, '--')}")
     parser = Parser(dataclass_types=[config_class], description=config_class.__doc__, allow_abbrev=False)  # pyright: ignore[reportArgumentType]
     try:
         return parser.parse_args_and_config(arguments)[0]  # pyright: ignore[reportReturnType]
     except pydantic.ValidationError as error:
         raise ValueError(_one_line(error)) from error
+
+
+FORMER_NAMES = {
+    "model": ("model_name_or_path",),
+    "lora": ("lora_path",),
+    "overwrite": ("overwrite_output_dir", "rescore"),
+    "clips": ("scenes",),
+    "max_clips": ("scenes",),
+    "steps": ("max_steps",),
+    "threads": ("num_threads",),
+}
+"""Options that once had another spelling in some command, and what they are called in all of them."""
+
+
+def now_called(name: str, known: Sequence[str], dashes: str = "") -> str:
+    """`: it is called X now` for a former spelling, `: did you mean X?` for the nearest known name, or nothing."""
+    for present in FORMER_NAMES.get(name, ()):
+        if present in known:
+            return f": it is called {dashes}{present} now"
+    return suggestion(name, known)
+
+
+class FlagParser(argparse.ArgumentParser):
+    """The parser of commands without a config class. It names what a former flag is called now, and guesses nothing."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known = [text.lstrip("-") for action in self._actions for text in action.option_strings]
+        for argument in sys.argv[1:] if args is None else args:
+            name = argument.split("=")[0].removeprefix("--")
+            if argument.startswith("--") and name not in known and name in FORMER_NAMES:
+                self.error(f"unknown option --{name}{now_called(name, known, '--')}")
+        return super().parse_known_args(args, namespace)
 
 
 def _one_line(error: pydantic.ValidationError) -> str:

@@ -107,7 +107,7 @@ def world(tmp_path_factory):
 
 def config(world, tmp_path, **changes) -> EvaluationConfig:
     base = {
-        "model": str(world / "model"),
+        "model_name_or_path": str(world / "model"),
         "dataset": str(world),
         "scenes": 3,
         "num_inference_steps": 1,
@@ -373,7 +373,7 @@ def test_json_has_no_nan():
 
 def test_arm_and_lora_together_are_refused(world, tmp_path):
     with pytest.raises(ValueError, match="either arm or lora"):
-        evaluate(config(world, tmp_path, arm=["base"], lora="x"), instruments=INSTRUMENTS)
+        evaluate(config(world, tmp_path, arm=["base"], lora_path="x"), instruments=INSTRUMENTS)
 
 
 def test_collision_is_read_where_two_bodies_meet():

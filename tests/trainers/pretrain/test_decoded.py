@@ -12,7 +12,16 @@ from trainers.pretrain.decoded import main as decode
 
 def test_decoded_clips_are_the_round_trip_of_the_rendered_and_keep_their_truth(toy_world, tmp_path):
     shutil.copytree(toy_world / "clips" / "train", tmp_path / "train")
-    command = ["--data", str(tmp_path / "train"), "--clips", "3", "--model", str(toy_world / "model"), "--threads", "1"]
+    command = [
+        "--data",
+        str(tmp_path / "train"),
+        "--scenes",
+        "3",
+        "--model_name_or_path",
+        str(toy_world / "model"),
+        "--num_threads",
+        "1",
+    ]
     decode(command)
     rendered, decoded = load_split("train", tmp_path), load_split("train_decoded", tmp_path)
     assert len(decoded) == 3

@@ -192,12 +192,12 @@ def test_reading_the_shipped_clips():
 
 
 def run(command, folder, *extra):
-    common = ["--output_dir", str(folder), "--data", str(VALIDATION), "--max_clips", "4", "--threads", "1"]
+    common = ["--output_dir", str(folder), "--data", str(VALIDATION), "--max_clips", "4", "--num_threads", "1"]
     command.main([*common, "--batch_size", "2", "--log_steps", "1", *extra])
 
 
 def test_flow_training_stops_goes_on_and_leaves_a_flow_estimator(tmp_path):
-    flags = ["--steps", "2", "--updates", "1", "--variant", "judge"]
+    flags = ["--max_steps", "2", "--updates", "1", "--variant", "judge"]
     run(train_flow, tmp_path, *flags, "--stop_after_minutes", "1e-9")
     assert json.loads((tmp_path / "training.json").read_text())["steps"] == 1
     run(train_flow, tmp_path, *flags)
@@ -209,7 +209,7 @@ def test_flow_training_stops_goes_on_and_leaves_a_flow_estimator(tmp_path):
 
 
 def test_depth_training_leaves_a_depth_estimator_that_can_be_checked(tmp_path, capsys):
-    run(train_depth, tmp_path / "depth", "--steps", "2", "--frames", "2", "--variant", "judge")
+    run(train_depth, tmp_path / "depth", "--max_steps", "2", "--frames", "2", "--variant", "judge")
     estimator = load_depth(str(tmp_path / "depth"))
     clips = read_clips([VALIDATION], 2)
     assert clips is not None
@@ -234,7 +234,7 @@ def test_training_starts_from_exported_weights(tmp_path):
 
 def test_depth_training_without_clips_says_so(tmp_path):
     with pytest.raises(ValueError, match="no clips in"):
-        train_depth.main(["--output_dir", str(tmp_path), "--data", str(tmp_path), "--steps", "1"])
+        train_depth.main(["--output_dir", str(tmp_path), "--data", str(tmp_path), "--max_steps", "1"])
 
 
 class Exact(torch.nn.Module):

@@ -67,7 +67,7 @@ def test_staged_scenes_are_measured_as_true(kind, root, monkeypatch):
 def test_the_command_ranks_and_resumes(root, tmp_path, monkeypatch):
     monkeypatch.chdir(root)
     recipes = load_recipes(["configs/recipes/rigidity.yaml", "configs/recipes/galileo.yaml"])
-    settings = {"clips": 1, "attack": ["vanish", "blur"], "output_dir": str(tmp_path), "through_autoencoder": False}
+    settings = {"scenes": 1, "attack": ["vanish", "blur"], "output_dir": str(tmp_path), "through_autoencoder": False}
     config = RedTeamConfig(**settings)
     records = red_team(config, recipes)
     assert [record["recipe"] for record in records].count("rigidity") == 3, "a drop, a bounce and a throw"
@@ -97,7 +97,7 @@ def test_noise_resumes_and_is_measured_anew_for_other_steps(root, tmp_path, monk
         return [{"bound": 8, "gain": 0.1, "mended": 0.4, "judge_gain": 0.0, "judge_mended": 0.5}]
 
     monkeypatch.setattr("trainers.redteam.noise.attacked", attacked)
-    some = {"clips": 1, "output_dir": str(tmp_path), "noise_clips": 1}
+    some = {"scenes": 1, "output_dir": str(tmp_path), "noise_clips": 1}
     first = noise(RedTeamConfig(**some), recipes)
     assert [record["recipe"] for record in first] == ["gravity_positions"], "galileo cannot tell a slow fall"
     assert (
@@ -169,7 +169,7 @@ def test_a_guarded_recipe_loses_to_what_hides_or_stops_the_object(root, tmp_path
     names = ["freeze", "vanish", "shrink", "teleport", "duplicate", "edge", "overexpose"]
     recipes = load_recipes(["configs/recipes/gravity_guarded.yaml"])
     config = RedTeamConfig(
-        clips=1, of_kind=["drop=2"], attack=names, output_dir=str(tmp_path), through_autoencoder=False
+        scenes=1, of_kind=["drop=2"], attack=names, output_dir=str(tmp_path), through_autoencoder=False
     )
     pairs = [pair for pair in pairs_of(red_team(config, recipes), recipes) if pair.strength == "strong"]
     for name in names:
