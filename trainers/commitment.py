@@ -3,7 +3,7 @@
     python -m trainers.commitment --model_name_or_path data/drops/model --at_rest true --output_dir outputs/commitment
 
 A sampled clip is noised again to level sigma and completed by the same sampler: x_0 -> x_sigma -> x_0'. Both clips are
-draws given x_sigma, so the change of their measured g tells the spread that x_sigma leaves open. One clip whose motion
+draws given x_sigma, so the change of their measured g shows the spread that x_sigma leaves open. One clip whose motion
 was misread would rule a mean of squares: the median is taken, scaled to the deviation of a normal distribution:
 
     spread(sigma) = 1.4826 median|g' - g| / sqrt(2),    shown as a share of spread(1), where nothing of x_0 is left
@@ -105,7 +105,7 @@ def commitment_level(rows: list[dict[str, float]], open_share: float) -> float:
 
 
 def measure_commitment(config: CommitmentConfig, model: VideoModel, recipe: Scorer) -> list[dict[str, float]]:
-    """Fill `pairs.jsonl` in the output folder, one line a pair of clips, and return the curve."""
+    """Fill `pairs.jsonl` in the output folder, one line per pair of clips, and return the curve."""
     if not config.sigmas or config.sigmas[0] != 1 or any(not 0 < sigma <= 1 for sigma in config.sigmas):
         raise ValueError(f"sigmas must start with 1 and lie in (0, 1], got {config.sigmas}")
     folder = Path(config.output_dir)
@@ -113,14 +113,14 @@ def measure_commitment(config: CommitmentConfig, model: VideoModel, recipe: Scor
     _remember(folder / "settings.json", config)
     log = folder / "pairs.jsonl"
     records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    done = {record["scene"] for record in records}
+    finished = {record["scene"] for record in records}
     scenes = Scenes(config, config.split, shuffle=False)
-    numbers = [number for number in range(min(config.scenes, len(scenes))) if number not in done]
+    numbers = [number for number in range(min(config.scenes, len(scenes))) if number not in finished]
     rounds = len(config.sigmas) * config.completions
     with tqdm(total=len(numbers) * rounds, unit="clip", disable=config.disable_tqdm) as progress:
         for start in range(0, len(numbers), config.batch_size):
-            some = numbers[start : start + config.batch_size]
-            new = pairs_of(config, model, recipe, scenes.batch(some), progress)
+            batch = numbers[start : start + config.batch_size]
+            new = pairs_of(config, model, recipe, scenes.batch(batch), progress)
             records += new
             with log.open("a") as file:  # a batch at a time: what was stopped within is done again
                 file.writelines(json.dumps(record) + "\n" for record in new)
@@ -151,11 +151,11 @@ def pairs_of(
         for k in range(config.completions):
             fresh = clip_generators(config.seed, numbers, Stream.COMPLETIONS + level * config.completions + k)
             active = config.adapter_sigma_range
-            done = complete_again(model, clean, sigma, schedule, condition, fresh, adapter_sigma_range=active)
-            again = g_of(done)
+            completions = complete_again(model, clean, sigma, schedule, condition, fresh, adapter_sigma_range=active)
+            again = g_of(completions)
             records += [
-                {"scene": scene, "sigma": sigma, "g": one, "again": other}
-                for scene, one, other in zip(numbers, g, again, strict=True)
+                {"scene": scene, "sigma": sigma, "g": first_g, "again": second_g}
+                for scene, first_g, second_g in zip(numbers, g, again, strict=True)
             ]
             progress.update(len(numbers))
     return records

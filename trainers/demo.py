@@ -71,17 +71,17 @@ class Outcome:
     def lines(self) -> list[str]:
         """The outcome in words."""
         shown = self.headline
-        found = [
+        lines = [
             f"held-out {shown.name} before  {shown.before:5.2f}{shown.unit} (median, by the judge)",
             f"held-out {shown.name} after   {shown.after:5.2f}{shown.unit}",
             f"paired difference  {describe(shown.difference, shown.unit)}, median",
             f"                   {describe(shown.mean_difference, shown.unit)}, mean",
         ]
         if self.success:
-            return [*found, shown.better]
+            return [*lines, shown.better]
         if not shown.difference.excludes(0.0):
-            return [*found, "the interval includes zero: train longer (--max_steps) or look at more scenes (--scenes)"]
-        return [*found, shown.worse]
+            return [*lines, "the interval includes zero: train longer (--max_steps) or look at more scenes (--scenes)"]
+        return [*lines, shown.worse]
 
 
 def demonstrate(

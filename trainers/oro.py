@@ -65,15 +65,15 @@ def train(config: OROConfig, *, recipe: Scorer | None = None, model: VideoModel 
     processes = Processes.of(accelerator)
     metrics = session.open(resume, title="ORO")
     while state.step < config.max_steps:
-        started, several = time.perf_counter(), []
+        started, records = time.perf_counter(), []
         for micro in range(config.gradient_accumulation_steps):
             first = state.clips + session.place * size
             batch = scenes.batch(list(range(first, first + size)))
             loss, figures = oro_loss(config, model, recipe, batch, processes, state.step, session.phases)
-            several.append(figures)
+            records.append(figures)
             session.backward(loss, micro)
             state.clips += size * session.places
-        metrics = mean_of(several) | session.update()
+        metrics = mean_of(records) | session.update()
         shown = {"reward": f"{metrics['reward']:.3f}", "measurable": f"{metrics['measurable']:.0%}"}
         metrics = session.after_step(metrics, started, shown)
     session.close(metrics, method="ORO, the gradient of a differentiable reward through the rollout")
@@ -85,10 +85,10 @@ def oro_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one micro-batch and its figures. Its gradient is that of the rewards and both regularisers."""
     choices = clip_generators(config.seed, [step], Stream.CHOICES)[0]  # the same on every process
-    done, condition = sampled(config, model, batch, choices, phase)
+    trajectory, condition = sampled(config, model, batch, choices, phase)
     scored = score_latents(
         model,
-        done.latents,
+        trajectory.latents,
         condition,
         recipe,
         batch.video,
@@ -106,11 +106,11 @@ def oro_loss(
         metrics = reward_metrics(processes, scored)
     assert scored.dropped_B is not None and scored.latent_grad is not None
     warn_not_finite("pixel gradient", scored.dropped_B, batch.ids, processes.index)
-    loss = torch.zeros((), device=done.latents.device)
+    loss = torch.zeros((), device=trajectory.latents.device)
     if config.reward_weight > 0:
         # Backward of this sum is d reward / d latents carried on through the rollout.
-        loss = loss - config.reward_weight * (done.latents * scored.latent_grad).sum() / len(done.latents)
-    distance = distance_to_reference(config, model, done, condition, choices, phase)
+        loss = loss - config.reward_weight * (trajectory.latents * scored.latent_grad).sum() / len(trajectory.latents)
+    distance = distance_to_reference(config, model, trajectory, condition, choices, phase)
     if distance is not None:
         loss = loss + config.reference_weight * distance
         metrics["reference_distance"] = distance.item()
@@ -133,7 +133,7 @@ def sampled(
     noise = model.initial_latents(condition, generators)
     grad_steps = choose_grad_steps(config.grad_steps, schedule.num_steps, config.grad_steps_k, choices)
     with phase("sample"), torch.set_grad_enabled(config.reward_weight > 0):
-        done = rollout(
+        trajectory = rollout(
             model,
             condition,
             schedule,
@@ -144,21 +144,26 @@ def sampled(
             one_step=config.grad_steps == "one_step",
             checkpointing=config.gradient_checkpointing,
         )
-    return done, condition
+    return trajectory, condition
 
 
 def distance_to_reference(
-    config: OROConfig, model: VideoModel, done: Rollout, condition: Condition, choices: torch.Generator, phase: Phases
+    config: OROConfig,
+    model: VideoModel,
+    trajectory: Rollout,
+    condition: Condition,
+    choices: torch.Generator,
+    phase: Phases,
 ) -> Tensor | None:
     """The mean of |v_on - v_off|^2 at some steps of the rollout; None where its weight is 0 or no step is in range."""
-    near = [i for i in range(len(done.visited)) if in_range(done.sigmas_S[i], config.reference_sigma_range)]
+    near = [i for i in range(len(trajectory.visited)) if in_range(trajectory.sigmas_S[i], config.reference_sigma_range)]
     if config.reference_weight == 0 or not near:
         return None
     drawn = [near[i] for i in torch.randperm(len(near), generator=choices)[: config.reference_steps].tolist()]
-    sigmas = [done.sigmas_S[i].expand(len(done.latents)) for i in drawn]
+    sigmas = [trajectory.sigmas_S[i].expand(len(trajectory.latents)) for i in drawn]
     with phase("regularisers"), phase.part("reference distance"):
         distances = [
-            reference_distance(model, done.visited[i], sigma_B, condition, checkpointing=again)
+            reference_distance(model, trajectory.visited[i], sigma_B, condition, checkpointing=again)
             for i, sigma_B, again in zip(drawn, sigmas, recomputed(config, len(drawn)), strict=True)
         ]
     return torch.stack(distances).mean()

@@ -87,7 +87,7 @@ def compare_folders(config: PisaConfig, *, flow: Flow | None = None) -> dict[str
                 true = read_clip(truth[video.name], kind=config.kind)
                 clips.append({"clip": video.name} | clip_figures(video, true, folder, flow))
                 bar.update()
-        missing = [clip for clip in truth if clip not in {one["clip"] for one in clips}]
+        missing = [clip for clip in truth if clip not in {figures["clip"] for figures in clips}]
         arms[name] = {"clips": clips, "missing": missing, "summary": summary(clips)}
     record = {"truth": config.truth, "kind": config.kind, "arms": arms}
     write_text(Path(config.output_dir) / "pisa.json", json.dumps(plain(record), indent=1) + "\n")
@@ -119,7 +119,7 @@ def clip_figures(video: FolderClip, true: PisaClip, folder: Path, flow: Flow) ->
     mask_THW = object_mask(video, true, folder, flow)[:count]
     size = true_THW.shape[-2:]
     mask_THW = F.interpolate(mask_THW[:, None], size=size, mode="bilinear", align_corners=False, antialias=True)[:, 0]
-    centroid_T2, true_T2 = (metrics.mask_centroid((one >= 0.5).double()) for one in (mask_THW, true_THW))
+    centroid_T2, true_T2 = (metrics.mask_centroid((mask >= 0.5).double()) for mask in (mask_THW, true_THW))
     seen_T = torch.isfinite(true_T2).all(-1)
     diagonal_px = float(sum(side**2 for side in size)) ** 0.5
     away = metrics.trajectory_l2(centroid_T2[None, seen_T], true_T2[None, seen_T], missing=diagonal_px)

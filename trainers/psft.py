@@ -63,15 +63,15 @@ def train(config: PSFTConfig, *, recipe: Scorer | None = None, model: VideoModel
     processes = Processes.of(accelerator)
     metrics = session.open(resume, title="PSFT")
     while state.step < config.max_steps:
-        started, several = time.perf_counter(), []
+        started, records = time.perf_counter(), []
         for micro in range(accumulation):
             first = state.clips + session.place * size
             batch = scenes.batch(list(range(first, first + size)))
             loss, figures = psft_loss(config, model, recipe, batch, processes, session.phases)
-            several.append(figures)
+            records.append(figures)
             session.backward(loss, micro)
             state.clips += size * session.places
-        metrics = mean_of(several) | session.update()
+        metrics = mean_of(records) | session.update()
         metrics = session.after_step(metrics, started, {"denoising_loss": f"{metrics['denoising_loss']:.3f}"})
     session.close(metrics, method="PSFT, supervised fine-tuning on simulated clips")
     return metrics

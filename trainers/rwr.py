@@ -79,7 +79,7 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
 
     pool = None
     while state.step < config.max_steps:
-        started, several = time.perf_counter(), []
+        started, records = time.perf_counter(), []
         pool, of_round = pool_of_step(config, recipe, session, source, replay, pool)
         for micro in range(accumulation):
             first = state.step * per_step + (micro * accelerator.num_processes + processes.index) * size
@@ -88,9 +88,9 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
                 loss, figures = rwr_loss(
                     config, model, state.weights, pool, numbers, per_step, processes, session.phases
                 )
-            several.append(figures)
+            records.append(figures)
             session.backward(loss, micro)
-        metrics = of_round | mean_of(several) | session.update()
+        metrics = of_round | mean_of(records) | session.update()
         shown = {name: f"{metrics[name]:.3f}" for name in ("reward", "denoising_loss") if name in metrics}
         metrics = session.after_step(metrics, started, shown)
     session.close(metrics, method="RWR, regression on clips weighted by their reward")
@@ -256,8 +256,8 @@ def outline(config: RWRConfig, source: Scenes | ScoredClips) -> dict[str, str]:
     else:
         clips = config.prompts_per_round * config.num_generations
         rounds = f"{clips} clips ({config.num_generations} of each prompt) every {config.inner_steps} steps"
-    found = f"target ess {config.target_ess:g}" if config.target_ess else f"temperature {config.temperature:g}"
-    weights = f"reward, {found}" if config.weighting == "reward" else config.weighting
+    sharpness = f"target ess {config.target_ess:g}" if config.target_ess else f"temperature {config.temperature:g}"
+    weights = f"reward, {sharpness}" if config.weighting == "reward" else config.weighting
     return {"rewards": config.recipe, "rounds": rounds, "weights": weights}
 
 

@@ -55,15 +55,15 @@ def score_folder(config: ScoreClipsConfig, *, recipe: Scorer | None = None) -> d
         recipe = load_recipe(config.recipe)
     with tqdm(total=len(samples), initial=len(samples) - len(missing), desc="scoring", unit="clip") as bar:
         for start in range(0, len(missing), config.batch_size):
-            some = missing[start : start + config.batch_size]
-            batch = collate([rows[sample.scene] for sample in some])
-            frames = torch.stack([read_clip(config.clips, sample.name) for sample in some])
+            batch_samples = missing[start : start + config.batch_size]
+            batch = collate([rows[sample.scene] for sample in batch_samples])
+            frames = torch.stack([read_clip(config.clips, sample.name) for sample in batch_samples])
             video = to_video(batch).with_frames(frames).to(default_device())
             scored, _ = score(recipe, video, reward_columns(batch))
-            seen = zip(some, scored.reward_B.tolist(), scored.measurable_B.tolist(), strict=True)
+            seen = zip(batch_samples, scored.reward_B.tolist(), scored.measurable_B.tolist(), strict=True)
             rewards |= {sample.name: reward if measurable else math.nan for sample, reward, measurable in seen}
             write_rewards(config.clips, rewards)
-            bar.update(len(some))
+            bar.update(len(batch_samples))
     return rewards
 
 

@@ -1,7 +1,7 @@
 """A folder of generated clips that remembers how each was made and goes on where it stopped.
 
 settings.json    what made them: model, LoRA, steps; a folder never mixes two settings
-samples.jsonl    one line a clip: name, prompt, seed, fps, scene
+samples.jsonl    one line per clip: name, prompt, seed, fps, scene
 clips/NAME.npz   the pixels as they are measured (uint8, lossless)
 clips/NAME.mp4   the same to look at
 """

@@ -36,7 +36,7 @@ class Request:
 
 
 def digest(pixels: np.ndarray) -> str:
-    """What tells pictures apart that a clip was started from."""
+    """What distinguishes the pictures that clips were started from."""
     return hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
 
 
@@ -110,8 +110,8 @@ def generate(model: VideoModel, requests: Sequence[Request], settings: Mapping[s
 
 def fill(model: VideoModel, requests: Sequence[Request], folder: ClipFolder, *, batch_size: int, label: str) -> None:
     """Make the clips that the folder lacks, with a progress bar."""
-    done = folder.samples
-    missing = [request for request in requests if done.get(request.sample.name) != request.sample]
+    samples = folder.samples
+    missing = [request for request in requests if samples.get(request.sample.name) != request.sample]
     with tqdm(total=len(requests), initial=len(requests) - len(missing), desc=label, unit="clip") as bar:
         for batch in batches(missing, batch_size):
             for request, frames_TCHW in zip(batch, generate(model, batch, folder.settings), strict=True):

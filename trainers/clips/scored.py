@@ -1,6 +1,6 @@
 """Folders of clips that are scored already, in groups of one prompt, for the offline weighted regression.
 
-A folder holds what `python -m trainers.sample` leaves, and `rewards.jsonl`: one line a clip, whoever wrote it,
+A folder holds what `python -m trainers.sample` leaves, and `rewards.jsonl`: one line per clip, whoever wrote it,
 
     {"name": "train-17-0", "reward": -0.31, "measurable": true}
 
@@ -66,17 +66,17 @@ class ScoredClips:
 
     def batch(self, places: list[int]) -> Batch:
         """Some clips, as the scenes that they are: their pixels, prompts and frame rates."""
-        some = [self.clips[place] for place in places]
-        frames = [read_clip(clip.folder, clip.sample.name) for clip in some]
+        clips = [self.clips[place] for place in places]
+        frames = [read_clip(clip.folder, clip.sample.name) for clip in clips]
         if len({frame.shape for frame in frames}) > 1:
             raise ValueError(
                 f"clips of one training must have one size, got {sorted({tuple(f.shape) for f in frames})}"
             )
-        fps_B = torch.tensor([clip.sample.fps for clip in some])
+        fps_B = torch.tensor([clip.sample.fps for clip in clips])
         return Batch(
             video=Video(frames_BTCHW=torch.stack(frames), fps_B=fps_B),
-            captions=[clip.sample.prompt for clip in some],
-            ids=[clip.sample.name for clip in some],
+            captions=[clip.sample.prompt for clip in clips],
+            ids=[clip.sample.name for clip in clips],
             columns={},
             numbers=places,
         )
@@ -107,9 +107,9 @@ def read_rewards(folder: str | Path) -> dict[str, float]:
     path, rewards = Path(folder) / REWARDS, {}
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
         try:
-            found = json.loads(line)
-            seen = found.get("measurable", True) and found["reward"] is not None
-            rewards[str(found["name"])] = float(found["reward"]) if seen else math.nan
+            record = json.loads(line)
+            seen = record.get("measurable", True) and record["reward"] is not None
+            rewards[str(record["name"])] = float(record["reward"]) if seen else math.nan
         except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
                 f'{path}, line {number}: expected {{"name": ..., "reward": number}}, got {line!r}'

@@ -117,7 +117,7 @@ def spread(reward_GN: Tensor, known_GN: Tensor, advantage: str) -> Tensor:
     if advantage == "batch":
         groups = [torch.cat(groups)] * len(groups)
     deviations = [float(group.std(correction=0)) if len(group) else 0.0 for group in groups]
-    return torch.tensor([[one if one > 1e-12 else 1.0] for one in deviations], dtype=reward_GN.dtype)
+    return torch.tensor([[deviation if deviation > 1e-12 else 1.0] for deviation in deviations], dtype=reward_GN.dtype)
 
 
 def entropy(share_GN: Tensor) -> Tensor:
@@ -136,27 +136,27 @@ def find_temperature(advantage_GN: Tensor, chosen_GN: Tensor, target: float) -> 
 
     It rises with the temperature, so it is found by bisection; where even equal samples have more, the lowest.
     """
-    some = chosen_GN.any(1)
-    spread_max = float(-torch.where(chosen_GN, advantage_GN, 0.0).amin()) if some.any() else 0.0
+    chosen_G = chosen_GN.any(1)
+    spread_max = float(-torch.where(chosen_GN, advantage_GN, 0.0).amin()) if chosen_G.any() else 0.0
     if spread_max == 0:
         return 1.0
     low, high = math.log(spread_max) - 14, math.log(spread_max) + 14
     for _ in range(60):
         middle = (low + high) / 2
-        size_G = effective_size(relative_weights(advantage_GN[some], chosen_GN[some], math.exp(middle)))
-        share = float((size_G / chosen_GN[some].sum(1)).mean())
+        size_G = effective_size(relative_weights(advantage_GN[chosen_G], chosen_GN[chosen_G], math.exp(middle)))
+        share = float((size_G / chosen_GN[chosen_G].sum(1)).mean())
         low, high = (middle, high) if share < target else (low, middle)
     return math.exp((low + high) / 2)
 
 
-def weight_metrics(reward_GN: Tensor, measurable_GN: Tensor, found: GroupWeights) -> dict[str, float]:
+def weight_metrics(reward_GN: Tensor, measurable_GN: Tensor, weights: GroupWeights) -> dict[str, float]:
     """What a log says of a round: effective sample size, entropy, temperature, absolute weight, reward quantiles."""
     metrics = {
-        "ess": found.ess_G.mean().item(),
-        "weight_entropy": found.entropy_G.mean().item(),
-        "weight_max": found.weight_GN.max().item(),
-        "temperature": found.temperature,
-        "absolute_weight": found.absolute_G.mean().item(),
+        "ess": weights.ess_G.mean().item(),
+        "weight_entropy": weights.entropy_G.mean().item(),
+        "weight_max": weights.weight_GN.max().item(),
+        "temperature": weights.temperature,
+        "absolute_weight": weights.absolute_G.mean().item(),
     }
     known = reward_GN[measurable_GN > 0].double()
     if len(known):

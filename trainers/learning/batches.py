@@ -70,7 +70,7 @@ class Scenes:
                     raise ValueError(f"split {split} has no scene of kind {kind}{suggestion(kind, sorted(set(kinds)))}")
             kept = [i for i in kept if kinds[i] in config.kinds]
         if config.at_rest:
-            rest = [bool(one) for one in table["at_rest"]]
+            rest = [bool(flag) for flag in table["at_rest"]]
             kept = [i for i in kept if rest[i]]
         if not kept:
             raise ValueError(f"split {split} has no scene left: loosen kinds or at_rest")
@@ -88,7 +88,7 @@ class Scenes:
             return place
         if epoch not in self._orders:
             self._orders = {epoch: shuffled(len(self), self.seed, epoch)} | {
-                other: order for other, order in self._orders.items() if other == epoch - 1
+                order_epoch: order for order_epoch, order in self._orders.items() if order_epoch == epoch - 1
             }
         return self._orders[epoch][place]
 

@@ -60,9 +60,9 @@ def score_latents(
         max_ratio: a clip whose gradient at the pixels is longer than this many times the median of the measurable clips
             of all processes is scaled down to it.
         skip_first, each_reward: as in `score_with_gradient`.
-        everywhere: gathers one value a clip from all processes, which all get here. What a recipe takes from its batch
-            (the price `worst` of a clip that cannot be measured, the spreads of `normalised_sum`) stays that of one
-            process's clips.
+        everywhere: gathers one value per clip from all processes, which all get here. What a recipe takes from its
+            batch (the price `worst` of a clip that cannot be measured, the spreads of `normalised_sum`) stays that of
+            one process's clips.
 
     Raises:
         ValueError: a reward that is not finite or has no gradient.

@@ -48,7 +48,7 @@ def denoising_loss(
 
     Args:
         clean: encoded data.
-        generators: one a clip; each draws its noise level and its noise.
+        generators: one per clip; each draws its noise level and its noise.
         weight_B: what each clip's loss is multiplied by; by default 1.
     """
     noisy, noise, sigma_B = noised(model, clean, condition, sigma_range=sigma_range, generators=generators)
@@ -108,6 +108,6 @@ def noised(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Clean latents at noise levels uniform in `sigma_range`, the conditioning frame pinned; the noise; sigma_B."""
     low, high = sigma_range
-    sigma_B = torch.stack([low + (high - low) * torch.rand((), generator=one) for one in generators])
+    sigma_B = torch.stack([low + (high - low) * torch.rand((), generator=generator) for generator in generators])
     noise = model.initial_latents(condition, generators)
     return model.pin(model.add_noise(clean, noise, sigma_B), condition), noise, sigma_B

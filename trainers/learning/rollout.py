@@ -159,5 +159,5 @@ def sample(
     """Generate clips without grad: frames_BTCHW in [0, 1]. Equal to the stock pipeline with the same generators."""
     schedule = model.schedule(num_steps, condition)
     latents = model.initial_latents(condition, generators)
-    done = rollout(model, condition, schedule, latents, adapter_sigma_range=adapter_sigma_range)
-    return model.decode(done.latents, condition).clamp(0, 1)
+    trajectory = rollout(model, condition, schedule, latents, adapter_sigma_range=adapter_sigma_range)
+    return model.decode(trajectory.latents, condition).clamp(0, 1)

@@ -82,7 +82,7 @@ def joined(parts: Sequence[Scored]) -> Scored:
             return torch.cat(values)
         if isinstance(first, dict):
             return {name: together([value[name] for value in values]) for name in first}
-        return None if first is None else [one for value in values for one in value]
+        return None if first is None else [item for value in values for item in value]
 
     fields = [field.name for field in dataclasses.fields(Scored)]
     return Scored(**{name: together([getattr(part, name) for part in parts]) for name in fields})

@@ -204,7 +204,9 @@ def read_nothing(model: VideoModel) -> None:
 
     def encode_prompt(prompts: Sequence[str]) -> tuple[Tensor, ...]:
         shapes = [(length, width), *([(pooled_width,)] if pooled_width else [])]
-        features, *pooled = (torch.zeros(len(prompts), *one, dtype=model.dtype, device=model.device) for one in shapes)
+        features, *pooled = (
+            torch.zeros(len(prompts), *shape, dtype=model.dtype, device=model.device) for shape in shapes
+        )
         return features, torch.ones(features.shape[:2], dtype=torch.bool, device=model.device), *pooled
 
     model.encode_prompt = encode_prompt

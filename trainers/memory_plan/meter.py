@@ -79,7 +79,7 @@ class MemoryMeter(TorchDispatchMode):
         if not makes_new(func):
             return dispatch(func, args, kwargs)  # what it returns was there before
         made = dispatch(func, args, kwargs)
-        given = {one.untyped_storage()._cdata for one in args if isinstance(one, Tensor)}
+        given = {argument.untyped_storage()._cdata for argument in args if isinstance(argument, Tensor)}
         if isinstance(made, Tensor):
             self._count(made, given)
         else:
@@ -94,9 +94,9 @@ def allocator_peak_bytes(function: Callable[[], Any]) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         function()
     record: Any = profile.profiler
-    events = [one for one in record.kineto_results.events() if one.name() == "[memory]"]
+    events = [event for event in record.kineto_results.events() if event.name() == "[memory]"]
     alive = peak = 0
-    for event in sorted(events, key=lambda one: one.start_ns()):
+    for event in sorted(events, key=lambda event: event.start_ns()):
         alive += event.nbytes()
         peak = max(peak, alive)
     return peak
@@ -146,7 +146,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return tuple(torch.empty_like(one) for one in ctx.saved_tensors[:3])
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
 
 
 @contextlib.contextmanager

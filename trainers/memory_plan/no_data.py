@@ -73,8 +73,8 @@ def _layout(made: Any, args: tuple[Any, ...]) -> Any:
     if made is None:
         return (None,)
     if isinstance(made, (tuple, list)):
-        several = [_layout(value, args) for value in made]
-        return _ANEW if any(layout is _ANEW for layout in several) else (type(made), several)
+        layouts = [_layout(value, args) for value in made]
+        return _ANEW if any(layout is _ANEW for layout in layouts) else (type(made), layouts)
     if not isinstance(made, Tensor) or not made.is_meta or made.storage_offset():
         return _ANEW
     storage = made.untyped_storage()._cdata

@@ -47,11 +47,11 @@ class Plan:
     def peak_bytes(self) -> int:
         return sum(self.held.values()) + max(self.phases.values())
 
-    def further(self, more: Plan, count: int) -> Plan:
-        """The plan of `count` blocks or steps beyond, from that of one."""
+    def further(self, next_plan: Plan, count: int) -> Plan:
+        """The plan of `count` blocks or steps beyond, from `next_plan`, that of one."""
 
         def grown(name: str) -> dict[str, int]:
-            less, high = getattr(self, name), getattr(more, name)
+            less, high = getattr(self, name), getattr(next_plan, name)
             return {key: less[key] + count * max(0, value - less[key]) for key, value in high.items()}
 
         return Plan(weights=grown("weights"), held=grown("held"), phases=grown("phases"))
@@ -66,7 +66,11 @@ def build(size: Size, dtype: torch.dtype, device: str = "meta") -> Any:
     parts["scheduler"] = _component(size.scheduler)
     pipeline_class = getattr(diffusers, size.pipeline)
     needed = inspect.signature(pipeline_class.__init__).parameters.values()
-    parts |= {one.name: None for one in needed if one.name not in (*parts, "self") and one.default is one.empty}
+    parts |= {
+        parameter.name: None
+        for parameter in needed
+        if parameter.name not in (*parts, "self") and parameter.default is parameter.empty
+    }
     return family_of(FAMILIES[size.pipeline])(pipeline_class(**parts, **size.options))
 
 
@@ -118,19 +122,19 @@ class Planner(Generic[C]):
         count = config.num_inference_steps - short.num_inference_steps
         if count <= 1:
             return self._of_layers(config)
-        more = dataclasses.replace(short, num_inference_steps=short.num_inference_steps + 1)
-        return self._of_layers(short).further(self._of_layers(more), count)
+        next_config = dataclasses.replace(short, num_inference_steps=short.num_inference_steps + 1)
+        return self._of_layers(short).further(self._of_layers(next_config), count)
 
     def _of_layers(self, config: C) -> Plan:
         """The plan of the network's own numbers of blocks, one kind of block after the other beyond `FEW` of each."""
         layers = _layers(self.size)
         long = [name for name, count in layers.items() if count > FEW + 1]
         few = layers | dict.fromkeys(long, FEW)
-        start = found = self._of(config, few)
+        start = total = self._of(config, few)
         for name in long:
-            more = start.further(self._of(config, few | {name: FEW + 1}), layers[name] - FEW)
-            found = _sum(found, more, start)
-        return found
+            larger_plan = start.further(self._of(config, few | {name: FEW + 1}), layers[name] - FEW)
+            total = _sum(total, larger_plan, start)
+        return total
 
     def _of(self, config: C, layers: dict[str, int]) -> Plan:
         """The plan of so many blocks of each kind."""
@@ -207,16 +211,16 @@ def plan_memory(size: Size, config: C, step: Step[C], *, workspace: Workspace | 
 def _layers(size: Size) -> dict[str, int]:
     """How many blocks the transformer has of each kind."""
     known = inspect.signature(getattr(diffusers, size.transformer[0]).__init__).parameters
-    several = [name for name in ("num_layers", "num_single_layers") if name in known]
-    return {name: size.transformer[1].get(name, known[name].default) for name in several}
+    names = [name for name in ("num_layers", "num_single_layers") if name in known]
+    return {name: size.transformer[1].get(name, known[name].default) for name in names}
 
 
-def _sum(plan: Plan, more: Plan, start: Plan) -> Plan:
-    """`plan` with what `more` has beyond `start`."""
+def _sum(plan: Plan, larger_plan: Plan, start: Plan) -> Plan:
+    """`plan` with what `larger_plan` has beyond `start`."""
 
     def added(name: str) -> dict[str, int]:
-        one, other, less = getattr(plan, name), getattr(more, name), getattr(start, name)
-        return {key: value + other[key] - less[key] for key, value in one.items()}
+        base, larger, less = getattr(plan, name), getattr(larger_plan, name), getattr(start, name)
+        return {key: value + larger[key] - less[key] for key, value in base.items()}
 
     return Plan(weights=added("weights"), held=added("held"), phases=added("phases"))
 
@@ -230,11 +234,11 @@ def _of_phases(config: TrainerConfig) -> TrainerConfig:
 
 
 def _count(tensors: Iterable[Tensor]) -> int:
-    return sum(one.numel() for one in tensors)
+    return sum(tensor.numel() for tensor in tensors)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(one.numel() * one.element_size() for one in tensors)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _bytes_of_text(size: Size, config: TrainerConfig) -> int:

@@ -25,18 +25,18 @@ CHEAPER: tuple[dict[str, Any], ...] = (
 )
 """Settings that lower the peak, of all trainers."""
 WORTH = 0.99
-"""A setting is told where the peak falls to less than this share."""
+"""A setting is reported where the peak falls to less than this share."""
 
 
 def cheaper(config: C) -> list[tuple[str, C]]:
     """Settings that lower the peak, in words, with the config that has them."""
     known = {field.name for field in dataclasses.fields(config)}
-    found = []
+    suggestions = []
     for changes in CHEAPER:
         if known.issuperset(changes) and any(getattr(config, name) != value for name, value in changes.items()):
             words = ", ".join(f"{name} {value}" for name, value in changes.items())
-            found.append((words, dataclasses.replace(config, **changes)))
-    return found
+            suggestions.append((words, dataclasses.replace(config, **changes)))
+    return suggestions
 
 
 def report(size: Size, config: C, step: Step[C], memory_gib: float, *, workspace: Workspace | None = None) -> str:
@@ -46,28 +46,28 @@ def report(size: Size, config: C, step: Step[C], memory_gib: float, *, workspace
         ValueError: frames or sizes that the autoencoder does not take, a mode that the model has not.
     """
     planner = Planner(size, step, workspace)
-    found = planner.plan(config)
+    plan = planner.plan(config)
     lines = [
-        f"{name:29} {value / GIB:8.2f} GiB" + (f", {found.weights[name]:,} weights" if found.weights.get(name) else "")
-        for name, value in found.held.items()
+        f"{name:29} {value / GIB:8.2f} GiB" + (f", {plan.weights[name]:,} weights" if plan.weights.get(name) else "")
+        for name, value in plan.held.items()
     ]
-    lines += [f"{'peak of ' + name:29} {value / GIB:8.2f} GiB beside them" for name, value in found.phases.items()]
-    fits = found.peak_bytes < memory_gib * GIB
+    lines += [f"{'peak of ' + name:29} {value / GIB:8.2f} GiB beside them" for name, value in plan.phases.items()]
+    fits = plan.peak_bytes < memory_gib * GIB
     verdict = "fits in" if fits else "does not fit in"
-    lines.append(f"{'peak':29} {found.peak_bytes / GIB:8.2f} GiB: {verdict} {memory_gib:.4g} GiB")
-    for words, other in cheaper(config):
-        if words.startswith("decode_checkpointing") and not _decides(found, "decode"):
+    lines.append(f"{'peak':29} {plan.peak_bytes / GIB:8.2f} GiB: {verdict} {memory_gib:.4g} GiB")
+    for words, cheaper_config in cheaper(config):
+        if words.startswith("decode_checkpointing") and not _decides(plan, "decode"):
             continue
         try:
-            peak = planner.plan(other).peak_bytes
+            peak = planner.plan(cheaper_config).peak_bytes
         except ValueError:  # not every number of frames is one that the autoencoder takes
             continue
-        if peak < WORTH * found.peak_bytes:
+        if peak < WORTH * plan.peak_bytes:
             lines.append(f"  with {words}: {peak / GIB:.2f} GiB")
     return "\n".join(lines)
 
 
 def _decides(plan: Plan, phase: str) -> bool:
     """Whether the peak would fall to less than `WORTH` if a phase cost nothing."""
-    others = [value for name, value in plan.phases.items() if name != phase]
-    return dataclasses.replace(plan, phases={"others": max(others)}).peak_bytes < WORTH * plan.peak_bytes
+    figures = [value for name, value in plan.phases.items() if name != phase]
+    return dataclasses.replace(plan, phases={"others": max(figures)}).peak_bytes < WORTH * plan.peak_bytes

@@ -69,7 +69,7 @@ class Schedule:
 
     Args:
         sigmas: S + 1 falling noise levels in [0, 1], on the CPU.
-        timesteps_S: what the transformer is told at each step.
+        timesteps_S: what the transformer is given at each step.
     """
 
     sigmas: Tensor

@@ -140,9 +140,9 @@ class CogVideoXModel(StockModel):
         if not isinstance(schedule, CircleSchedule):
             return super().step(latents, prediction, schedule, index, condition)
         end = schedule.ends_S[index]
-        done = latents + (end - schedule.sigmas[index]).item() * prediction
+        end_latents = latents + (end - schedule.sigmas[index]).item() * prediction
         following = schedule.sigmas[index + 1] if index + 1 < schedule.num_steps else torch.zeros(())
-        return done * (length(following) / length(end)).item()
+        return end_latents * (length(following) / length(end)).item()
 
     def free_mask(self, condition: Condition) -> Tensor:
         frames, rows, columns = self._latent_size(condition)
@@ -190,4 +190,4 @@ def without_spatial(cache: Any) -> Any:
     """The caches without those of the 1 x 1 convolutions, which look at no other frame but keep whole inputs."""
     if not isinstance(cache, dict):
         return cache
-    return {name: without_spatial(one) for name, one in cache.items() if name not in ("conv_y", "conv_b")}
+    return {name: without_spatial(value) for name, value in cache.items() if name not in ("conv_y", "conv_b")}

@@ -1,7 +1,7 @@
 """HunyuanVideo: text- and image-to-video over the stock transformer, autoencoder, two text encoders and scheduler.
 
-Latents are (B, C, F, H, W). Guidance is distilled: the network is told its scale, and no unguided branch is evaluated.
-Image-to-video comes in two layouts, told apart by the transformer's `image_condition_type`:
+Latents are (B, C, F, H, W). Guidance is distilled: the network is given its scale, and no unguided branch is evaluated.
+Image-to-video comes in two layouts, distinguished by the transformer's `image_condition_type`:
 
     token_replace   the first latent frame stays clean
     latent_concat   mask and latents of the first frame concatenated as channels; a latent frame more than the clip has
@@ -83,15 +83,15 @@ class HunyuanVideoModel(StockModel):
     def read(self, prompts: Sequence[str], first_frames_BCHW: Tensor | None) -> Text:
         if first_frames_BCHW is None:
             return self.encode_prompt(prompts)
-        several = []
+        encodings = []
         interleave = 2 if self.layout == "latent_concat" else 4
         with self._encoders_at_hand():
             for prompt, picture in zip(prompts, pictures(first_frames_BCHW), strict=True):
                 features, pooled, mask = self.pipeline.encode_prompt(
                     image=picture, prompt=prompt, device=self.device, image_embed_interleave=interleave
                 )
-                several.append((features, mask, pooled))
-        return tuple(torch.cat(parts) for parts in zip(*several, strict=True))
+                encodings.append((features, mask, pooled))
+        return tuple(torch.cat(parts) for parts in zip(*encodings, strict=True))
 
     @torch.no_grad()
     def encode_clip(self, frames_BTCHW: Tensor, generators: Generators = None) -> Tensor:

@@ -1,7 +1,7 @@
 """LTX-Video: text- and image-to-video over the stock transformer, autoencoder, text encoder and scheduler.
 
 Latents are packed tokens_BND, N = latent frames * rows * columns in that order, as the stock pipelines keep them.
-In image-to-video the first latent frame stays clean at timestep 0, told to the network by per-token timesteps.
+In image-to-video the first latent frame stays clean at timestep 0, given to the network as per-token timesteps.
 """
 
 from __future__ import annotations

@@ -45,11 +45,11 @@ def in_chunks(decode_chunk: DecodeChunk, chunks: Sequence[Tensor], *, checkpoint
         frames = _Reversed.apply(decode_chunk, *chunks)
         assert isinstance(frames, Tensor)
         return frames
-    several, state = [], None
+    frames_of_chunks, state = [], None
     for chunk in chunks:
         frames, state = decode_chunk(chunk, state)
-        several.append(frames)
-    return torch.cat(several, dim=2)
+        frames_of_chunks.append(frames)
+    return torch.cat(frames_of_chunks, dim=2)
 
 
 class _Reversed(torch.autograd.Function):
@@ -59,12 +59,12 @@ class _Reversed(torch.autograd.Function):
     def forward(ctx: Any, decode_chunk: DecodeChunk, *chunks: Tensor) -> Tensor:
         ctx.decode_chunk, ctx.kept = decode_chunk, {0: None}
         ctx.save_for_backward(*chunks)
-        several: list[Tensor] = []
-        last = _advanced(decode_chunk, chunks, ctx.kept, len(chunks) - 1, several.append)
-        several.append(decode_chunk(chunks[-1], last)[0])
+        frames_of_chunks: list[Tensor] = []
+        last = _advanced(decode_chunk, chunks, ctx.kept, len(chunks) - 1, frames_of_chunks.append)
+        frames_of_chunks.append(decode_chunk(chunks[-1], last)[0])
         ctx.kept[len(chunks) - 1] = last
-        ctx.lengths = [one.shape[2] for one in several]
-        return torch.cat(several, dim=2)
+        ctx.lengths = [frames.shape[2] for frames in frames_of_chunks]
+        return torch.cat(frames_of_chunks, dim=2)
 
     @staticmethod
     @once_differentiable
@@ -86,17 +86,17 @@ def _backward(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Gradients of one chunk and of the leaves of the state that enters it, from those of what comes out."""
     leaves, tree = tree_flatten(state)
-    leaves = [one.detach().requires_grad_() if isinstance(one, Tensor) else one for one in leaves]
+    leaves = [leaf.detach().requires_grad_() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     chunk = chunk.detach().requires_grad_()
     with torch.enable_grad():
         frames, after = decode_chunk(chunk, tree_unflatten(leaves, tree))
     ends = [(frames, grad_frames), *zip(tree_flatten(after)[0], grads_after, strict=False)]
     heads, sources = zip(*(pair for pair in ends if pair[1] is not None), strict=True)
-    inputs = [chunk, *(one for one in leaves if isinstance(one, Tensor))]
+    inputs = [chunk, *(leaf for leaf in leaves if isinstance(leaf, Tensor))]
     del frames, after, ends
-    found = list(torch.autograd.grad(heads, inputs, sources, allow_unused=True))
-    of_chunk = found.pop(0)
-    return of_chunk, [found.pop(0) if isinstance(one, Tensor) else None for one in leaves]
+    gradients = list(torch.autograd.grad(heads, inputs, sources, allow_unused=True))
+    of_chunk = gradients.pop(0)
+    return of_chunk, [gradients.pop(0) if isinstance(leaf, Tensor) else None for leaf in leaves]
 
 
 def _advanced(
@@ -183,8 +183,16 @@ def tiled(vae: Any, side_px: int) -> Iterator[None]:
 @contextlib.contextmanager
 def blocks_checkpointed(decoder: nn.Module, active: bool) -> Iterator[None]:
     """Inside, a stock decoder's blocks keep their inputs alone and are evaluated again in backward; exact."""
-    several = [one for one in decoder.modules() if any(part in type(one).__name__ for part in BLOCKS)] if active else []
-    wrapped = [one for one in several if not any(one is not other and _holds(other, one) for other in several)]
+    blocks = (
+        [module for module in decoder.modules() if any(part in type(module).__name__ for part in BLOCKS)]
+        if active
+        else []
+    )
+    wrapped = [
+        block
+        for block in blocks
+        if not any(block is not container and _holds(container, block) for container in blocks)
+    ]
     for block in wrapped:
         block.forward = functools.partial(_again, block.forward)
     try:
@@ -194,8 +202,8 @@ def blocks_checkpointed(decoder: nn.Module, active: bool) -> Iterator[None]:
             del block.forward
 
 
-def _holds(block: nn.Module, other: nn.Module) -> bool:
-    return any(one is other for one in block.modules())
+def _holds(block: nn.Module, module: nn.Module) -> bool:
+    return any(part is module for part in block.modules())
 
 
 def _again(
@@ -214,6 +222,6 @@ def _again(
         return forward(*args, caches, place, **options), caches, place
 
     feat_cache_before, feat_idx_before = list(feat_cache), list(feat_idx)
-    done: Any = again(pure, *args)
-    feat_cache[:], feat_idx[:] = done[1], done[2]
-    return done[0]
+    result: Any = again(pure, *args)
+    feat_cache[:], feat_idx[:] = result[1], result[2]
+    return result[0]

@@ -153,13 +153,13 @@ def _size_of_folder(folder: Path) -> Size:
         arguments = {key: value for key, value in json.loads(path.read_text()).items() if not key.startswith("_")}
         return index[name][1], arguments
 
-    several = [name for name in index if name.startswith(("text_encoder", "image_encoder")) and index[name][1]]
+    encoders = [name for name in index if name.startswith(("text_encoder", "image_encoder")) and index[name][1]]
     return Size(
         pipeline=index["_class_name"],
         transformer=made("transformer"),
         vae=made("vae"),
         scheduler=made("scheduler"),
-        text_weights=sum(_weights(index[name][1], folder / name) for name in several),
+        text_weights=sum(_weights(index[name][1], folder / name) for name in encoders),
         experts=1 + bool((index.get("transformer_2") or [None, None])[1]),
         options={name: index[name] for name in ("expand_timesteps",) if name in index},
     )

@@ -36,7 +36,7 @@ class StockModel(StockNetworks):
     trims_text = False  # whether padding is masked in every attention, so that it need not be carried along
     decodes_tiles = False  # whether the stock decoder may be given squares of the clip
     decode_tile_px = 0  # side of such a square; 0 decodes the whole
-    has_negative_branch = True  # whether guidance weighs two evaluations, or is told to a distilled network
+    has_negative_branch = True  # whether guidance weighs two evaluations, or is given to a distilled network
 
     def __init__(self, pipeline: Any) -> None:
         super().__init__(pipeline)
@@ -104,8 +104,8 @@ class StockModel(StockNetworks):
             with self._encoders_at_hand():
                 encoded = self._encode_texts(new)
             self._prompt_cache.update({text: tuple(part[i] for part in encoded) for i, text in enumerate(new)})
-        several = zip(*(self._prompt_cache[text] for text in prompts), strict=True)
-        return tuple(torch.stack(parts).to(self.device) for parts in several)
+        encodings = zip(*(self._prompt_cache[text] for text in prompts), strict=True)
+        return tuple(torch.stack(parts).to(self.device) for parts in encodings)
 
     def read(self, prompts: Sequence[str], first_frames_BCHW: Tensor | None) -> Text:
         """The text's features; a family that reads prompt and first frame together has a method of its own."""
@@ -190,11 +190,11 @@ class StockModel(StockNetworks):
     def step(self, latents: Tensor, prediction: Tensor, schedule: Schedule, index: int, condition: Condition) -> Tensor:
         """The rollout's own scheduler where it has one, or Euler: x_{i+1} = x_i + (sigma_{i+1} - sigma_i) v."""
         if isinstance(schedule, StatefulSchedule):
-            done = schedule.scheduler.step(prediction, schedule.timesteps_S[index], latents, return_dict=False)[0]
+            result = schedule.scheduler.step(prediction, schedule.timesteps_S[index], latents, return_dict=False)[0]
         else:
             d_sigma = schedule.sigmas[index + 1] - schedule.sigmas[index]
-            done = latents + d_sigma.to(latents.device) * prediction
-        return self.pin(done, condition)
+            result = latents + d_sigma.to(latents.device) * prediction
+        return self.pin(result, condition)
 
     def pin(self, latents: Tensor, condition: Condition) -> Tensor:
         """No latent is given where the first frame comes as channels or tokens of its own."""

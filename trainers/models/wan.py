@@ -1,10 +1,10 @@
 """Wan 2.1 and 2.2: text- and image-to-video over the stock transformers, causal autoencoder and schedulers.
 
-Latents are (B, C, F, H, W). Four layouts share these classes, told apart by what their configs hold:
+Latents are (B, C, F, H, W). Four layouts share these classes, distinguished by what their configs hold:
 
     2.1 and 2.2 text-to-video     nothing but text; 2.2 A14B with two experts
     2.1 and 2.2 image-to-video    mask and latents of the first frame concatenated as channels; 2.1 image features too
-    2.2 TI2V-5B                   the first latent frame stays clean at timestep 0, told by per-token timesteps
+    2.2 TI2V-5B                   the first latent frame stays clean at timestep 0, by per-token timesteps
 
 A14B has one expert at noise levels from `boundary_ratio` up and another below, and a LoRA for each.
 Axes: B clips, C channels, F latent frames, T frames, H rows, W columns.
@@ -43,8 +43,10 @@ class Experts(nn.Module):
             return expert(timestep=timestep, **inputs)
         parts, places = [], []
         for expert, chosen_B in ((self.transformer, high_B), (self.transformer_2, ~high_B)):
-            some = {name: one[chosen_B] if isinstance(one, Tensor) else one for name, one in inputs.items()}
-            parts.append(expert(timestep=timestep[chosen_B], **some)[0])
+            expert_inputs = {
+                name: value[chosen_B] if isinstance(value, Tensor) else value for name, value in inputs.items()
+            }
+            parts.append(expert(timestep=timestep[chosen_B], **expert_inputs)[0])
             places.append(chosen_B.nonzero()[:, 0])
         return (torch.cat(parts)[torch.cat(places).argsort()],)
 
@@ -102,8 +104,8 @@ class WanModel(StockModel):
         return features, torch.ones(features.shape[:2], device=features.device)
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        several = (self.vae.config["latents_mean"], self.vae.config["latents_std"])
-        mean, std = (torch.tensor(one).view(1, -1, 1, 1, 1).to(latents) for one in several)
+        statistics = (self.vae.config["latents_mean"], self.vae.config["latents_std"])
+        mean, std = (torch.tensor(statistic).view(1, -1, 1, 1, 1).to(latents) for statistic in statistics)
         return mean, std
 
     @torch.no_grad()
@@ -143,7 +145,7 @@ class WanModel(StockModel):
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
             euler: Any = scheduler
             return Schedule(sigmas=euler.sigmas, timesteps_S=euler.timesteps)
-        # UniPC tells the network whole timesteps; these sigmas are its own, moved by less than float32's rounding error
+        # UniPC gives the network whole timesteps; these sigmas are its own, moved by less than float32's rounding error
         # so that `predict`, which knows sigma alone, rounds them as it does.
         low = scheduler.timesteps.double() / self.train_steps
         sigmas = scheduler.sigmas.double()

@@ -93,9 +93,9 @@ def reconstruction_psnr_db(autoencoder: AutoencoderKLLTXVideo, clips: Tensor) ->
 def measure_latents(autoencoder: AutoencoderKLLTXVideo, clips: Tensor) -> None:
     """Write the mean and the standard deviation of each latent channel, over its weight, into the buffers."""
     latents = torch.cat([posterior(autoencoder, to_model(batch)).mode() for batch in clips.split(8)])
-    some = posterior(autoencoder, to_model(clips[:: max(1, len(clips) // 8)][:8])).mode()
+    probe = posterior(autoencoder, to_model(clips[:: max(1, len(clips) // 8)][:8])).mode()
     autoencoder.latents_mean.copy_(latents.mean(dim=(0, 2, 3, 4)))
-    autoencoder.latents_std.copy_(latents.std(dim=(0, 2, 3, 4)) / channel_weights(autoencoder, some))
+    autoencoder.latents_std.copy_(latents.std(dim=(0, 2, 3, 4)) / channel_weights(autoencoder, probe))
 
 
 @torch.no_grad()

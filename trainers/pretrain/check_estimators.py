@@ -105,8 +105,8 @@ def depth_figures(depth: DepthEstimator, clips: Clips, *, batch_size: int = 4) -
         biases.append(object_bias(answer, truth, mask))
         probes.append(object_bias(probe, truth[:, :1], mask[:, :1]))
         if answer.mask_logits_BTHW is not None:
-            found, there = answer.mask_logits_BTHW > 0, mask > 0
-            ious.append((found & there).sum(dim=(1, 2, 3)) / (found | there).sum(dim=(1, 2, 3)).clamp(min=1))
+            prediction, there = answer.mask_logits_BTHW > 0, mask > 0
+            ious.append((prediction & there).sum(dim=(1, 2, 3)) / (prediction | there).sum(dim=(1, 2, 3)).clamp(min=1))
     figures = {
         "depth_abs_rel": float(torch.cat(relative).mean()),
         "depth_object_bias": float(torch.cat(biases).abs().median()),

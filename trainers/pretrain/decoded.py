@@ -42,11 +42,11 @@ def main(arguments: list[str] | None = None) -> None:
         for row in rows:
             row["impact_times_s"] = list(row["impact_times_s"])
         for first in range(0, len(rows), 10):
-            some = rows[first : first + 10]
-            batch = collate(some)
+            batch_rows = rows[first : first + 10]
+            batch = collate(batch_rows)
             decoded = round_trip(model, batch["frames_BTCHW"], batch["caption"], batch["fps_B"])
             frames = (decoded * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
-            for row, frames_THW3 in zip(some, frames, strict=True):
+            for row, frames_THW3 in zip(batch_rows, frames, strict=True):
                 row["frames"] = frames_THW3
         write_shard(rows, file)
 

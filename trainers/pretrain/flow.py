@@ -92,8 +92,8 @@ def turned(pairs: Pairs, *, flip_u: bool, flip_v: bool, swap: bool) -> Pairs:
     dims = [d for d, flip in ((-1, flip_u), (-2, flip_v)) if flip]
     sign = torch.tensor([-1.0 if flip_u else 1.0, -1.0 if flip_v else 1.0]).view(1, 2, 1, 1)
     flow = pairs.flow_B2HW.flip(dims) * sign
-    others = [pairs.first_BCHW, pairs.second_BCHW, pairs.weight_BHW, pairs.object_BHW]
-    first, second, weight, labels = (x.flip(dims) for x in others)
+    maps = [pairs.first_BCHW, pairs.second_BCHW, pairs.weight_BHW, pairs.object_BHW]
+    first, second, weight, labels = (x.flip(dims) for x in maps)
     if swap:
         flow = flow.flip(1).transpose(-1, -2)
         first, second, weight, labels = (x.transpose(-1, -2) for x in (first, second, weight, labels))
@@ -224,8 +224,10 @@ def main(arguments: list[str] | None = None) -> None:
         if torch.rand((), generator=training.generator) < options.large_share:
             pairs = large.batch(max(1, half // 2))
         else:
-            other = draw_drops(clips, moving, half, training.generator) if clips is not None else warps.batch(half)
-            pairs = joined(warps.batch(half), other)
+            second_half = (
+                draw_drops(clips, moving, half, training.generator) if clips is not None else warps.batch(half)
+            )
+            pairs = joined(warps.batch(half), second_half)
         first, second = augmented(pairs, training.generator)
         flows = predict(raft, first, second, options.updates, bf16=options.bf16)
         loss, values = sequence_loss(flows, pairs)

@@ -37,8 +37,8 @@ class Training:
         if options.start_from:
             model.load_state_dict(load_file(Path(options.start_from) / "model.safetensors"))
         decays = [p for p in model.parameters() if p.ndim > 1]
-        others = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [{"params": decays, "weight_decay": 1e-4}, {"params": others, "weight_decay": 0.0}]
+        vectors = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [{"params": decays, "weight_decay": 1e-4}, {"params": vectors, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate)
         factor = cosine_with_warmup(options.max_steps, warmup=max(1, options.max_steps // 30))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)

@@ -62,7 +62,7 @@ def picked(value: Any, places: list[int]) -> Any:
     if isinstance(value, list):
         return [value[place] for place in places]
     if isinstance(value, dict):
-        return {name: picked(one, places) for name, one in value.items()}
+        return {name: picked(part, places) for name, part in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: picked(getattr(value, field.name), places) for field in dataclasses.fields(value)}
         return dataclasses.replace(value, **fields)
@@ -74,9 +74,9 @@ def online_pool(config: RWRConfig, session: Session, scenes: Scenes, replay: Rep
     clips = replay.clips()
 
     def fetch(places: list[int], numbers: list[int]) -> tuple[Tensor, Condition]:
-        some = [clips[place] for place in places]
-        _, condition, of = prompts_of(config, session.model, scenes, [clip.number for clip in some])
-        return torch.stack(replay.latents(some)).to(session.model.device), condition[of]
+        batch = [clips[place] for place in places]
+        _, condition, of = prompts_of(config, session.model, scenes, [clip.number for clip in batch])
+        return torch.stack(replay.latents(batch)).to(session.model.device), condition[of]
 
     weight_M = torch.tensor([clip.weight for clip in clips])
     names = [f"clip {clip.number}" for clip in clips]
@@ -87,7 +87,7 @@ def online_pool(config: RWRConfig, session: Session, scenes: Scenes, replay: Rep
 
 def offline_pool(config: RWRConfig, session: Session, scored: ScoredClips) -> tuple[Pool, dict[str, float]]:
     """The clips of scored folders, in groups of one prompt, and the figures of their weights."""
-    found = reward_weights(scored.reward_GN, scored.measurable_GN, config.how)
+    weights = reward_weights(scored.reward_GN, scored.measurable_GN, config.how)
 
     def fetch(places: list[int], numbers: list[int]) -> tuple[Tensor, Condition]:
         batch = scored.batch(places)
@@ -96,5 +96,5 @@ def offline_pool(config: RWRConfig, session: Session, scored: ScoredClips) -> tu
         return session.model.pin(session.model.encode_clip(frames), condition), condition
 
     names = [str(clip.folder / clip.sample.name) for clip in scored.clips]
-    pool = Pool(names=names, weight_M=scored.flat(found.weight_GN), fetch=fetch, first_step=0)
-    return pool, weight_metrics(scored.reward_GN, scored.measurable_GN, found)
+    pool = Pool(names=names, weight_M=scored.flat(weights.weight_GN), fetch=fetch, first_step=0)
+    return pool, weight_metrics(scored.reward_GN, scored.measurable_GN, weights)

@@ -55,7 +55,7 @@ class Replay:
 
     def write_latents(self, index: int, process: int, numbers: Sequence[int], latents: Sequence[Tensor]) -> None:
         """One process's clips of a round."""
-        tensors = {str(number): one for number, one in zip(numbers, latents, strict=True)}
+        tensors = {str(number): latent for number, latent in zip(numbers, latents, strict=True)}
         self._write(shard_name(index, process), tensors)
 
     def write_policy(self, index: int, weights: Mapping[str, Tensor]) -> None:
@@ -66,7 +66,7 @@ class Replay:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / name
         partial = path.with_suffix(".partial")
-        save_file({key: one.detach().cpu().contiguous() for key, one in tensors.items()}, partial)
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial)
         os.replace(partial, path)
 
     def finish_round(self, index: int, clips: Sequence[Clip]) -> None:
@@ -89,11 +89,13 @@ class Replay:
 
     def latents(self, clips: Sequence[Clip]) -> list[Tensor]:
         """The clean latents of some clips, each without a batch axis."""
-        found: dict[int, Tensor] = {}
+        latents_by_number: dict[int, Tensor] = {}
         for name in dict.fromkeys(clip.file for clip in clips):
             with safe_open(self.folder / name, framework="pt") as file:
-                found |= {clip.number: file.get_tensor(str(clip.number)) for clip in clips if clip.file == name}
-        return [found[clip.number] for clip in clips]
+                latents_by_number |= {
+                    clip.number: file.get_tensor(str(clip.number)) for clip in clips if clip.file == name
+                }
+        return [latents_by_number[clip.number] for clip in clips]
 
     def policy(self, device: torch.device) -> dict[str, Tensor]:
         """The LoRA that made the last round's clips, empty where it was not kept."""

@@ -42,11 +42,11 @@ def sample_round(
     quiet = config.disable_tqdm or not session.is_main
     with tqdm(total=share, desc=f"round {index}: sample and score", unit="clip", leave=False, disable=quiet) as bar:
         for start_at in range(0, share, config.sampling_batch_size):
-            some = numbers[start_at : start_at + config.sampling_batch_size]
-            made, scored = sample_and_score(config, recipe, session.model, scenes, some, session.phases)
+            batch = numbers[start_at : start_at + config.sampling_batch_size]
+            made, scored = sample_and_score(config, recipe, session.model, scenes, batch, session.phases)
             latents.extend(made)
             parts.append(scored)
-            bar.update(len(some))
+            bar.update(len(batch))
     scored = joined(parts)
     replay.write_latents(index, accelerator.process_index, numbers, latents)
     if config.weighting == "signed":
@@ -54,13 +54,13 @@ def sample_round(
             if session.is_main:
                 replay.write_policy(index, session.state.weights)
     with session.phases("wait"):
-        reward_M, measurable_M = (processes.gather(one).cpu() for one in (scored.reward_B, scored.measurable_B))
+        reward_M, measurable_M = (processes.gather(values).cpu() for values in (scored.reward_B, scored.measurable_B))
         figures = reward_metrics(processes, scored)
     reward_GN, measurable_GN = reward_M.view(-1, samples), measurable_M.view(-1, samples)
-    found = reward_weights(reward_GN, measurable_GN, config.how)
+    weights = reward_weights(reward_GN, measurable_GN, config.how)
     accelerator.wait_for_everyone()
     if session.is_main:
-        weight_M = found.weight_GN.flatten()
+        weight_M = weights.weight_GN.flatten()
         everything = zip(reward_M.tolist(), weight_M.tolist(), strict=True)
         clips = [
             Clip(number=index * count + i, reward=reward, weight=weight, file=shard_name(index, i // share))
@@ -69,7 +69,7 @@ def sample_round(
         replay.finish_round(index, clips)
     accelerator.wait_for_everyone()
     session.state.clips = (index + 1) * count
-    return figures | weight_metrics(reward_GN, measurable_GN, found)
+    return figures | weight_metrics(reward_GN, measurable_GN, weights)
 
 
 @torch.no_grad()

@@ -80,8 +80,8 @@ class TrainState:
 
 def checkpoints(output_dir: str | Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
-    found = [path for path in Path(output_dir).glob("checkpoint-*") if (path / MANIFEST).is_file()]
-    return sorted((path for path in found if re.fullmatch(r"checkpoint-\d+", path.name)), key=_step_of)
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if (path / MANIFEST).is_file()]
+    return sorted((path for path in folders if re.fullmatch(r"checkpoint-\d+", path.name)), key=_step_of)
 
 
 def _step_of(path: Path) -> int:
@@ -273,8 +273,8 @@ def find_resume(output_dir: str | Path, asked: str | None) -> Path | None:
     if asked != "auto":
         read_manifest(Path(asked))
         return Path(asked)
-    found = checkpoints(output_dir)
-    return found[-1] if found else None
+    paths = checkpoints(output_dir)
+    return paths[-1] if paths else None
 
 
 def _sha256(path: Path) -> str:

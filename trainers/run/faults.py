@@ -1,7 +1,8 @@
 """What can go wrong while a run goes on, and how all processes end together.
 
 A process that fails leaves with its message, and the launcher ends the others; one that hangs is ended by its own
-watchdog; one that is told to stop (SIGTERM, as schedulers pre-empt) makes all of them save and stop after the step.
+watchdog; a process that is asked to stop (SIGTERM, as schedulers pre-empt) makes all of them save and stop
+after the step.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 from reward_physics.video import Video
 
 STOPPED = 128 + signal.SIGTERM
-"""Exit status of a run that was told to stop and has saved."""
+"""Exit status of a run that was asked to stop and has saved."""
 
 
 class StopSignal:
@@ -47,7 +48,7 @@ class StopSignal:
             signal.signal(signal.SIGTERM, self.before)
 
     def asked(self, accelerator: Accelerator) -> bool:
-        """Whether any process was told to stop; all processes must ask."""
+        """Whether any process was asked to stop; all processes must ask."""
         return any_process(accelerator, self.received)
 
 
@@ -107,7 +108,7 @@ class Watched:
 
 def warn_not_finite(what: str, bad_B: Tensor, clips: Sequence[str], process: int) -> None:
     """Say on stderr which clips of a batch something is not finite for."""
-    found = [clip for clip, bad in zip(clips, bad_B.expand(len(clips)).tolist(), strict=True) if bad]
-    if found:
-        sys.stderr.write(f"warning: the {what} of {', '.join(found)} is not finite on process {process}\n")
+    bad_clips = [clip for clip, bad in zip(clips, bad_B.expand(len(clips)).tolist(), strict=True) if bad]
+    if bad_clips:
+        sys.stderr.write(f"warning: the {what} of {', '.join(bad_clips)} is not finite on process {process}\n")
         sys.stderr.flush()

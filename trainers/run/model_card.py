@@ -111,11 +111,11 @@ def _sampling(settings: Mapping[str, Any]) -> str:
     steps, guidance = settings.get("num_inference_steps"), settings.get("guidance_scale")
     if steps is None or guidance is None:
         return ""
-    said = f"It was trained with {steps} denoising steps and guidance {guidance:g}: sample with the same."
+    text = f"It was trained with {steps} denoising steps and guidance {guidance:g}: sample with the same."
     low, high = settings.get("adapter_sigma_range", (0, 1))
     if (low, high) != (0, 1):
-        said += f" It is meant for noise levels {low:g} to {high:g} alone: set its scale to 0 elsewhere."
-    return said
+        text += f" It is meant for noise levels {low:g} to {high:g} alone: set its scale to 0 elsewhere."
+    return text
 
 
 def _cell(value: Any) -> str:

@@ -19,7 +19,7 @@ def make_accelerator() -> Accelerator:
 
     Asked for `cpu=True` accelerate ignores DeepSpeed; left alone it takes several gloo processes for one, so that
     they neither gather nor wait for each other. Under ZeRO-3 transformers would load every network in shards, the text
-    encoder and the reward's estimators too: it is told not to, the transformer is sharded afterwards.
+    encoder and the reward's estimators too: it is asked not to, the transformer is sharded afterwards.
     """
     if torch.cuda.is_available():
         accelerator = Accelerator()
@@ -35,7 +35,7 @@ def make_accelerator() -> Accelerator:
 
 
 def use_threads(asked: int | None) -> None:
-    """Set torch's CPU threads. `accelerate launch` leaves one a process; without a wish the cores are shared out."""
+    """Set torch's CPU threads. `accelerate launch` leaves one per process; without a wish the cores are shared out."""
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ
     if asked is None and launched and not torch.cuda.is_available():
         asked = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -121,8 +121,10 @@ def average_gradients(accelerator: Accelerator, weights: list[torch.nn.Parameter
     """Give every process the mean gradient over all of them; DeepSpeed does so by itself."""
     if accelerator.num_processes == 1 or is_sharded(accelerator):
         return
-    flat = torch.cat([(torch.zeros_like(one) if one.grad is None else one.grad).flatten() for one in weights])
+    flat = torch.cat(
+        [(torch.zeros_like(weight) if weight.grad is None else weight.grad).flatten() for weight in weights]
+    )
     torch.distributed.all_reduce(flat)
     flat /= accelerator.num_processes
-    for weight, piece in zip(weights, flat.split([one.numel() for one in weights]), strict=True):
+    for weight, piece in zip(weights, flat.split([weight.numel() for weight in weights]), strict=True):
         weight.grad = piece.view_as(weight).clone()

@@ -36,7 +36,7 @@ class Run:
     lines: list[dict[str, Any]]
     """metrics.jsonl, one a log."""
     processes: list[dict[str, Any]]
-    """processes.jsonl, one a log: a list of each figure with one value a process."""
+    """processes.jsonl, one per log: a list of each figure with one value per process."""
     checkpoints: list[str]
     idle_s: float
     """Seconds since the last figure was written."""
@@ -48,8 +48,8 @@ class Run:
 
     def series(self, name: str) -> list[tuple[int, float]]:
         """(step, value) of one figure, where it was logged and is finite."""
-        found = [(int(line["step"]), float(line[name])) for line in self.lines if line.get(name) is not None]
-        return [(step, value) for step, value in found if math.isfinite(value)]
+        points = [(int(line["step"]), float(line[name])) for line in self.lines if line.get(name) is not None]
+        return [(step, value) for step, value in points if math.isfinite(value)]
 
     def ends(self, name: str) -> list[tuple[int, float, float]]:
         """(step, low, high) of the interval of one figure, where it was logged with one."""
@@ -135,8 +135,8 @@ def _around(points: Sequence[tuple[int, float]], step: int) -> float:
     return statistics.fmean(value for _, value in near)
 
 
-def _or(value: float, other: float) -> float:
-    return value if math.isfinite(value) else other
+def _or(value: float, fallback: float) -> float:
+    return value if math.isfinite(value) else fallback
 
 
 def names(run: Run) -> list[str]:

@@ -154,7 +154,7 @@ class Session:
 
         Args:
             started: `time.perf_counter()` at the step's beginning.
-            shown: what the progress bar tells.
+            shown: what the progress bar shows.
 
         Returns:
             The metrics, with the evaluation's where there was one.
@@ -186,7 +186,7 @@ class Session:
         return metrics
 
     def of_every_process(self, seconds: float) -> dict[str, list[float]]:
-        """What each process holds, and the seconds that it worked and did not wait for others; a value a process."""
+        """What each process holds, and the seconds that it worked and did not wait; one value per process."""
         own = {"seconds": seconds, "held_gb": held_gb(), "open_files": open_files()}
         own |= {"gpu_gb": memory_gb()} if torch.cuda.is_available() else {}
         mine = torch.tensor([list(own.values())], dtype=torch.float32, device=self.accelerator.device)
@@ -268,7 +268,7 @@ class Session:
         return {"process": self.accelerator.process_index, "num_processes": self.accelerator.num_processes}
 
 
-def mean_of(several: list[dict[str, float]]) -> dict[str, float]:
+def mean_of(records: list[dict[str, float]]) -> dict[str, float]:
     """The mean of each figure over the micro-batches that have it."""
-    names = dict.fromkeys(name for one in several for name in one)
-    return {name: statistics.fmean(one[name] for one in several if name in one) for name in names}
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: statistics.fmean(record[name] for record in records if name in record) for name in names}

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 METRICS, PROCESSES = "metrics.jsonl", "processes.jsonl"
-"""Files of a run: its figures, and what every process holds and how long it works, a list with one value a process."""
+"""Files of a run: its figures, and what each process holds and how long it works, one value per process."""
 
 
 class Tracker(Protocol):
@@ -133,7 +133,7 @@ class Wandb:
 
 
 class Trackers:
-    """All trackers of a run. One that fails is dropped with a warning: a tracker never stops a run."""
+    """All trackers of a run. A tracker that fails is dropped with a warning: it never stops a run."""
 
     def __init__(self, trackers: list[Tracker]) -> None:
         self.trackers = trackers
@@ -184,7 +184,7 @@ def open_trackers(
     resumed_step: int = 0,
     runs: Mapping[str, str] | None = None,
 ) -> Trackers:
-    """Start the named trackers beside the metrics file; `check_trackers` has agreed. One that is down is left out.
+    """Start the named trackers beside the metrics file; `check_trackers` has agreed. Those that are down are left out.
 
     Args:
         runs: `Trackers.runs` of the run to go on with.
@@ -217,10 +217,10 @@ def draw_reward_curve(metrics: list[dict[str, Any]], path: str | Path) -> None:
     axes.set_ylabel("reward")
     share = [(line["step"], line["measurable"]) for line in metrics if "measurable" in line]
     if share:
-        other = axes.twinx()
-        other.plot(*zip(*share, strict=True), color="0.7", label="measurable")
-        other.set_ylim(0, 1.05)
-        other.set_ylabel("measurable share")
+        share_axes = axes.twinx()
+        share_axes.plot(*zip(*share, strict=True), color="0.7", label="measurable")
+        share_axes.set_ylim(0, 1.05)
+        share_axes.set_ylabel("measurable share")
     if axes.lines:
         axes.legend(loc="lower right")
     figure.savefig(str(path), dpi=120)

@@ -61,7 +61,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ValueError: no such file, no YAML, a repeated key, no mapping.
     """
     if not Path(path).is_file():
-        near = suggestion(Path(path).name, [other.name for other in Path(path).parent.glob("*.y*ml")])
+        near = suggestion(Path(path).name, [sibling.name for sibling in Path(path).parent.glob("*.y*ml")])
         raise ValueError(f"config file {path} does not exist{near}")
     try:
         values = YAML(typ="safe").load(Path(path).read_text())
@@ -92,7 +92,11 @@ def parse_config(config_class: type[C], arguments: Sequence[str] | None = None) 
 
     known = [field.name for field in dataclasses.fields(config_class)]  # pyright: ignore[reportArgumentType]
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    arguments = [part for one in arguments for part in (one.split("=", 1) if one.startswith("--config=") else [one])]
+    arguments = [
+        part
+        for argument in arguments
+        for part in (argument.split("=", 1) if argument.startswith("--config=") else [argument])
+    ]
     if "--config" in arguments:
         place = arguments.index("--config") + 1
         if place == len(arguments):
@@ -100,10 +104,10 @@ def parse_config(config_class: type[C], arguments: Sequence[str] | None = None) 
         for key in read_yaml(arguments[place]):
             if key not in known and key != "env":
                 raise ValueError(f"{arguments[place]}: unknown key {key}{now_called(key, known)}")
-    for one in arguments:
-        name = one.split("=")[0].lstrip("-").replace("-", "_").removeprefix("no_")
-        if one.startswith("--") and name not in [*known, "config", "help"]:
-            raise ValueError(f"unknown option {one.split('=')[0]}{now_called(name, known, '--')}")
+    for argument in arguments:
+        name = argument.split("=")[0].lstrip("-").replace("-", "_").removeprefix("no_")
+        if argument.startswith("--") and name not in [*known, "config", "help"]:
+            raise ValueError(f"unknown option {argument.split('=')[0]}{now_called(name, known, '--')}")
     parser = Parser(dataclass_types=[config_class], description=config_class.__doc__, allow_abbrev=False)  # pyright: ignore[reportArgumentType]
     try:
         return parser.parse_args_and_config(arguments)[0]  # pyright: ignore[reportReturnType]
@@ -157,8 +161,8 @@ def _one_line(error: pydantic.ValidationError) -> str:
         near = suggestion(
             str(problem["input"]), problem.get("ctx", {})["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         )
-    said = problem["msg"].replace("Input should be", "must be").replace("Input should have", "must have")
-    return f"{name} {said}, got {problem['input']!r}{near}"
+    message = problem["msg"].replace("Input should be", "must be").replace("Input should have", "must have")
+    return f"{name} {message}, got {problem['input']!r}{near}"
 
 
 LESS_MEMORY = (
