@@ -19,7 +19,7 @@ from reward_physics.grid import pixel_grid
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Camera:
-    """A pinhole camera a clip, still for the length of the clip.
+    """A pinhole camera per clip, still for the length of the clip.
 
     Args:
         intrinsics_B33: focal lengths and principal point in pixels of a `height_px` x `width_px` image.

@@ -122,7 +122,7 @@ class Video:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the frames, and of what is said of a clip. Nothing is decoded for it."""
+        """The type of the frames, and of what is known of a clip. Nothing is decoded for it."""
         return self.frames_BTCHW.dtype
 
     @property

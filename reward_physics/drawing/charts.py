@@ -47,7 +47,7 @@ class Fall:
 
     label: str
     times_s: Sequence[np.ndarray]
-    """One array of seconds since release a clip."""
+    """One array of seconds since release per clip."""
     drops_m: Sequence[np.ndarray]
     """Metres below the point of release, of the same lengths."""
     g_m_s2: Sequence[float]
@@ -68,8 +68,8 @@ class Readings:
 def arm_colours(names: Sequence[str]) -> dict[str, str]:
     """A colour for each arm: truth black, the autoencoder grey, the others in the palette's order."""
     fixed = {"truth": TRUTH, "autoencoder": GREY}
-    others = [name for name in names if name not in fixed]
-    return fixed | {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(others)}
+    arms = [name for name in names if name not in fixed]
+    return fixed | {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(arms)}
 
 
 def trajectories(path: str | Path, falls: Sequence[Fall], *, g_m_s2: float = 9.81, title: str = "") -> Path:

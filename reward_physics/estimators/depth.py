@@ -119,7 +119,7 @@ def resized(maps_BTHW: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def align_inverse_depth(inverse_BTHW: Tensor, reference_m_BTHW: Tensor, weight_BTHW: Tensor | None = None) -> Tensor:
-    """Relative inverse depth brought to metres with ONE scale and ONE shift a clip.
+    """Relative inverse depth brought to metres with ONE scale and ONE shift per clip.
 
     Least squares over all frames of a clip:  1 / z = scale d + shift.
 

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 
-def ks_distance(values_N: Tensor, others_M: Tensor) -> float:
+def ks_distance(values_N: Tensor, reference_M: Tensor) -> float:
     """Kolmogorov-Smirnov distance of two samples, sup_x |F(x) - G(x)|, in [0, 1].
 
     NaN and infinity count as an event that never comes: beyond every finite value. NaN where a sample is empty.
     """
-    if not len(values_N) or not len(others_M):
+    if not len(values_N) or not len(reference_M):
         return math.nan
-    a, b = (torch.nan_to_num(one.double(), nan=math.inf, posinf=math.inf) for one in (values_N, others_M))
+    a, b = (torch.nan_to_num(sample.double(), nan=math.inf, posinf=math.inf) for sample in (values_N, reference_M))
     at = torch.cat([a, b])
     at = at[torch.isfinite(at)]
     if not len(at):
         return 0.0
-    below_a, below_b = ((one[:, None] <= at).double().mean(0) for one in (a, b))
+    below_a, below_b = ((sample[:, None] <= at).double().mean(0) for sample in (a, b))
     return float((below_a - below_b).abs().max())
 
 

@@ -28,13 +28,13 @@ def published_l2(mask_THW: Tensor, true_THW: Tensor) -> float:
 
 def published_chamfer(mask_THW: Tensor, true_THW: Tensor) -> float:
     """The sum, not the mean, of the two mean nearest distances, over sqrt(2) W; frames without both are left out."""
-    found = []
+    distances = []
     for mask_HW, true_HW in zip(mask_THW, true_THW, strict=True):
-        a, b = ((one >= 0.5).nonzero().double() for one in (mask_HW, true_HW))
+        a, b = ((mask >= 0.5).nonzero().double() for mask in (mask_HW, true_HW))
         if len(a) and len(b):
             distance = torch.cdist(a, b)
-            found.append(float(distance.amin(0).mean() + distance.amin(1).mean()))
-    return sum(found) / len(found) / _diagonal(mask_THW) if found else math.nan
+            distances.append(float(distance.amin(0).mean() + distance.amin(1).mean()))
+    return sum(distances) / len(distances) / _diagonal(mask_THW) if distances else math.nan
 
 
 def published_iou(mask_TKHW: Tensor, true_TKHW: Tensor) -> float:

@@ -72,8 +72,8 @@ def read_clip(
         container_fps = container_rate(path)
         images = _frames_of(path, first, last)
     if fps is None:
-        said = "states no rate" if container_fps is None else f"says {container_fps:g}, often not the rate of capture"
-        raise ValueError(f"fps is not given and never guessed: give --fps (the container {said}), or --fps container")
+        claim = "states no rate" if container_fps is None else f"says {container_fps:g}, often not the rate of capture"
+        raise ValueError(f"fps is not given and never guessed: give --fps (the container {claim}), or --fps container")
     if fps == "container" and container_fps is None:
         raise ValueError(f"{path} does not state its frame rate: give --fps as a number")
     stack = _stacked(path, images, most=LARGEST_CLIP)

@@ -31,7 +31,7 @@ times are found to a tenth of a frame where both sides are parabolas."""
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arc:
-    """One free flight a clip.
+    """One free flight per clip.
 
     Args:
         weights_BT: 1 on the frames of the flight, 0 elsewhere.

@@ -247,11 +247,11 @@ def _rss(time: Tensor, position: Tensor, inside: Tensor) -> Tensor:
 
 def _jump_at(pair: Pair, split_B: Tensor, used_BT: Tensor) -> Jump:
     frames, dims = pair.time_BT.shape[1], pair.position_B2TD.shape[-1]
-    found = split_B >= 0
+    hit_B = split_B >= 0
     at = split_B.clamp(0, max(frames - 2, 0))
     rows = torch.arange(len(at), device=at.device)
     time_B = 0.5 * (pair.time_BT[rows, at] + pair.time_BT[rows, (at + 1).clamp(max=frames - 1)])
-    windows = torch.stack(_windows(at, frames), dim=1) & found[:, None, None]
+    windows = torch.stack(_windows(at, frames), dim=1) & hit_B[:, None, None]
     weight = (windows & used_BT[:, None])[:, None] * pair.weight_B2T.detach()[:, :, None]
     fit = fit_arc(
         time_BT=pair.time_BT.repeat_interleave(4, 0),
@@ -262,7 +262,7 @@ def _jump_at(pair: Pair, split_B: Tensor, used_BT: Tensor) -> Jump:
     )
     away = (time_B.repeat_interleave(4, 0) - fit.mid_time_B)[:, None].to(fit.velocity_B3)
     velocity = (fit.velocity_B3 + fit.accel_B3 * away)[:, :dims].unflatten(0, (-1, 2, 2))
-    measured = found & fit.measurable_B.unflatten(0, (-1, 4)).all(1)
+    measured = hit_B & fit.measurable_B.unflatten(0, (-1, 4)).all(1)
     velocity = torch.where(measured[:, None, None, None], velocity, torch.zeros_like(velocity))
     apart = (pair.position_B2TD[:, 1] - pair.position_B2TD[:, 0]).detach()[rows, at]
     apart = torch.where(measured[:, None], apart, torch.ones_like(apart))

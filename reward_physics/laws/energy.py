@@ -60,10 +60,10 @@ def gravity_of_others(flights: Flights) -> tuple[Tensor, Tensor]:
     A g within three standard errors of zero says nothing.
     """
     precision = _precision(flights)
-    others = precision.sum(1, keepdim=True) - precision
+    precision_of_others = precision.sum(1, keepdim=True) - precision
     g_BK = -flights.accel_BKD[..., -1]
     sums = (precision * g_BK).sum(1, keepdim=True) - precision * g_BK
-    return _significant(sums, others, flights.flight_BK & (others > 0))
+    return _significant(sums, precision_of_others, flights.flight_BK & (precision_of_others > 0))
 
 
 def gravity_of_all(flights: Flights) -> tuple[Tensor, Tensor]:
@@ -89,11 +89,11 @@ def measure_energy(
     """
     if g is not None and not 0 < g < float("inf"):
         raise ValueError(f"energy: g must be > 0, got {g}")
-    one = torch.ones_like(flights.position_BKD[..., -1])
+    ones = torch.ones_like(flights.position_BKD[..., -1])
     if g is None:
         (own_BK, own_known_BK), (g_B, known_B) = gravity_of_others(flights), gravity_of_all(flights)
     else:
-        own_BK, own_known_BK, g_B = g * one, flights.flight_BK, g * one[:, 0]
+        own_BK, own_known_BK, g_B = g * ones, flights.flight_BK, g * ones[:, 0]
         known_B = torch.ones_like(flights.flies_B)
     ends = torch.stack((flights.start_s_BK, flights.end_s_BK), dim=-1)
     lowest_B = _lowest(flights, ends)
@@ -101,7 +101,7 @@ def measure_energy(
     start, end = heads[..., 0], heads[..., 1]
     scale_B, visible_B = _scale(flights, start, end)
     drift, variance = _within(flights, own_BK, lowest_B, scale_B)
-    weight = flights.duration_s_BK.detach().to(one) * (flights.flight_BK & own_known_BK)
+    weight = flights.duration_s_BK.detach().to(ones) * (flights.flight_BK & own_known_BK)
     total = weight.sum(1)
 
     def mean(x: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def _head(flights: Flights, time_BKN: Tensor, g_BK: Tensor, lowest_B: Tensor) ->
 
 
 def _scale(flights: Flights, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """H_0 and whether it can be told from noise; 1 where it cannot."""
+    """H_0 and whether it stands out of noise; 1 where it cannot."""
     first = flights.measured_BK.float().argmax(1, keepdim=True)
     largest = torch.maximum(start, end).amax(1)
     scale = torch.maximum(start.gather(1, first)[:, 0], _LEAST_SHARE_OF_LARGEST * largest)

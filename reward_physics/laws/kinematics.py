@@ -7,7 +7,7 @@ Model of a free flight about its mid time (tau = t - t_mid):
 
     0               = v_mid + a tau(0) + noise                             (where it is known to start at rest)
 
-All are linear in (x_mid, v_mid, a), so the fit is one 3 x 3 solve a clip. Weights are found detached, by iteratively
+All are linear in (x_mid, v_mid, a), so the fit is one 3 x 3 solve per clip. Weights are found detached, by iteratively
 reweighted least squares; the last solve with those weights is differentiable. Everything runs in float64.
 
 Axes: B clips, T frames, S displacements (pairs of frames), D coordinates, P parameters (position, velocity,
@@ -219,8 +219,8 @@ class _Rows:
 
     def with_rest(self, at_rest_B: Tensor) -> _Rows:
         """Zero velocity at time 0 for the clips that start at rest."""
-        one = torch.ones_like(self.mid_time_B)
-        design_BP = torch.stack((0 * one, one, -self.mid_time_B), dim=-1) / REST_SPEED_SD_M_S
+        ones = torch.ones_like(self.mid_time_B)
+        design_BP = torch.stack((0 * ones, ones, -self.mid_time_B), dim=-1) / REST_SPEED_SD_M_S
         rest = at_rest_B.to(self.mid_time_B)[:, None, None] * design_BP[:, :, None] * design_BP[:, None, :]
         return dataclasses.replace(self, prior_BPP=self.prior_BPP + rest)
 

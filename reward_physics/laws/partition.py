@@ -77,8 +77,8 @@ def _merged(cut: list[tuple[int, int]], excess_TT: Tensor, is_rest_TT: Tensor) -
     while k + 1 < len(pieces):
         (i, j), (m, n) = pieces[k], pieces[k + 1]
         both_fly = not bool(is_rest_TT[i, j]) and not bool(is_rest_TT[m, n])
-        more = float(excess_TT[i, n] - excess_TT[i, j] - excess_TT[m, n])
-        if both_fly and more < _ONE_FLIGHT:
+        increase = float(excess_TT[i, n] - excess_TT[i, j] - excess_TT[m, n])
+        if both_fly and increase < _ONE_FLIGHT:
             pieces[k : k + 2] = [(i, n)]
             k = max(0, k - 1)
         else:

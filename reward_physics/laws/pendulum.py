@@ -33,7 +33,7 @@ class Pendulum:
         angle_B: amplitude in radians, detached.
         residual_B: RMS distance from the sinusoid over its amplitude.
         measured_B: True where the bob swings visibly for at least 0.6 of a period.
-        length_measured_B: True where its circle can be told from a line.
+        length_measured_B: True where its circle differs measurably from a line.
     """
 
     period_s_B: Tensor
@@ -81,16 +81,16 @@ def measure_pendulum(*, time_BT: Tensor, position_BT2: Tensor, weight_BT: Tensor
     measured = enough & positive & swings & shaken & (amplitude.detach() > 6 * sigma_B)
     length, sagitta = _circle(position, weight, measured)
     long_enough = measured & (sagitta > 3 * sigma_B)
-    one = torch.ones_like(amplitude)
+    ones = torch.ones_like(amplitude)
     like = position_BT2
-    length = torch.where(long_enough, length, one)
-    angle = torch.where(long_enough, (amplitude / length).detach().clamp(max=1).asin(), torch.zeros_like(one))
+    length = torch.where(long_enough, length, ones)
+    angle = torch.where(long_enough, (amplitude / length).detach().clamp(max=1).asin(), torch.zeros_like(ones))
     return Pendulum(
-        period_s_B=(2 * math.pi / torch.where(measured, omega, one)).to(like),
-        amplitude_B=torch.where(measured, amplitude, one).to(like),
+        period_s_B=(2 * math.pi / torch.where(measured, omega, ones)).to(like),
+        amplitude_B=torch.where(measured, amplitude, ones).to(like),
         length_B=length.to(like),
         angle_B=angle.to(like),
-        residual_B=(torch.where(measured, rms, one) / torch.where(measured, amplitude, one)).to(like),
+        residual_B=(torch.where(measured, rms, ones) / torch.where(measured, amplitude, ones)).to(like),
         measured_B=measured,
         length_measured_B=long_enough,
     )
@@ -158,9 +158,9 @@ def _circle(position: Tensor, weight: Tensor, measured: Tensor) -> tuple[Tensor,
         design = torch.cat((2 * p, torch.ones_like(p[..., :1])), dim=-1)
         weighted = (design * weight[..., None]).mT
         normal = _regularised(weighted @ design)
-        found = torch.linalg.solve(normal, (weighted @ p.square().sum(-1, keepdim=True))[..., 0])
-        radius = (found[:, 2] + found[:, :2].square().sum(-1)).clamp(min=1e-6).sqrt()
-        unknown = torch.cat((found[:, :2], radius[:, None]), dim=-1)
+        solution = torch.linalg.solve(normal, (weighted @ p.square().sum(-1, keepdim=True))[..., 0])
+        radius = (solution[:, 2] + solution[:, :2].square().sum(-1)).clamp(min=1e-6).sqrt()
+        unknown = torch.cat((solution[:, :2], radius[:, None]), dim=-1)
         for _ in range(20):
             unknown = _circle_step(p, weight, unknown)
     unknown = _circle_step(p, weight, unknown)

@@ -83,14 +83,14 @@ def measure_rigidity(
 
 def _moments(mask: Tensor, area_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Hu's first invariant (B, T), and the axes e (B, T, 2) of the ellipse; zeros where there is no mask."""
-    some = area_BT.detach() > 1e-3
-    safe = torch.where(some, area_BT, torch.ones_like(area_BT))
+    present_BT = area_BT.detach() > 1e-3
+    safe = torch.where(present_BT, area_BT, torch.ones_like(area_BT))
     moments = second_moments(mask, least_area=1e-3)
     across, down, mixed = moments[..., 0, 0], moments[..., 1, 1], moments[..., 0, 1]
     spread = across + down
     axes = torch.stack((across - down, 2 * mixed), -1) / spread.clamp(min=1e-6)[..., None]
-    invariant = torch.where(some, spread / safe, torch.zeros_like(spread))
-    return invariant, torch.where(some[..., None], axes, torch.zeros_like(axes))
+    invariant = torch.where(present_BT, spread / safe, torch.zeros_like(spread))
+    return invariant, torch.where(present_BT[..., None], axes, torch.zeros_like(axes))
 
 
 def _nan_range(values_BT: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ class Finder(abc.ABC):
         """The object of every clip."""
 
     def find_all(self, seen: Measurements) -> list[Found]:
-        """Every object of the clips; less than two where nothing tells several apart.
+        """Every object of the clips; less than two where nothing separates several.
 
         The order is that of `Video.object_masks_BNHW` where the clips have them. Otherwise the object of `find` comes
         first.
@@ -190,9 +190,9 @@ def reasons_of_known(first_BNHW: Tensor) -> list[list[str | None]]:
     return [[None if area > 0 else "this clip has fewer objects" for area in clips] for clips in areas]
 
 
-def _followed(found: Found, first_BHW: Tensor) -> Found:
+def _followed(body: Found, first_BHW: Tensor) -> Found:
     """The same object, with windows that follow its mask from the first frame's."""
-    mask = found.mask_BTHW.detach()
+    mask = body.mask_BTHW.detach()
     window, area_B = follow(mask, first_BHW, None, 1), first_BHW.sum((1, 2))
     places = Places(
         window_BTHW=window,
@@ -200,4 +200,4 @@ def _followed(found: Found, first_BHW: Tensor) -> Found:
         radius_B=(area_B / torch.pi).sqrt().clamp(min=1.0).to(mask),
         present_BT=(mask * window).sum((2, 3)) > 0.4 * area_B[:, None],
     )
-    return dataclasses.replace(found, places=places)
+    return dataclasses.replace(body, places=places)

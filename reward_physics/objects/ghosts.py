@@ -38,10 +38,10 @@ def without_ghosts(plate_CHW: Tensor, frames_TCHW: Tensor, *, least_change: floa
         return plate_CHW
     plate = plate_CHW.cpu().numpy().copy()
     for ends in (frames_TCHW[-_ENDS_FRAMES:], frames_TCHW[:_ENDS_FRAMES]):
-        other = ends.median(dim=0).values.cpu().numpy()
-        for region in _regions(other - plate, least_change):
-            if _border_contrast(other, region) < _CLEARLY * _border_contrast(plate, region):
-                plate[:, region] = other[:, region]
+        end_plate = ends.median(dim=0).values.cpu().numpy()
+        for region in _regions(end_plate - plate, least_change):
+            if _border_contrast(end_plate, region) < _CLEARLY * _border_contrast(plate, region):
+                plate[:, region] = end_plate[:, region]
     return torch.from_numpy(plate).to(plate_CHW)
 
 

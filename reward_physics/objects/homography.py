@@ -67,15 +67,15 @@ def camera_motion(frames_TCHW: Tensor, *, reference: int | None = None) -> Camer
         probes = [middle]
     kind, left = "static", _misfit(pyramid, middle, {t: torch.eye(3, device=grey.device) for t in probes})
     for richer in ("shift", "similarity", "homography"):
-        found = _register(pyramid, middle, richer, probes)
-        misfit = _misfit(pyramid, middle, found)
+        homographies = _register(pyramid, middle, richer, probes)
+        misfit = _misfit(pyramid, middle, homographies)
         # A part that nothing is left of already votes against a richer motion.
         if ((misfit + _NOISE) / (left + _NOISE)).median() < 1 - _WORTH_IT:
             kind, left = richer, misfit
     motion = torch.eye(3, dtype=torch.float64, device=grey.device).repeat(frames, 1, 1)
     if kind != "static":
-        found = _register(pyramid, middle, kind, range(frames))
-        motion[list(found)] = torch.stack(list(found.values())).double()
+        homographies = _register(pyramid, middle, kind, range(frames))
+        motion[list(homographies)] = torch.stack(list(homographies.values())).double()
     to_working = torch.diag(motion.new_tensor([size[1] / width, size[0] / height, 1.0]))
     motion = torch.linalg.inv(to_working) @ motion @ to_working
     return CameraMotion(
@@ -105,13 +105,13 @@ def stabilised(frames_TCHW: Tensor, motion: CameraMotion) -> Tensor:
 
 def _register(pyramid: list[Tensor], reference: int, kind: str, frames) -> dict[int, Tensor]:
     """Homography from the reference to each frame, every one started from its neighbour's."""
-    found = {reference: torch.eye(3, device=pyramid[0].device)}
+    homographies = {reference: torch.eye(3, device=pyramid[0].device)}
     for t in sorted(frames, key=lambda t: abs(t - reference)):
         if t == reference:
             continue
-        nearest = min(found, key=lambda s: abs(s - t))
-        found[t] = _align(pyramid, reference, t, found[nearest], kind)
-    return {t: h for t, h in found.items() if t in set(frames)}
+        nearest = min(homographies, key=lambda s: abs(s - t))
+        homographies[t] = _align(pyramid, reference, t, homographies[nearest], kind)
+    return {t: h for t, h in homographies.items() if t in set(frames)}
 
 
 def _align(pyramid: list[Tensor], reference: int, t: int, start_33: Tensor, kind: str) -> Tensor:
@@ -144,10 +144,10 @@ def _refine(images_T1HW: Tensor, reference: int, t: int, h_33: Tensor, kind: str
     return h_33
 
 
-def _misfit(pyramid: list[Tensor], reference: int, found: dict[int, Tensor]) -> Tensor:
+def _misfit(pyramid: list[Tensor], reference: int, homographies: dict[int, Tensor]) -> Tensor:
     """Difference to the reference at the edges of every part of the picture that has some, where a shift would show.
 
-    One number a part, the mean over frames of the robust difference: a part that moves by itself counts once, however
+    One number per part, the mean over frames of the robust difference: a part that moves by itself counts once, however
     strong its edges are.
     """
     images = pyramid[0]
@@ -155,7 +155,7 @@ def _misfit(pyramid: list[Tensor], reference: int, found: dict[int, Tensor]) -> 
     template = images[reference, 0]
     slope = torch.hypot(*torch.gradient(template))
     differences = []
-    for t, h in found.items():
+    for t, h in homographies.items():
         grid = _warped(h[None], height, width, height, width)
         difference = _sample(images[t : t + 1], grid)[0, 0] - template
         differences.append((difference - difference.median()).abs())
@@ -191,8 +191,8 @@ def _steepest(template_HW: Tensor, kind: str) -> Tensor:
     # One unit of the centred coordinates is this many pixels.
     size = 1 / unit[0, 0]
     columns = []
-    for one_K in torch.eye(_PARAMETERS[kind], device=template_HW.device):
-        g = _generator(one_K, kind)
+    for unit_K in torch.eye(_PARAMETERS[kind], device=template_HW.device):
+        g = _generator(unit_K, kind)
         down = g[2, 0] * x + g[2, 1] * y + g[2, 2]
         du = g[0, 0] * x + g[0, 1] * y + g[0, 2] - x * down
         dv = g[1, 0] * x + g[1, 1] * y + g[1, 2] - y * down

@@ -127,14 +127,14 @@ def choose_paths(paths: Sequence[Path]) -> list[Path]:
             chosen = [path]
             continue
         alike = _merit(path) >= _LEAST_MERIT * _merit(chosen[0]) and flight(path)[0] > SHORTEST_PATH
-        if alike and all(_seen_together(path, one) for one in chosen):
+        if alike and all(_seen_together(path, partner) for partner in chosen):
             chosen.append(path)
     return chosen
 
 
 def _things(paths: Sequence[Path]) -> list[Path]:
     """The paths that move and are no shadows."""
-    clear = [path for path in paths if not any(_is_shadow_of(path, other) for other in paths if other is not path)]
+    clear = [path for path in paths if not any(_is_shadow_of(path, caster) for caster in paths if caster is not path)]
     moving = [path for path in clear if path.extent_px > max(2.0, 0.3 * path.diameter_px)]
     lit = [path for path in moving if path.shades_P.mean() <= 0.5]
     least = _LEAST_MERIT * max((_merit(path) for path in moving), default=0.0)
@@ -148,10 +148,10 @@ def without_merged(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         usual = float(np.median(path.area_P))
         missing = np.zeros(len(path), dtype=bool)
-        for other in paths:
-            if other is not path:
-                within = (path.frames_P > other.frames_P[0]) & (path.frames_P < other.frames_P[-1])
-                missing |= within & ~np.isin(path.frames_P, other.frames_P)
+        for partner in paths:
+            if partner is not path:
+                within = (path.frames_P > partner.frames_P[0]) & (path.frames_P < partner.frames_P[-1])
+                missing |= within & ~np.isin(path.frames_P, partner.frames_P)
         kept = ~(missing & (path.area_P > _MERGED * usual))
         apart.append(path.at(kept) if kept.sum() >= SHORTEST_PATH else path)
     return apart
@@ -196,26 +196,26 @@ def _merit(path: Path) -> float:
     return points * far * constant * compact**2 * inside
 
 
-def _seen_together(path: Path, other: Path) -> bool:
+def _seen_together(path: Path, partner: Path) -> bool:
     """Whether two paths share enough frames to be two things."""
-    return len(np.intersect1d(path.frames_P, other.frames_P)) >= SHORTEST_PATH
+    return len(np.intersect1d(path.frames_P, partner.frames_P)) >= SHORTEST_PATH
 
 
-def _is_shadow_of(path: Path, other: Path) -> bool:
-    """Whether it moves with the other and its edges are softer."""
-    together, i, j = np.intersect1d(path.frames_P, other.frames_P, return_indices=True)
+def _is_shadow_of(path: Path, caster: Path) -> bool:
+    """Whether the path moves with the caster's and its edges are softer."""
+    together, i, j = np.intersect1d(path.frames_P, caster.frames_P, return_indices=True)
     if len(together) < max(SHORTEST_PATH, 0.5 * len(path)):
         return False
-    apart = np.diff(path.centre_P2[i] - other.centre_P2[j], axis=0)
-    moved = np.diff(other.centre_P2[j], axis=0)
+    apart = np.diff(path.centre_P2[i] - caster.centre_P2[j], axis=0)
+    moved = np.diff(caster.centre_P2[j], axis=0)
     alike = np.linalg.norm(apart, axis=1).mean() < 0.5 * np.linalg.norm(moved, axis=1).mean()
-    relative = np.median(path.sharpness_P[i] / other.sharpness_P[j])
+    relative = np.median(path.sharpness_P[i] / caster.sharpness_P[j])
     return bool(alike and relative < 0.7)
 
 
 def _seeds(frames: Sequence[Blobs]) -> list[dict[int, int]]:
     """Triples of blobs alike at equal steps whose path bends little, those with the strongest change first."""
-    found: list[tuple[float, dict[int, int]]] = []
+    triples: list[tuple[float, dict[int, int]]] = []
     for step in _SEED_STEPS:
         for t in range(len(frames) - 2 * step):
             a, b, c = frames[t], frames[t + step], frames[t + 2 * step]
@@ -232,9 +232,9 @@ def _seeds(frames: Sequence[Blobs]) -> list[dict[int, int]]:
             for i, j, k in zip(*np.nonzero(fits), strict=True):
                 strength = a.change_N[i] + b.change_N[j] + c.change_N[k]
                 rank = bend[i, j, k] / (length[i, j, k] + 1) - 0.01 * np.log(strength)
-                found.append((rank, {t: int(i), t + step: int(j), t + 2 * step: int(k)}))
-    found.sort(key=lambda pair: pair[0])
-    return [members for _, members in found[:_MOST_SEEDS]]
+                triples.append((rank, {t: int(i), t + step: int(j), t + 2 * step: int(k)}))
+    triples.sort(key=lambda pair: pair[0])
+    return [members for _, members in triples[:_MOST_SEEDS]]
 
 
 def _alike(a: Blobs, b: Blobs) -> np.ndarray:

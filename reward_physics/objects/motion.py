@@ -72,7 +72,10 @@ def find_all_moving(frames_BTCHW: Tensor, first_masks_BNHW: Tensor | None = None
         if masks_NHW is None:
             return list(without_merged(choose_paths(paths)))
         chosen = [_path_from_mask(paths, mask_HW) for mask_HW in masks_NHW]
-        twice = [path is not None and any(path is other for other in chosen[:n]) for n, path in enumerate(chosen)]
+        twice = [
+            path is not None and any(path is earlier_path for earlier_path in chosen[:n])
+            for n, path in enumerate(chosen)
+        ]
         kept = [None if again else path for path, again in zip(chosen, twice, strict=True)]
         apart = iter(without_merged([path for path in kept if path is not None]))
         return [None if path is None else next(apart) for path in kept]
@@ -111,19 +114,19 @@ def stack_objects(clips: Sequence[Sequence[OneMoving]], frames_BTCHW: Tensor) ->
     ]
 
 
-def follow_path(soft_THW: Tensor, path: Path, others: Sequence[Path] = ()) -> OneMoving:
+def follow_path(soft_THW: Tensor, path: Path, rivals: Sequence[Path] = ()) -> OneMoving:
     """An object of one clip from its path: its soft mask, its windows, its place in every frame.
 
     Args:
         soft_THW: soft mask of all that moves.
-        others: paths of other objects: a pixel that the windows of two hold belongs to the nearer, in radii.
+        rivals: paths of other objects: a pixel that the windows of two hold belongs to the nearer, in radii.
     """
     frames, height, width = soft_THW.shape
     present = torch.zeros(frames, dtype=torch.bool, device=soft_THW.device)
     present[path.frames_P] = True
     window = _windows(path, frames, height, width).to(soft_THW) * present[:, None, None]
-    for other in others:
-        window = window * (_in_radii(path, soft_THW) <= _in_radii(other, soft_THW))
+    for rival in rivals:
+        window = window * (_in_radii(path, soft_THW) <= _in_radii(rival, soft_THW))
     return OneMoving(
         mask_THW=soft_THW * (window > 0),
         window_THW=window,
@@ -146,10 +149,10 @@ def _find(frames_TCHW: Tensor, masks_NHW: Tensor | None, choose: _Choose) -> lis
         change = change_from(still, plate)
         least = threshold(change)
         blobs = [find_blobs(frame, differs, least, plate) for frame, differs in zip(still, change, strict=True)]
-        found = choose(find_paths(blobs), masks_NHW)
-        if all(path is None for path in found):
+        candidates = choose(find_paths(blobs), masks_NHW)
+        if all(path is None for path in candidates):
             break
-        chosen, contrasts = found, [_contrast(blobs, path) for path in found]
+        chosen, contrasts = candidates, [_contrast(blobs, path) for path in candidates]
         windows = [_windows(path, len(still), height, width, widened=1.3) for path in chosen if path is not None]
         hidden = torch.stack(windows).amax(0).to(still.device) > 0
     if not chosen:
@@ -161,9 +164,9 @@ def _find(frames_TCHW: Tensor, masks_NHW: Tensor | None, choose: _Choose) -> lis
         if path is None:
             objects.append(_nothing(frames_TCHW))
             continue
-        others = [other for k, other in enumerate(chosen) if k != n and other is not None]
+        rivals = [rival for k, rival in enumerate(chosen) if k != n and rival is not None]
         soft = (away / (-noise + contrast).clamp(min=0.02)).clamp(0, 1)
-        objects.append(follow_path(soft, path, others))
+        objects.append(follow_path(soft, path, rivals))
     return objects
 
 

@@ -57,8 +57,8 @@ def _by_blobs(seen: Measurements) -> list[Found]:
         paths = without_merged(choose_paths(find_paths(blobs)))
         tracked = seen.image_track.centroid_BT2[clip].detach().double().cpu().numpy()
         paths.sort(key=lambda path, tracked=tracked: _apart(path, tracked))
-        apart = [(path, [other for other in paths if other is not path]) for path in paths]
-        clips.append([follow_path(soft_BTHW[clip], path, others) for path, others in apart])
+        apart = [(path, [rival for rival in paths if rival is not path]) for path in paths]
+        clips.append([follow_path(soft_BTHW[clip], path, rivals) for path, rivals in apart])
     return stack_objects(clips, frames) if any(len(clip) > 1 for clip in clips) else []
 
 

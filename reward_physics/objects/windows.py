@@ -40,9 +40,9 @@ def follow(mask_BTHW: Tensor, first_mask_BHW: Tensor | None, flow_BSHW2: Tensor 
             guess, mass = _shift(mask_BTHW[:, t], guess, uv, spread)
         lost = mass < 0.25 * usual
         if lost.any():
-            again, found = _shift(mask_BTHW[:, t], heaviest(mask_BTHW[:, t]), uv, radius)
-            better = lost & (found > 0.5 * usual)
-            guess = torch.where(better[:, None], again, guess)
+            restart, restart_mass = _shift(mask_BTHW[:, t], heaviest(mask_BTHW[:, t]), uv, radius)
+            better = lost & (restart_mass > 0.5 * usual)
+            guess = torch.where(better[:, None], restart, guess)
         if flow_BSHW2 is None:
             speed = guess - centre
         centre = guess

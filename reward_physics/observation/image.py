@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 def track_of(observation: Observation) -> ImageTrack:
     """The object that an Observation follows, in pixels."""
-    found, steadies = observation.found, observation.instruments.finder.steadies
-    if found.positions is not None:
-        return _track_of_positions(observation, found)
+    body, steadies = observation.found, observation.instruments.finder.steadies
+    if body.positions is not None:
+        return _track_of_positions(observation, body)
     track = track_in_image(
         observation.mask_BTHW,
         first_mask_BHW=observation.video.first_mask_BHW,
@@ -33,11 +33,11 @@ def track_of(observation: Observation) -> ImageTrack:
         stride=observation.instruments.flow_stride,
         depth_BTHW=_depth_layer(observation),
         camera=observation.video.camera,
-        window_BTHW=None if found.places is None else found.places.window_BTHW,
+        window_BTHW=None if body.places is None else body.places.window_BTHW,
     )
-    if not steadies or observation.instruments.flow is None or found.places is None:
+    if not steadies or observation.instruments.flow is None or body.places is None:
         return track
-    return _with_zoomed_flow(observation, track, found.places)
+    return _with_zoomed_flow(observation, track, body.places)
 
 
 def tracks_of_objects(observation: Observation) -> list[ImageTrack]:
@@ -46,10 +46,10 @@ def tracks_of_objects(observation: Observation) -> list[ImageTrack]:
     if first_BNHW is None:
         return []
     return [
-        track_in_image(found.mask_BTHW, first_mask_BHW=first_BHW)
-        if found.positions is None or found.places is None
-        else track_from_positions(found.positions, window_BTHW=found.places.window_BTHW)
-        for found, first_BHW in zip(observation.known_objects, first_BNHW.unbind(1), strict=True)
+        track_in_image(body.mask_BTHW, first_mask_BHW=first_BHW)
+        if body.positions is None or body.places is None
+        else track_from_positions(body.positions, window_BTHW=body.places.window_BTHW)
+        for body, first_BHW in zip(observation.known_objects, first_BNHW.unbind(1), strict=True)
     ]
 
 
@@ -85,12 +85,12 @@ def read_probe(observation: Observation) -> list[Positions]:
     ]
 
 
-def _track_of_positions(observation: Observation, found: Found) -> ImageTrack:
-    assert found.positions is not None and found.places is not None
+def _track_of_positions(observation: Observation, body: Found) -> ImageTrack:
+    assert body.positions is not None and body.places is not None
     return track_from_positions(
-        found.positions,
-        window_BTHW=found.places.window_BTHW,
-        mask_BTHW=found.mask_BTHW,
+        body.positions,
+        window_BTHW=body.places.window_BTHW,
+        mask_BTHW=body.mask_BTHW,
         depth_BTHW=_depth_layer(observation) if reads_depth(observation) else None,
         camera=observation.video.camera,
     )

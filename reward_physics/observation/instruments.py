@@ -44,7 +44,7 @@ class Instruments:
             farther seems to fall faster, which is no better fall.
         depth_bias: relative standard deviation of the depth estimator's error for a whole clip; widens the intervals.
         line_of_sight_speed_m_s: prior standard deviation of the speed towards or away from the camera; with 0 the
-            distance is one constant a clip, read from all its frames, otherwise a line over the arc.
+            distance is one constant per clip, read from all its frames, otherwise a line over the arc.
         floor_height_m: height (world z) of the floor, where it is known: the depth of an object near the floor, whose
             distance the picture shows, is then trusted more than that of one high in the air.
         centroid_noise_px: noise that a mask's centroid is expected to have.

@@ -215,7 +215,7 @@ class Observation:
     @property
     def object_masks(self) -> list[Tensor]:
         """One soft mask (B, T, H, W) for each object whose first mask the clips have; empty where they have none."""
-        return [found.mask_BTHW for found in self.known_objects]
+        return [body.mask_BTHW for body in self.known_objects]
 
     @once
     def object_tracks(self) -> list[ImageTrack]:
@@ -224,23 +224,23 @@ class Observation:
 
     @once
     def objects(self) -> list[Observation]:
-        """One Observation an object, with everything that this one has, identities kept over the frames.
+        """One Observation per object, with everything that this one has, identities kept over the frames.
 
         Where the first frame's masks are known (`Video.object_masks_BNHW`) they are in that order; otherwise the object
         that this Observation follows comes first. Clips that have fewer objects than others say so in their reasons.
-        The estimators are not asked again. A list of this Observation alone where nothing tells several apart.
+        The estimators are not asked again. A list of this Observation alone where nothing separates several objects.
         """
         objects = self.instruments.finder.find_all(self)
         if len(objects) < 2:
             return [self]
-        return [self._of(found, n) for n, found in enumerate(objects)]
+        return [self._of(body, n) for n, body in enumerate(objects)]
 
-    def _of(self, found: Found, number: int) -> Observation:
+    def _of(self, body: Found, number: int) -> Observation:
         """An Observation of one of the objects; measurements of whole clips are taken over."""
-        other = Observation(video_of_object(self.video, number), self.instruments, grad=self.grad)
-        other.__dict__["found"] = found
-        other.__dict__.update({name: getattr(self, name) for name in self.instruments.finder.shared})
-        return other
+        observation = Observation(video_of_object(self.video, number), self.instruments, grad=self.grad)
+        observation.__dict__["found"] = body
+        observation.__dict__.update({name: getattr(self, name) for name in self.instruments.finder.shared})
+        return observation
 
     @property
     def track_reasons(self) -> list[str | None]:

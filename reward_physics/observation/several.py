@@ -1,4 +1,4 @@
-"""Several objects in one clip: told apart by the finder, each followed with its identity kept.
+"""Several objects in one clip: separated by the finder, each followed with its identity kept.
 
 Axes: B clips, T frames, N objects, H rows, W columns.
 """

@@ -19,7 +19,7 @@ def rigidity(
 
     s = (A - A_0) / (A + A_0) with A_0 the area in the first frame; f the same of Hu's first invariant (smearing,
     splitting); q how far the ellipse with the mask's moments is stretched or turned since the first frame (melting).
-    0 for a rigid object at its distance; an object that has vanished counts as -1 a frame. Unit-free.
+    0 for a rigid object at its distance; an object that has vanished counts as -1 per frame. Unit-free.
 
     Args:
         observation: needs a mask; for clips with one object.
@@ -42,13 +42,13 @@ def rigidity(
     usual = seen if first is None else first.to(seen).sum((1, 2))
     usual = usual.clamp(min=1.0)
     around = _around(observation.mask_BTHW, track.centroid_BT2, usual)
-    found = measure_rigidity(observation.mask_BTHW * around, track.centroid_BT2, usual)
-    changes = ((found.size_BT.abs(), tolerance), (found.shape_BT.abs(), tolerance), (found.stretch_BT, stretch))
+    figures = measure_rigidity(observation.mask_BTHW * around, track.centroid_BT2, usual)
+    changes = ((figures.size_BT.abs(), tolerance), (figures.shape_BT.abs(), tolerance), (figures.stretch_BT, stretch))
     error = sum(
-        ((change - allowed).clamp(min=0).square() for change, allowed in changes), torch.zeros_like(found.size_BT)
+        ((change - allowed).clamp(min=0).square() for change, allowed in changes), torch.zeros_like(figures.size_BT)
     )
-    count = found.inside_BT.sum(1)
-    judged = (count >= 2) & (found.travel_B >= least_travel)
+    count = figures.inside_BT.sum(1)
+    judged = (count >= 2) & (figures.travel_B >= least_travel)
     return observation.like_clips(torch.where(judged, -error.sum(1) / count.clamp(min=1), torch.nan))
 
 

@@ -23,9 +23,9 @@ def galileo(observation: Observation) -> Tensor:
     Returns:
         (B,), no unit, in (-inf, 0]. NaN where nothing falls from rest (a frozen clip) and nothing bounces.
     """
-    found = measure_galileo(airborne(observation.flights))
-    fall = torch.where(found.fall_measured_BK, (found.fall_ratio_BK - 1).square(), torch.zeros_like(found.between_BK))
-    pair = torch.where(found.between_measured_BK, (found.between_BK - 1).square(), torch.zeros_like(found.between_BK))
-    count = found.fall_measured_BK.sum(1) + found.between_measured_BK.sum(1)
+    ratio = measure_galileo(airborne(observation.flights))
+    fall = torch.where(ratio.fall_measured_BK, (ratio.fall_ratio_BK - 1).square(), torch.zeros_like(ratio.between_BK))
+    pair = torch.where(ratio.between_measured_BK, (ratio.between_BK - 1).square(), torch.zeros_like(ratio.between_BK))
+    count = ratio.fall_measured_BK.sum(1) + ratio.between_measured_BK.sum(1)
     score = -(fall + pair).sum(1) / count.clamp(min=1)
     return observation.like_clips(torch.where(count > 0, score, torch.nan))

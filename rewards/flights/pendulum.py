@@ -22,7 +22,7 @@ def pendulum(observation: Observation, *, length_m: float | None = None, g_m_s2:
 
     Returns:
         (B,), no unit, in (-inf, 0]. NaN where nothing swings for 0.6 of a period (a frozen clip), or where the circle
-        of a small swing cannot be told from a line.
+        of a small swing cannot be distinguished from a line.
 
     Raises:
         ValueError: metres refused without `length_m`, or a parameter that is not positive.

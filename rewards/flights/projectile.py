@@ -35,10 +35,10 @@ def projectile(observation: Observation, *, g_m_s2: float | None = None) -> Tens
         if not 0 < g_m_s2 < float("inf"):
             raise ValueError(f"projectile: g_m_s2 must be > 0, got {g_m_s2}")
         observation.camera_for_metres()
-    found = measure_projectile(airborne(observation.flights))
-    error = 2 * found.tilt_BK + (found.asymmetry_BK.abs() - 2 * found.asymmetry_sd_BK).clamp(min=0).square()
+    throw = measure_projectile(airborne(observation.flights))
+    error = 2 * throw.tilt_BK + (throw.asymmetry_BK.abs() - 2 * throw.asymmetry_sd_BK).clamp(min=0).square()
     if g_m_s2 is not None:
-        error = error + (found.accel_BK / g_m_s2 - 1).square()
-    count = found.measured_BK.sum(1)
-    score = -torch.where(found.measured_BK, error, torch.zeros_like(error)).sum(1) / count.clamp(min=1)
+        error = error + (throw.accel_BK / g_m_s2 - 1).square()
+    count = throw.measured_BK.sum(1)
+    score = -torch.where(throw.measured_BK, error, torch.zeros_like(error)).sum(1) / count.clamp(min=1)
     return observation.like_clips(torch.where(count > 0, score, torch.nan))

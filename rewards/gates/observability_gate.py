@@ -33,8 +33,8 @@ def observability_gate(observation: Observation, *, enough: float = 0.8) -> Tens
     if not 0 < enough <= 1:
         raise ValueError(f"observability_gate: enough must lie in (0, 1], got {enough}")
     known = observation.video.first_mask_BHW
-    one_B = _seen(observation, observation.mask_BTHW, known, observation.image_track)
-    gate_B = (one_B / enough).clamp(max=1)
+    share_B = _seen(observation, observation.mask_BTHW, known, observation.image_track)
+    gate_B = (share_B / enough).clamp(max=1)
     first_BNHW = observation.video.object_masks_BNHW
     if first_BNHW is None:
         return gate_B

@@ -46,20 +46,22 @@ def own_colours(observation: Observation, *, enough: float = 1.0, reach: float =
         return (_seen(observation, first_BHW, observation.image_track, nothing, reach) / enough).clamp(max=1)
     masks, gate_B = observation.object_masks, torch.ones_like(observation.video.frames_BTCHW[:, 0, 0, 0, 0])
     for n, (first, track) in enumerate(zip(first_BNHW.unbind(1), observation.object_tracks, strict=True)):
-        others = [other.detach() for k, other in enumerate(masks) if k != n]
-        other = torch.stack(others).amax(0) if others else torch.zeros_like(masks[n])
-        one_B = (_seen(observation, first, track, other, reach) / enough).clamp(max=1)
-        gate_B = gate_B * torch.where(first.sum((1, 2)) >= 1, one_B, 1.0)
+        neighbours = [mask.detach() for k, mask in enumerate(masks) if k != n]
+        neighbour_BTHW = torch.stack(neighbours).amax(0) if neighbours else torch.zeros_like(masks[n])
+        share_B = (_seen(observation, first, track, neighbour_BTHW, reach) / enough).clamp(max=1)
+        gate_B = gate_B * torch.where(first.sum((1, 2)) >= 1, share_B, 1.0)
     return torch.where((first_BNHW.sum((2, 3)) >= 1).any(1), gate_B, 0.0)
 
 
-def _seen(observation: Observation, first_BHW: Tensor, track: ImageTrack, other_BTHW: Tensor, reach: float) -> Tensor:
+def _seen(
+    observation: Observation, first_BHW: Tensor, track: ImageTrack, neighbour_BTHW: Tensor, reach: float
+) -> Tensor:
     """Mean over the frames of the share of a body's first area that has its colours, (B,)."""
     like = by_appearance(observation.video.frames_BTCHW, first_BHW)
     usual_B = first_BHW.to(like).sum((1, 2))
     radius_B = reach * (usual_B.clamp(min=1) / torch.pi).sqrt()
     uv, centre = pixel_centres(like), track.centroid_BT2.detach().to(like)
     near = disc(centre.flatten(0, 1), uv, radius_B[:, None].expand(centre.shape[:2]).flatten()).view_as(like)
-    area_BT = (like * near * (1 - other_BTHW)).sum((2, 3))
+    area_BT = (like * near * (1 - neighbour_BTHW)).sum((2, 3))
     first_B = torch.maximum(area_BT[:, 0].detach(), _LEAST_OF_MASK * usual_B)
     return steady_share(area_BT / (first_B.clamp(min=1)[:, None] * perspective(observation, track)))

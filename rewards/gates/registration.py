@@ -70,22 +70,24 @@ def _registered(frames_BTCHW: Tensor, free_BSHW: Tensor) -> tuple[Tensor, Tensor
     free_BSN = free_BSHW.flatten(2)
     # Sums over the colours of every pixel, of which each round takes another weighted sum.
     pairs_BN16 = torch.einsum("bcni,bcnj->bnij", basis_BCN4, basis_BCN4).flatten(2)
-    along_BSN4 = torch.stack([(change_BSCN * one[:, None]).sum(2) for one in basis_BCN4.unbind(-1)], dim=-1)
+    along_BSN4 = torch.stack([(change_BSCN * basis_BCN[:, None]).sum(2) for basis_BCN in basis_BCN4.unbind(-1)], dim=-1)
     size_BSN = change_BSCN.square().sum(2).detach()
     ridge_BS44 = torch.diag_embed(1e-4 * free_BSN.sum(2).clamp(min=1)[..., None].expand(-1, -1, 4))
     weight_BSN = free_BSN
     for last in [False] * _ROUNDS + [True]:
         normal_BS44 = (weight_BSN @ pairs_BN16).unflatten(-1, (4, 4)) + ridge_BS44
-        found_BS4 = torch.linalg.solve(normal_BS44, (weight_BSN[..., None] * along_BSN4).sum(2))
+        fit_BS4 = torch.linalg.solve(normal_BS44, (weight_BSN[..., None] * along_BSN4).sum(2))
         if last:
             break
         with torch.no_grad():
-            said = (found_BS4[..., None] * found_BS4[..., None, :]).flatten(2) @ pairs_BN16.mT
-            left_BSN = (size_BSN - 2 * (along_BSN4 @ found_BS4[..., None])[..., 0] + said).clamp(min=0).div(3).sqrt()
+            explained_BSN = (fit_BS4[..., None] * fit_BS4[..., None, :]).flatten(2) @ pairs_BN16.mT
+            left_BSN = (
+                (size_BSN - 2 * (along_BSN4 @ fit_BS4[..., None])[..., 0] + explained_BSN).clamp(min=0).div(3).sqrt()
+            )
             usual = (weight_BSN * left_BSN).sum(2, keepdim=True) / weight_BSN.sum(2, keepdim=True).clamp(min=1e-6)
             away_BSN = left_BSN / (2 * usual.clamp(min=_LEAST_RESIDUAL))
             weight_BSN = free_BSN / (1 + away_BSN.square()).square()
-    return found_BS4, (free_BSN.sum(2) > 0).any(1)
+    return fit_BS4, (free_BSN.sum(2) > 0).any(1)
 
 
 def _basis(first_BCHW: Tensor) -> Tensor:

@@ -45,13 +45,13 @@ def fitted(reference_BTCHW: Tensor, video: Video) -> Tensor:
 def measured(
     observation: Observation, reference_BTCHW: Tensor, name: str, of: Callable[[Observation], Tensor]
 ) -> Tensor:
-    """`of(Observation of the reference)`, one row a clip, from the cache where the same clip was met before.
+    """`of(Observation of the reference)`, one row per clip, from the cache where the same clip was met before.
 
     Args:
         observation: of the clips; its instruments look at the reference too.
         reference_BTCHW: the data's clips in [0, 1].
         name: what `of` measures; part of the key.
-        of: one tensor with a row a clip.
+        of: one tensor with a row per clip.
     """
     reference = fitted(reference_BTCHW, observation.video)
     cache = _caches.setdefault(observation.instruments, collections.OrderedDict())

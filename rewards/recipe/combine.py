@@ -1,4 +1,4 @@
-"""Several rewards, gates and clips that cannot be measured -> one total a clip.
+"""Several rewards, gates and clips that cannot be measured -> one total per clip.
 
 Axes: B clips.
 """
@@ -214,13 +214,13 @@ def _in_unit_range(kind: str, name: str, value_B: Tensor) -> Tensor:
 
 
 def _culprits(values: Mapping[str, Tensor]) -> list[list[str]]:
-    """The names of the rewards and gates that were not measured, a clip."""
+    """The names of the rewards and gates that were not measured, per clip."""
     missing = {name: value_B.detach().isnan().tolist() for name, value_B in values.items()}
     return [list(itertools.compress(missing, column)) for column in zip(*missing.values(), strict=True)]
 
 
 def _aggregate(terms: Sequence[Term], lives: Mapping[str, Tensor], aggregation: Aggregation) -> Tensor:
-    """One number a clip; what was not measured counts 0, or 1 in a product, and is priced afterwards."""
+    """One number per clip; what was not measured counts 0, or 1 in a product, and is priced afterwards."""
     product = aggregation == "product"
     total_B = torch.full_like(next(iter(lives.values())).detach(), float(product), dtype=torch.float32)
     for term in terms:

@@ -61,7 +61,7 @@ def _reward(term: Term, title: str, config: RecipeConfig) -> list[str]:
     weight = "" if title == "Gates" else f", weight {term.weight:g}" + (f", scale {term.scale:g}" if term.scale else "")
     gradient = "" if term.differentiable else " (no gradient: not for ORO's loss)"
     lines = [f"  {term.name}{weight}{gradient}", f"    {first}"]
-    settings = {name: one.default for name, one in inspect.signature(reward).parameters.items()}
+    settings = {name: parameter.default for name, parameter in inspect.signature(reward).parameters.items()}
     for name in own_parameters(reward) or []:
         if name in term.parameters:
             lines.append(f"    {name} = {term.parameters[name]!r}")
@@ -79,8 +79,9 @@ def needs(term: Term, config: RecipeConfig) -> list[str]:
         return ["needs: the frames (it was not tried out)"]
     columns = [
         name
-        for name, one in inspect.signature(term.reward).parameters.items()
-        if one.default is one.empty and one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)
+        for name, parameter in inspect.signature(term.reward).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         and name != "observation" and name not in term.parameters
     ]  # fmt: skip
     if columns:

@@ -35,8 +35,8 @@ def read_recipe(path: str | Path) -> RecipeConfig:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = "" if mark is None else f" line {mark.line + 1}:"
-        said = " ".join((error.problem or error.context or "cannot be read").split("\n")[0].split())
-        raise ValueError(f"{path}:{line} {said}") from error
+        problem = " ".join((error.problem or error.context or "cannot be read").split("\n")[0].split())
+        raise ValueError(f"{path}:{line} {problem}") from error
     # The reader meets odd documents (a key that is a list, a date that is none) with whatever Python raises.
     except (YAMLError, ValueError, RecursionError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
@@ -65,13 +65,13 @@ def _explain(error: pydantic.ValidationError, node: Any) -> str:
         near = difflib.get_close_matches(str(place[-1]), known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         return f"line {line}: unknown key {where}: {hint}"
-    said = " ".join(first["msg"].removeprefix("Value error, ").split())
+    mistake = " ".join(first["msg"].removeprefix("Value error, ").split())
     got = "" if first["type"] in ("missing", "value_error") else f", got {_repr(first['input'])}"
     near = []
     if first["type"] == "literal_error":
         choices = re.findall(r"'(\w+)'", first.get("ctx", {}).get("expected", ""))
         near = difflib.get_close_matches(str(first["input"])[:60], choices, n=1)
-    return f"line {line}: {where}: {said}{got}" + (f": did you mean {near[0]}?" if near else "")
+    return f"line {line}: {where}: {mistake}{got}" + (f": did you mean {near[0]}?" if near else "")
 
 
 def _short(part: Any) -> str:

@@ -73,22 +73,22 @@ def load_reward(spec: str, *, base: Path | None = None) -> Callable[..., Any]:
         where = modules_of_rewards().get(where.removeprefix("rewards."), where)
     module = _from_file(where, spec, base) if where.endswith(".py") else _from_package(where, spec)
     try:
-        found = getattr(module, attribute)
+        reward = getattr(module, attribute)
     except AttributeError:
         names = [name for name in vars(module) if not name.startswith("_")]
         near = difflib.get_close_matches(attribute, names, n=1)
         hint = f": did you mean {near[0]}?" if near else ""
         raise ValueError(f"reward {spec!r}: {where} has no {attribute}{hint}") from None
-    if not callable(found):
-        raise ValueError(f"reward {spec!r} must be callable, got {type(found).__name__}")
-    if inspect.isclass(found) and not dataclasses.is_dataclass(found):
+    if not callable(reward):
+        raise ValueError(f"reward {spec!r} must be callable, got {type(reward).__name__}")
+    if inspect.isclass(reward) and not dataclasses.is_dataclass(reward):
         raise ValueError(f"reward {spec!r} is a class: make it a frozen dataclass with __call__(self, observation)")
-    if not takes_observation(found):
+    if not takes_observation(reward):
         raise ValueError(
             f"reward {spec!r} must be a function whose first parameter is called `observation` "
             "(or one in TRL's manner, of `prompts` and `completions`)"
         )
-    return found
+    return reward
 
 
 def _from_file(where: str, spec: str, base: Path | None) -> Any:
@@ -111,8 +111,8 @@ def _from_file(where: str, spec: str, base: Path | None) -> Any:
 
 def _find(where: str, spec: str, base: Path | None) -> Path:
     """The file, which lies in a folder that the recipe may name files of, also once links are followed."""
-    more = [Path(folder) for folder in os.environ.get(SEARCH_PATH, "").split(os.pathsep) if folder]
-    roots = [folder for folder in (base, Path(), *more) if folder is not None]
+    extra_folders = [Path(folder) for folder in os.environ.get(SEARCH_PATH, "").split(os.pathsep) if folder]
+    roots = [folder for folder in (base, Path(), *extra_folders) if folder is not None]
     tried = [Path(where)] if Path(where).is_absolute() else [root / where for root in roots]
     path = next((path for path in tried if path.is_file()), None)
     if path is None:

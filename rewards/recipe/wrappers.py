@@ -51,7 +51,7 @@ def takes_observation(reward: Callable[..., Any]) -> bool:
 def own_parameters(reward: Callable[..., Any]) -> list[str] | None:
     """The names that a recipe's `parameters` may give; None where it takes any."""
     signature = inspect.signature(reward).parameters
-    if any(one.kind is one.VAR_KEYWORD for one in signature.values()):
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values()):
         return None
     return [name for name in signature if name not in _GIVEN]
 
@@ -81,7 +81,7 @@ class Wrapped:
         list of clips T, 3, H, W in [0, 1]), and of the columns, and `fps`, what it has room for.
 
         Raises:
-            ValueError: not one number or None a clip.
+            ValueError: not one number or None per clip.
         """
         video = observation.video
         first: tuple[Any, ...] = (observation,)
@@ -91,7 +91,7 @@ class Wrapped:
             given = {"completions": list(video.frames_BTCHW.detach()), "prompts": list(prompts)}
             columns = {"fps": video.fps_B.tolist()} | columns | given
         names = inspect.signature(self.reward).parameters
-        if not any(one.kind is one.VAR_KEYWORD for one in names.values()):
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in names.values()):
             columns = {name: value for name, value in columns.items() if name in names}
         scores = self.reward(*first, **columns)
         if inspect.isawaitable(scores):

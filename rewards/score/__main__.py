@@ -120,9 +120,9 @@ def _score(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[dict
     try:
         return _measure(path, options, recipe)
     except (ValueError, MemoryError, OSError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        failed = {"g_m_s2": None, "clip": path, "error": said}
-        return failed, {"name": path, "error": said}
+        message = " ".join(str(error).split()) or type(error).__name__
+        failed = {"g_m_s2": None, "clip": path, "error": message}
+        return failed, {"name": path, "error": message}
 
 
 @torch.no_grad()
@@ -152,13 +152,13 @@ def _measure(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[di
         "frames": [clip.first_frame, clip.first_frame + video.num_frames - 1],
     }
     objects = seen.objects if len(seen.objects) > 1 else []
-    result |= {"objects": [_object(n, one, no_metres) for n, one in enumerate(objects, 1)]} if objects else {}
+    result |= {"objects": [_object(n, body, no_metres) for n, body in enumerate(objects, 1)]} if objects else {}
     if not options.report:
         return result, {"name": path}
     page = _page(path, result, seen, summary.unit)
     page["objects"] = [
-        _page(f"Object {n}", numbers, one, summary.unit)
-        for n, (numbers, one) in enumerate(zip(result.get("objects", []), objects, strict=True), 1)
+        _page(f"Object {n}", numbers, body, summary.unit)
+        for n, (numbers, body) in enumerate(zip(result.get("objects", []), objects, strict=True), 1)
     ]
     return result, page
 

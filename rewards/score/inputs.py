@@ -1,4 +1,4 @@
-"""What the scoring command is told of a clip besides its pixels: rate, scale, frames, camera, mask."""
+"""What the scoring command is given of a clip besides its pixels: rate, scale, frames, camera, mask."""
 
 from __future__ import annotations
 
@@ -77,18 +77,18 @@ class CameraFile:
         if not path.is_file() or path.stat().st_size > _LARGEST_FILE:
             raise argparse.ArgumentTypeError(f"{text} is neither a field of view in degrees nor a file")
         try:
-            said = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+            settings = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
         except (YAMLError, UnicodeDecodeError, ValueError) as error:
             raise argparse.ArgumentTypeError(f"{text}: {' '.join(str(error).split())[:200]}") from error
-        if not isinstance(said, dict):
+        if not isinstance(settings, dict):
             raise argparse.ArgumentTypeError(f"{text}: a camera is a mapping such as {{fov_y_deg: 45}}")
         known = [field.name for field in dataclasses.fields(cls)]
-        for key in said:
+        for key in settings:
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
                 raise argparse.ArgumentTypeError(f"{text}: unknown key {key}: {hint}")
-        return cls(**said).checked()
+        return cls(**settings).checked()
 
     def checked(self) -> CameraFile:
         """Itself, or argparse.ArgumentTypeError where it is no camera."""

@@ -1,4 +1,4 @@
-"""A scored clip as tables on the terminal: its numbers, what is missing, and one row an object of several."""
+"""A scored clip as tables on the terminal: its numbers, what is missing, and one row per object of several."""
 
 from __future__ import annotations
 
@@ -58,24 +58,24 @@ def _table(result: dict[str, Any]) -> Table:
 
 
 def _objects(objects: list[dict[str, Any]]) -> Table:
-    """One row an object: where it was first seen, g, frames in flight, diameter in the picture, restitution."""
+    """One row per object: where it was first seen, g, frames in flight, diameter in the picture, restitution."""
     table = Table(title=f"{len(objects)} objects", title_justify="left")
-    in_metres = any("speed_at_mid_flight_m_s" in one for one in objects)
+    in_metres = any("speed_at_mid_flight_m_s" in row for row in objects)
     value = "g_m_s2" if in_metres else "acceleration_px_s2"
     for heading in ("object", "from (px)", "g (m/s²)" if in_metres else "px/s²", "95 %", "frames", "size (px)", "e"):
         table.add_column(heading, no_wrap=True)
     table.add_column("not measurable")
-    for one in objects:
-        known = one["g_m_s2"] is not None
+    for row in objects:
+        known = row["g_m_s2"] is not None
         table.add_row(
-            str(one["object"]),
-            "–" if one["first_at_px"] is None else ", ".join(f"{px:.0f}" for px in one["first_at_px"]),
-            shown(one[value]),
-            _interval(one).removeprefix("95 % ") if known else "–",
-            str(one["frames_in_flight"]),
-            shown(one["object_diameter_px"]),
-            shown(one["unit_free"]["restitution_by_speed"]),
-            one["not_measurable"].get(value, ""),
+            str(row["object"]),
+            "–" if row["first_at_px"] is None else ", ".join(f"{px:.0f}" for px in row["first_at_px"]),
+            shown(row[value]),
+            _interval(row).removeprefix("95 % ") if known else "–",
+            str(row["frames_in_flight"]),
+            shown(row["object_diameter_px"]),
+            shown(row["unit_free"]["restitution_by_speed"]),
+            row["not_measurable"].get(value, ""),
         )
     return table
 

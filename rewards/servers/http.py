@@ -27,12 +27,12 @@ _LARGEST_ANSWER = 1 << 24
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class http:
-    """Scores from a reward server, without gradient: one POST a batch.
+    """Scores from a reward server, without gradient: one POST per batch.
 
     The request's body is JSON: `{"version": 1, "clips": [...], "prompts": [...], "columns": {...}, "parameters": {}}`.
     A clip is `{"format": "mp4", "fps": 16.0, "data": base64}` or, exactly, `{"format": "raw", "dtype": "uint8",
     "shape": [T, H, W, 3], "fps": 16.0, "data": base64}`. `columns` holds the data set's columns of numbers and texts,
-    one value a clip. The answer is `{"scores": [...]}` with one number or null (cannot be measured) a clip.
+    one value per clip. The answer is `{"scores": [...]}` with one number or null (cannot be measured) per clip.
 
     A status of 429 or 5xx, a refused connection and a timeout are tried again after backoff_s, twice that, and so on;
     any other status, a redirect and a wrong answer fail at once. Only `url` is ever asked: no redirects, no proxies.
@@ -101,10 +101,10 @@ class http:
         return {"format": "mp4", "fps": fps, "data": base64.b64encode(data).decode()}
 
     def _ask(self, body: bytes) -> Tensor:
-        """Post, and again while the failure is one that may pass."""
+        """Post, and again while the failure may pass."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
         request = urllib.request.Request(self.url, data=body, headers={"Content-Type": "application/json"})
-        said = ""
+        cause = ""
         for trial in range(int(self.retries) + 1):
             if trial:
                 time.sleep(self.backoff_s * 2 ** (trial - 1))
@@ -112,14 +112,14 @@ class http:
                 with opener.open(request, timeout=self.timeout_s) as answer:
                     return self._scores(answer.read(_LARGEST_ANSWER + 1))
             except urllib.error.HTTPError as error:
-                said = f"status {error.code} {_first_line(error)}".strip()
+                cause = f"status {error.code} {_first_line(error)}".strip()
                 if error.code != 429 and error.code < 500:
-                    raise ValueError(f"{self.url} refused the clips: {said}") from error
+                    raise ValueError(f"{self.url} refused the clips: {cause}") from error
             except (OSError, urllib.error.URLError) as error:
                 reason = getattr(error, "reason", error)
-                said = f"no answer within {self.timeout_s:g} s" if isinstance(reason, TimeoutError) else str(reason)
+                cause = f"no answer within {self.timeout_s:g} s" if isinstance(reason, TimeoutError) else str(reason)
         raise ValueError(
-            f"{self.url} gave no scores in {int(self.retries) + 1} tries: {said}: start the server, or raise timeout_s"
+            f"{self.url} gave no scores in {int(self.retries) + 1} tries: {cause}: start the server, or raise timeout_s"
         )
 
     def _scores(self, answer: bytes) -> Tensor:
@@ -145,11 +145,15 @@ def _first_line(error: urllib.error.HTTPError) -> str:
 
 
 def _plain(columns: dict[str, Any], batch: int) -> dict[str, list[Any]]:
-    """The columns that JSON can hold: one number or text a clip."""
+    """The columns that JSON can hold: one number or text per clip."""
     plain: dict[str, list[Any]] = {}
     for name, value in columns.items():
         if isinstance(value, Tensor) and value.shape == (batch,):
             value = value.tolist()
-        if isinstance(value, list) and len(value) == batch and all(isinstance(one, str | int | float) for one in value):
+        if (
+            isinstance(value, list)
+            and len(value) == batch
+            and all(isinstance(entry, str | int | float) for entry in value)
+        ):
             plain[name] = value
     return plain
