@@ -110,13 +110,13 @@ def choices(weights: str, updates: int) -> list[tuple[str, FlowEstimator, bool]]
 
 
 def table_of_choices(video: Video, reference: Video, g_B: Tensor, options: argparse.Namespace) -> str:
-    frames, other = video.frames_BTCHW[: options.clips], reference.frames_BTCHW[: options.clips]
+    frames, reference_frames = video.frames_BTCHW[: options.clips], reference.frames_BTCHW[: options.clips]
     ways: dict[str, Callable[[], object]] = {}
     errors: dict[str, tuple[float, float]] = {}
     for name, flow, cached in choices(options.weights, options.updates):
         with torch.no_grad():
-            kept = flow(other) if cached else None
-        ways[name] = lambda flow=flow, kept=kept: step(flow, frames, other, kept)
+            kept = flow(reference_frames) if cached else None
+        ways[name] = lambda flow=flow, kept=kept: step(flow, frames, reference_frames, kept)
         # A cached reference does not change what is read off the clips.
         errors[name] = list(errors.values())[-1] if cached else g_errors(video, g_B, flow)
     seconds = cpu_seconds(ways, options.repeats)

@@ -53,7 +53,7 @@ NOISE_PX = 0.1
 FIRST_SEED = 40_000_000
 BATCH = 4
 PARTS = {"depth": ("surface_depth_BT", "centre_depth_BT"), "positions": ("centroid_BT2",), "flow": ("flow_BS2",)}
-"""Parts of a track that `--true` replaces, to tell which of them a reading errs by."""
+"""Parts of a track that `--true` replaces, to show which of them a reading errs by."""
 
 
 def grid(fps: Iterable[float], sizes_px: Iterable[float], gravities: Iterable[float]) -> list[Cell]:
@@ -119,19 +119,19 @@ def read(drawn: list[Drawn], observe: Callable[[list[Drawn]], Observation]) -> l
         fit = observe(drawn).fit
     low, high = fit.g_interval()
     rows = []
-    for n, one in enumerate(drawn):
-        clean, px_per_m = clean_range(one)
+    for n, clip in enumerate(drawn):
+        clean, px_per_m = clean_range(clip)
         bound = cramer_rao_g_m_s2(
-            num_frames=len(clean), fps=one.cell.fps, noise_px=NOISE_PX, px_per_m=px_per_m
+            num_frames=len(clean), fps=clip.cell.fps, noise_px=NOISE_PX, px_per_m=px_per_m
         )  # fmt: skip
         rows.append(
             {
-                **dataclasses.asdict(one.cell),
-                "fall_m": one.fall_m,
+                **dataclasses.asdict(clip.cell),
+                "fall_m": clip.fall_m,
                 "clean_frames": len(clean),
-                "bound": bound / one.cell.g_m_s2 if math.isfinite(bound) else None,
-                "error": float(fit.g_m_s2_B[n]) / one.cell.g_m_s2 - 1 if fit.measurable_B[n] else None,
-                "covered": bool(low[n] <= one.cell.g_m_s2 <= high[n]),
+                "bound": bound / clip.cell.g_m_s2 if math.isfinite(bound) else None,
+                "error": float(fit.g_m_s2_B[n]) / clip.cell.g_m_s2 - 1 if fit.measurable_B[n] else None,
+                "covered": bool(low[n] <= clip.cell.g_m_s2 <= high[n]),
                 "reason": fit.reasons[n],
             }
         )
@@ -164,8 +164,8 @@ def run(
                 for (_, _, key), row in zip(part, fresh, strict=True):
                     file.write(json.dumps({"key": key, "row": row}) + "\n")
             rows += fresh
-            done = f"{name}: {len(rows)} of {len(cells) * options.draws}"
-            print(f"{done}, {time.process_time() - begun:.0f} CPU s", file=sys.stderr, flush=True)
+            progress = f"{name}: {len(rows)} of {len(cells) * options.draws}"
+            print(f"{progress}, {time.process_time() - begun:.0f} CPU s", file=sys.stderr, flush=True)
     return rows
 
 
@@ -191,7 +191,7 @@ def errors(rows: list[dict[str, Any]]) -> list[float]:
 
 
 def table(exact: list[dict[str, Any]], estimated: list[dict[str, Any]]) -> str:
-    """One row a frame rate, size and gravity, over its pitches and kinds."""
+    """One row per frame rate, size and gravity, over its pitches and kinds."""
     lines = [
         "| fps | diameter (px) | g (m/s²) | fallen (m) | clean frames | bound | exact: median | exact: largest "
         "| estimators: median | largest | measured |",
@@ -222,12 +222,12 @@ def table(exact: list[dict[str, Any]], estimated: list[dict[str, Any]]) -> str:
 def summary(rows: list[dict[str, Any]]) -> str:
     """By what the cells allow, and by pitch, kind, size and frame rate where the bound is at most 1.5 %."""
 
-    def line(name: str, some: list[dict[str, Any]]) -> str:
-        signed = [row["error"] for row in some if row["error"] is not None]
+    def line(name: str, group: list[dict[str, Any]]) -> str:
+        signed = [row["error"] for row in group if row["error"] is not None]
         bias = f"{100 * statistics.median(signed):+.2f} %" if signed else "–"
-        covered = [row["covered"] for row in some if row["error"] is not None]
+        covered = [row["covered"] for row in group if row["error"] is not None]
         return (
-            f"| {name} | {len(some)} | {len(signed)} | {percent(errors(some))} | {percent(errors(some), 0.95)} "
+            f"| {name} | {len(group)} | {len(signed)} | {percent(errors(group))} | {percent(errors(group), 0.95)} "
             f"| {bias} | {f'{100 * statistics.fmean(covered):.0f} %' if covered else '–'} |"
         )
 

@@ -85,7 +85,7 @@ def noisy(drawn: list[Drawn], rng: np.random.Generator, *, flow: bool) -> tuple[
     count, frames = len(drawn), drawn[0].cell.frames
     time = np.arange(frames) / drawn[0].cell.fps
     speed = SPEED_SD_M_S * rng.standard_normal(count)
-    world = np.stack([one.centre_T3 for one in drawn])
+    world = np.stack([clip.centre_T3 for clip in drawn])
     world[..., 1] += speed[:, None] * time
     camera = camera_of(drawn)
     uv, depth = camera.project(torch.tensor(world))
@@ -93,7 +93,7 @@ def noisy(drawn: list[Drawn], rng: np.random.Generator, *, flow: bool) -> tuple[
     seen = uv + torch.tensor(correlated(rng, (count, frames, 2), sd, rho))
     scale = 1 + DEPTH_BIAS * rng.standard_normal((count, 1))
     scale = scale * (1 + correlated(rng, (count, frames), np.full(count, DEPTH_NOISE), rho))
-    radius = torch.tensor([[one.cell.radius_m] for one in drawn])
+    radius = torch.tensor([[clip.cell.radius_m] for clip in drawn])
     radius_px = camera.focal_px_B[:, None] * radius / (depth.square() - radius.square()).sqrt()
     # What is measured of a ball is its silhouette, whose centroid lies farther out than the ball's centre.
     middle = drawn[0].cell.side_px / 2
@@ -167,14 +167,14 @@ def measure(fps: float, diameter_px: float, g: float, *, draws: int, flow: bool,
     observation, sd, rho = noisy(drawn, rng, flow=flow)
     fit = observation.fit
     low, high = (x.numpy() for x in fit.g_interval())
-    clean, px_per_m = zip(*(clean_range(one) for one in drawn), strict=True)
+    clean, px_per_m = zip(*(clean_range(clip) for clip in drawn), strict=True)
     possible = np.array([len(frames) >= MIN_CLEAN_FRAMES for frames in clean])
     known = fit.measurable_B.numpy()
     counted = possible & known
     oracle = np.array(
         [
-            oracle_sd(one, frames, scale, s, r, flow=flow) if good else math.nan
-            for one, frames, scale, s, r, good in zip(drawn, clean, px_per_m, sd, rho, counted, strict=True)
+            oracle_sd(clip, frames, scale, s, r, flow=flow) if good else math.nan
+            for clip, frames, scale, s, r, good in zip(drawn, clean, px_per_m, sd, rho, counted, strict=True)
         ]
     )
     low, high, oracle = low[counted], high[counted], oracle[counted]
@@ -202,7 +202,7 @@ HEADER = (
 
 
 def table(cells: list[Coverage]) -> str:
-    """One row a cell, and a summary above."""
+    """One row per cell, and a summary above."""
 
     def share(x: float) -> str:
         return "–" if math.isnan(x) else f"{100 * x:.0f} %"

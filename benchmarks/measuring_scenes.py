@@ -148,7 +148,7 @@ def _path(
 
 def camera_of(drawn: list[Drawn]) -> Camera:
     """The cameras of draws of one size."""
-    matrices = [camera_matrices(one.scene) for one in drawn]
+    matrices = [camera_matrices(clip.scene) for clip in drawn]
     return Camera(
         intrinsics_B33=torch.tensor(np.stack([k for k, _ in matrices]), dtype=torch.float64),
         world_from_camera_B44=torch.tensor(np.stack([pose for _, pose in matrices]), dtype=torch.float64),
@@ -173,7 +173,7 @@ def clean_range(drawn: Drawn) -> tuple[range, float]:
     for begin, end in zip([-1.0, *ends], ends, strict=False):
         frames = np.flatnonzero(inside & (time > begin) & (time < end))
         flights.append(range(frames[0], frames[-1] + 1) if len(frames) else range(0))
-    chosen = next((one for one in flights if len(one) >= MIN_CLEAN_FRAMES), max(flights, key=len))
+    chosen = next((flight for flight in flights if len(flight) >= MIN_CLEAN_FRAMES), max(flights, key=len))
     middle = centre[:, list(chosen) or [0]].mean(1, keepdim=True)
     up = middle + torch.tensor([0.0, 0.0, 1e-3])
     return chosen, float((camera.project(up)[0] - camera.project(middle)[0]).norm()) / 1e-3
@@ -201,9 +201,9 @@ class Exact:
     def __init__(self, drawn: list[Drawn]) -> None:
         self.camera = camera_of(drawn)
         pose = self.camera.world_from_camera_B44
-        world = torch.tensor(np.stack([one.centre_T3 for one in drawn]))
+        world = torch.tensor(np.stack([clip.centre_T3 for clip in drawn]))
         self.centre_BT3 = (pose[:, None, :3, :3].mT @ (world - pose[:, None, :3, 3])[..., None])[..., 0]
-        self.radius_B = torch.tensor([one.cell.radius_m for one in drawn], dtype=torch.float64)
+        self.radius_B = torch.tensor([clip.cell.radius_m for clip in drawn], dtype=torch.float64)
 
     def _hit(self, shift_u: float, shift_v: float, frames: int) -> tuple[Tensor, Tensor]:
         """z-depth of the ball along the rays through all pixels, moved by a part of a pixel, and where they hit it."""
@@ -242,16 +242,16 @@ def blank_video(drawn: list[Drawn]) -> Video:
     """A clip of the right shape without pixels: exact instruments do not look at them."""
     side, frames = drawn[0].cell.side_px, drawn[0].cell.frames
     blank = torch.zeros(1, 1, 1, 1, 1).expand(len(drawn), frames, 3, side, side)
-    return Video.make(blank, torch.tensor([one.cell.fps for one in drawn]), camera=camera_of(drawn))
+    return Video.make(blank, torch.tensor([clip.cell.fps for clip in drawn]), camera=camera_of(drawn))
 
 
 def rendered_video(drawn: list[Drawn]) -> Video:
     """The clips as MuJoCo draws them, with texture, light and shadow."""
     clips = []
-    for one in drawn:
-        turn = np.broadcast_to(one.scene.bodies[0].quaternion_wxyz, (one.cell.frames, 4))
-        poses = np.concatenate((one.centre_T3, turn), axis=1)[:, None]
-        clips.append(render(one.scene, Motion(poses_TN7=poses, impact_times_s=(one.impacts_s,))))
+    for clip in drawn:
+        turn = np.broadcast_to(clip.scene.bodies[0].quaternion_wxyz, (clip.cell.frames, 4))
+        poses = np.concatenate((clip.centre_T3, turn), axis=1)[:, None]
+        clips.append(render(clip.scene, Motion(poses_TN7=poses, impact_times_s=(clip.impacts_s,))))
     frames = torch.tensor(np.stack(clips)).movedim(-1, 2).float() / 255
     camera = camera_of(drawn)
     camera = dataclasses.replace(
@@ -259,4 +259,4 @@ def rendered_video(drawn: list[Drawn]) -> Video:
         intrinsics_B33=camera.intrinsics_B33.float(),
         world_from_camera_B44=camera.world_from_camera_B44.float(),
     )
-    return Video.make(frames, torch.tensor([one.cell.fps for one in drawn]), camera=camera)
+    return Video.make(frames, torch.tensor([clip.cell.fps for clip in drawn]), camera=camera)

@@ -58,7 +58,10 @@ def main() -> None:
     for title, name in AUTOENCODERS.items():
         if name not in asked.only:
             continue
-        ours, whole = ([peak_gib(name, n, asked.side_px, checkpointing=one) for n in FRAMES] for one in (True, False))
+        ours, whole = (
+            [peak_gib(name, n, asked.side_px, checkpointing=checkpointing) for n in FRAMES]
+            for checkpointing in (True, False)
+        )
         cells = [f"{value:.2f}" for value in (*ours, ours[1] / ours[0], *whole)]
         rows.append(f"| {title} | {' | '.join(cells)} |")
         print(rows[-1], flush=True)

@@ -63,7 +63,10 @@ PHASES = {
     "regularisers": ("reference distance", "denoising"),
     "backward": ("backward",),
 }
-"""The trainer's phases, and what the plan calls them. What the decoder keeps for its backward pass is in others too."""
+"""The trainer's phases, and what the plan calls them.
+
+What the decoder keeps for its backward pass is part of other phases too.
+"""
 
 
 class Peaks:
@@ -144,12 +147,14 @@ def model_of(size: Size, config: OROConfig, device: str) -> Any:
     pooled_width = model.pipeline.transformer.config.get("pooled_projection_dim")
 
     def encode(texts: list[str]) -> tuple[torch.Tensor, ...]:
-        several = [torch.Generator().manual_seed(zlib.crc32(text.encode())) for text in texts]
+        generators = [torch.Generator().manual_seed(zlib.crc32(text.encode())) for text in texts]
         shapes = [(length, width)] + ([(pooled_width,)] if pooled_width else [])
-        features, *pooled = (torch.stack([torch.randn(shape, generator=one) for one in several]) for shape in shapes)
+        features, *pooled = (
+            torch.stack([torch.randn(shape, generator=generator) for generator in generators]) for shape in shapes
+        )
         where: dict[str, Any] = {"device": model.device, "dtype": model.dtype}
         mask_BL = torch.ones(features.shape[:2], dtype=torch.bool, device=model.device)
-        return features.to(**where), mask_BL, *(one.to(**where) for one in pooled)
+        return features.to(**where), mask_BL, *(vector.to(**where) for vector in pooled)
 
     model.encode_prompt = encode
     return model
@@ -171,17 +176,17 @@ def measured(size: Size, config: OROConfig) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
     else:
         parts = (model.pipeline.transformer, model.vae)
-        before = sum(one.numel() * one.element_size() for part in parts for one in part.parameters())
+        before = sum(parameter.numel() * parameter.element_size() for part in parts for parameter in part.parameters())
     built_s = time.perf_counter() - started
     meter, allocator = MemoryMeter(cpu_workspace), DeviceMeter()
     peaks = Peaks(allocator.take_peak if on_gpu else lambda: before + meter.take_peak())
-    said: dict[str, str] = {}
+    failure: dict[str, str] = {}
     try:
         with peaks.watching(), contextlib.nullcontext() if on_gpu else meter:
             oro.train(config, model=model)
-    except Exception as error:  # what was measured until then is told all the same
+    except Exception as error:  # what was measured until then is reported all the same
         traceback.print_exc()
-        said = {"error": told(error)}
+        failure = {"error": told(error)}
     file = Path(config.output_dir) / "metrics.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     last = lines[-1] if lines else {}
@@ -195,7 +200,7 @@ def measured(size: Size, config: OROConfig) -> dict[str, Any]:
         "peaks": peaks.phases,
         "allocated": max(peaks.phases.values()),
         "reserved": allocator.reserved,
-        **said,
+        **failure,
     }
 
 
@@ -204,10 +209,14 @@ def told(error: BaseException) -> str:
 
 
 def planned(size: Size, config: OROConfig) -> dict[str, Any]:
-    found: Plan = plan_memory(size, config, oro.STEP, workspace=None if torch.cuda.is_available() else cpu_workspace)
-    phases = {name: bytes_ for name, bytes_ in found.phases.items() if not name.startswith("prompts")}
-    held = sum(found.held.values())
-    return {"held": found.held, "peaks": {name: held + one for name, one in phases.items()}, "weights": found.weights}
+    plan: Plan = plan_memory(size, config, oro.STEP, workspace=None if torch.cuda.is_available() else cpu_workspace)
+    phases = {name: bytes_ for name, bytes_ in plan.phases.items() if not name.startswith("prompts")}
+    held = sum(plan.held.values())
+    return {
+        "held": plan.held,
+        "peaks": {name: held + bytes_ for name, bytes_ in phases.items()},
+        "weights": plan.weights,
+    }
 
 
 def run_row(row: str, file: Path | None, changes: dict[str, Any], folder: Path) -> None:
@@ -250,18 +259,18 @@ def table(results: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     phases = ["| config | phase | planned (GiB) | measured | error |", "|---|---|---|---|---|"]
-    for one in results:
-        plans, found = one.get("planned", {}), one.get("measured", {})
-        peaks, alive = plans.get("peaks", {}), found.get("peaks", {})
+    for result in results:
+        plans, figures = result.get("planned", {}), result.get("measured", {})
+        peaks, alive = plans.get("peaks", {}), figures.get("peaks", {})
         peak = max(peaks.values(), default=None)
-        said = one.get("error", found.get("error", ""))
-        cells = [one["row"], one.get("clip", ""), str(one.get("steps", ""))]
-        cells += [gib(sum(plans["held"].values()) if plans else None), gib(peak), gib(found.get("allocated"))]
-        cells += [error_of(peak, found.get("allocated")), gib(found.get("reserved"))]
-        rows.append("| " + " | ".join([*cells, ", ".join(map(str, found.get("seconds", []))), said]) + " |")
+        error = result.get("error", figures.get("error", ""))
+        cells = [result["row"], result.get("clip", ""), str(result.get("steps", ""))]
+        cells += [gib(sum(plans["held"].values()) if plans else None), gib(peak), gib(figures.get("allocated"))]
+        cells += [error_of(peak, figures.get("allocated")), gib(figures.get("reserved"))]
+        rows.append("| " + " | ".join([*cells, ", ".join(map(str, figures.get("seconds", []))), error]) + " |")
         for name, bytes_ in alive.items():
             known = max((peaks[key] for key in PHASES.get(name, ()) if key in peaks), default=None)
-            phases.append(f"| {one['row']} | {name} | {gib(known)} | {gib(bytes_)} | {error_of(known, bytes_)} |")
+            phases.append(f"| {result['row']} | {name} | {gib(known)} | {gib(bytes_)} | {error_of(known, bytes_)} |")
     return "\n".join([*rows, "", *phases, ""])
 
 

@@ -84,11 +84,11 @@ def rows_of(name: str, steps: list[str]) -> list[str]:
     rows = []
     for title in steps:
         config = dataclasses.replace(BASE, **CHANGES[title])
-        found = plan_memory(size, config, STEP, workspace=cpu_workspace)
-        planned = max(found.phases.values())
+        plan = plan_memory(size, config, STEP, workspace=cpu_workspace)
+        planned = max(plan.phases.values())
         measured = measured_bytes(size, config)
         gc.collect()
-        weights = (found.held["transformer"] + found.held["autoencoder"]) / GIB
+        weights = (plan.held["transformer"] + plan.held["autoencoder"]) / GIB
         cells = f"{weights:.2f} | {planned / GIB:.3f} | {measured / GIB:.3f} | {planned / measured - 1:+.1%}"
         rows.append(f"| {name}, {blocks} blocks | {title} | {cells} |")
         print(rows[-1], flush=True)

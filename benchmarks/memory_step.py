@@ -90,14 +90,16 @@ def measure(guidance: float, rounds: int) -> list[str]:
             if meter:
                 peaks[name] = meter.peak_bytes / 2**20
         full = gradients["full graph"]
-        parted[autocast] = {name: ((one - full).norm() / full.norm()).item() for name, one in gradients.items()}
+        parted[autocast] = {
+            name: ((gradient - full).norm() / full.norm()).item() for name, gradient in gradients.items()
+        }
     recipe.instruments.depth.autocast = True
     for _ in range(rounds):
         for name, step in steps.items():
             started = time.process_time()
             step()
             seconds[name].append(time.process_time() - started)
-    least = {name: min(several) for name, several in seconds.items()}
+    least = {name: min(times) for name, times in seconds.items()}
     rows = [
         f"| {guidance:g} | {name} | {peaks[name]:.0f} | 1/{peaks['full graph'] / peaks[name]:.1f} "
         f"| {least[name]:.1f} | {least[name] / least['full graph']:.2f} "

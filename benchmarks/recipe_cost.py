@@ -68,10 +68,10 @@ def cost(clips: int, repeats: int, grad: bool) -> dict[str, object]:
             # The first turn warms up, and measures the reference clips, which are kept.
             if turn:
                 seconds[name].append(spent)
-    median = {name: statistics.median(some) for name, some in seconds.items()}
+    median = {name: statistics.median(turns) for name, turns in seconds.items()}
     dearest = max(SIX, key=lambda name: median[name])
     return {
-        "cpu_s": {name: round(one, 4) for name, one in median.items()},
+        "cpu_s": {name: round(figure, 4) for name, figure in median.items()},
         "dearest": dearest,
         "ratio": round(median["six"] / median[dearest], 3),
         "ratio_gated": round(median["six, gated"] / median[dearest], 3),

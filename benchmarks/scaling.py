@@ -135,9 +135,9 @@ def project(options: argparse.Namespace, spread: float) -> str:
 def measure(processes: int, options: argparse.Namespace, folder: Path) -> Found:
     """A short training with a number of processes."""
     launch = ROOT / "configs" / "accelerate" / ("one_process.yaml" if processes == 1 else "multi_gpu.yaml")
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch)]
     command += ["--num_processes", str(processes), "--main_process_port", str(port), "trainers/oro.py"]
     command += ["--config", "configs/oro_demo.yaml", "--max_steps", str(options.steps), "--num_threads", "1"]
@@ -156,28 +156,28 @@ def measure(processes: int, options: argparse.Namespace, folder: Path) -> Found:
     return Found(clips_a_second=clips_a_second, seconds=seconds, spread=statistics.median(spreads))
 
 
-def table(found: dict[int, Found]) -> str:
+def table(runs: dict[int, Found]) -> str:
     """Clips a second of each number of processes, and where a step's seconds go."""
-    first = next(iter(found.values()))
+    first = next(iter(runs.values()))
     phases = [name for name in first.seconds if "/" in name]
     head = ["processes", "clips a second, ratio", *(name.removeprefix("seconds/") for name in phases)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for count, one in found.items():
-        shares = [f"{one.seconds.get(name, 0.0) / one.seconds['seconds']:.0%}" for name in phases]
-        lines.append(f"| {count} | {one.clips_a_second / first.clips_a_second:.2f} | " + " | ".join(shares) + " |")
+    for count, run in runs.items():
+        shares = [f"{run.seconds.get(name, 0.0) / run.seconds['seconds']:.0%}" for name in phases]
+        lines.append(f"| {count} | {run.clips_a_second / first.clips_a_second:.2f} | " + " | ".join(shares) + " |")
     return "\n".join(lines)
 
 
-def report(found: dict[int, Found], options: argparse.Namespace) -> str:
+def report(runs: dict[int, Found], options: argparse.Namespace) -> str:
     """The file that is written."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     how = f"`python benchmarks/scaling.py {' '.join(sys.argv[1:])}`".replace(" `", "`")
     made = f"{how}, commit {commit.stdout.strip() or 'unknown'}, seed {options.seed}."
-    spread = max((one.spread for one in found.values()), default=0.0) or options.spread
-    if not found:
+    spread = max((run.spread for run in runs.values()), default=0.0) or options.spread
+    if not runs:
         return f"# Projection\n\n{made}\n\n{project(options, spread)}\n"
     which = f"{options.steps - WARM_UP} steps of {options.batch_size} clips a process, one thread each"
-    return f"# Scaling\n\n{made}\n{which}.\n\n{table(found)}\n\n## Projection\n\n{project(options, spread)}\n"
+    return f"# Scaling\n\n{made}\n{which}.\n\n{table(runs)}\n\n## Projection\n\n{project(options, spread)}\n"
 
 
 def main() -> None:
@@ -206,11 +206,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.steps <= WARM_UP:
         parser.error(f"--steps must be more than the {WARM_UP} that are left out, got {options.steps}")
-    found = {}
+    runs = {}
     if not options.project:
         with tempfile.TemporaryDirectory() as scratch:
-            found = {count: measure(count, options, Path(scratch) / str(count)) for count in options.processes}
-    text = report(found, options)
+            runs = {count: measure(count, options, Path(scratch) / str(count)) for count in options.processes}
+    text = report(runs, options)
     print(text, end="")
     if options.output:
         Path(options.output).write_text(text)

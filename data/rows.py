@@ -25,7 +25,7 @@ BASE_COLUMNS = ("id", "split", "seed", "caption", "fps", "frames")
 """What every clip is a row of: its name, its split, the seed of its scene, a prompt, frames a second and pixels."""
 
 SHIPPED = Path(__file__).resolve().parent / "drops" / "clips"
-"""Folder of the splits that come with the project, one sub-folder a split."""
+"""Folder of the splits that come with the project, one sub-folder per split."""
 
 MAX_OBJECTS = 2
 
@@ -80,14 +80,14 @@ def load_split(split: str, root: str | Path | None = None, columns: list[str] | 
     files: list[Path] = []
     for name in split.split("+"):
         folder = Path(root or SHIPPED) / name
-        found = sorted(folder.glob("*.parquet"))
-        if not found:
+        paths = sorted(folder.glob("*.parquet"))
+        if not paths:
             known = ", ".join(sorted(path.name for path in folder.parent.glob("*/"))) or "none"
             raise ValueError(
                 f"split {name!r}: expected Parquet files in {folder}, found none (splits there: {known}): "
                 f"name another split or write it with `python -m data.write --split {name}`"
             )
-        files += found
+        files += paths
     tables = []
     for file in files:
         try:
@@ -159,7 +159,7 @@ def to_camera(batch: Mapping[str, Any]) -> Camera:
 
 
 def to_video(batch: Mapping[str, Any]) -> Video:
-    """A collated batch as a `Video`, with what its rows tell of the scene.
+    """A collated batch as a `Video`, with what its rows report of the scene.
 
     That is the camera, the objects' masks and the first one's distance in the first frame, and whether all are at rest.
     """

@@ -97,7 +97,7 @@ def simulate(scene: Scene) -> Motion:
 
 
 def geometry(scene: Scene, motion: Motion) -> Geometry:
-    """Cast one ray a pixel and frame; the flow follows each visible surface point to the next frame."""
+    """Cast one ray per pixel and frame; the flow follows each visible surface point to the next frame."""
     mujoco = _mujoco()
     model = mujoco.MjModel.from_xml_string(scene_xml(scene))
     state = mujoco.MjData(model)

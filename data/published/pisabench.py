@@ -86,10 +86,10 @@ def clip_folders(root: str | Path, kind: str) -> list[Path]:
     if kind not in ("real", "sim"):
         raise ValueError(f"PisaBench has real and sim clips, got {kind}")
     folder = Path(root) / kind
-    found = sorted(path.parent for path in folder.glob("*/clip_info.json"))
-    if not found:
+    folders = sorted(path.parent for path in folder.glob("*/clip_info.json"))
+    if not folders:
         raise ValueError(f"no PisaBench clips in {folder}: expected folders that hold clip_info.json")
-    return found
+    return folders
 
 
 def read_clip(folder: str | Path, *, kind: str, fps: float | None = None) -> PisaClip:
@@ -140,5 +140,5 @@ def read_mask(path: Path, frames: int) -> Tensor:
 
 def dropped_object(points: list[dict[str, Any]]) -> int:
     """The object whose positive points reach highest in the picture (smallest row); of equal ones the first."""
-    tops = [min(float(point[1]) for point in one["positive"]) for one in points]
+    tops = [min(float(point[1]) for point in body["positive"]) for body in points]
     return tops.index(min(tops))

@@ -53,7 +53,7 @@ def video_paths(folder: str | Path) -> list[Path]:
 
 def holds_frames(path: Path) -> bool:
     """Whether a path is a folder of pictures."""
-    return path.is_dir() and any(one.suffix.lower() in FRAME_SUFFIXES for one in path.iterdir())
+    return path.is_dir() and any(file.suffix.lower() in FRAME_SUFFIXES for file in path.iterdir())
 
 
 def read_folder(folder: str | Path, *, fps: float | None = None) -> Iterator[FolderClip]:

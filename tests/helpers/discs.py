@@ -90,7 +90,7 @@ class TruthDepth(nn.Module):
 
 
 class TruthFlow(nn.Module):
-    """The disc's own displacement as a flow everywhere, plus white noise a frame."""
+    """The disc's own displacement as a flow everywhere, plus white noise per frame."""
 
     def __init__(self, camera: Camera, centres_BT3: Tensor, noise_px: float = 0.0) -> None:
         super().__init__()

@@ -62,7 +62,7 @@ def stock_pipeline(family: Family, pipeline: Any) -> Any:
 
 
 def stock_sample(family: Family, pipeline: Any, *, guidance: float) -> torch.Tensor:
-    """frames_BTCHW of the stock pipeline, clip by clip: some take one first frame alone."""
+    """frames_BTCHW of the stock pipeline, clip by clip, as some pipelines take only one first frame."""
     pipeline = stock_pipeline(family, pipeline)
     pipeline.set_progress_bar_config(disable=True)
     clips = []
@@ -70,7 +70,7 @@ def stock_sample(family: Family, pipeline: Any, *, guidance: float) -> torch.Ten
         picture = PIL.Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
         extra = 4 if family.name == "hunyuan-latent_concat" else 0  # the stock pipeline drops its first four frames
         options = dict(family.options) | ({"image": picture} if family.image else {})
-        done = pipeline(
+        output = pipeline(
             prompt=[prompt],
             num_frames=SIZE["num_frames"] + extra,
             height=SIZE["height_px"],
@@ -81,7 +81,7 @@ def stock_sample(family: Family, pipeline: Any, *, guidance: float) -> torch.Ten
             output_type="pt",
             **options,
         )
-        clips.append(done.frames)
+        clips.append(output.frames)
     return torch.cat(clips)
 
 
@@ -112,7 +112,7 @@ def condition_of(family: Family, model: Any, *, guidance: float = 1.0, generator
 
 def _families() -> list[Family]:
     negative = {"negative_prompt": [""]}
-    found = [
+    families = [
         Family(name="ltx-t2v", make=tiny_ltx, adapter=LTXModel, options=negative | {"frame_rate": 16.0}),
         Family(
             name="ltx-i2v",
@@ -125,7 +125,7 @@ def _families() -> list[Family]:
     ]
     for layout in ("t2v", "i2v", "a14b", "a14b_i2v", "ti2v", "ti2v-image"):
         for euler in (False, True):
-            found.append(
+            families.append(
                 Family(
                     name=f"wan-{layout}" + "-euler" * euler,
                     make=functools.partial(tiny_wan, layout=layout.split("-")[0], euler=euler),
@@ -139,11 +139,11 @@ def _families() -> list[Family]:
         make = functools.partial(tiny_cogvideox, layout=layout)
         options = negative | {"max_sequence_length": 32}
         image = layout.startswith("i2v")
-        found.append(
+        families.append(
             Family(name=f"cogvideox-{layout}", make=make, adapter=CogVideoXModel, image=image, options=options)
         )
     for layout in ("t2v", "token_replace", "latent_concat"):
-        found.append(
+        families.append(
             Family(
                 name=f"hunyuan-{layout}",
                 make=functools.partial(tiny_hunyuan, layout=layout),
@@ -153,10 +153,10 @@ def _families() -> list[Family]:
                 guided=layout != "latent_concat",
             )
         )
-    return found
+    return families
 
 
 ALL = _families()
-BY_NAME = {one.name: one for one in ALL}
-ONE_EACH = [one for one in ALL if not one.name.endswith("-euler")]
-assert {one.adapter.__name__ for one in ALL} == {path.split(":")[1] for path in FAMILIES.values()}
+BY_NAME = {family.name: family for family in ALL}
+ONE_EACH = [family for family in ALL if not family.name.endswith("-euler")]
+assert {family.adapter.__name__ for family in ALL} == {path.split(":")[1] for path in FAMILIES.values()}

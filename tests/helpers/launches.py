@@ -51,7 +51,7 @@ def alone(world, experiments):
     path.write_text(json.dumps(experiments))
     with contextlib.redirect_stdout(io.StringIO()) as output:
         runpy.run_path(str(SCRIPT))["main"](str(path))
-    return {one["name"]: one for one in results(output.getvalue())}
+    return {result["name"]: result for result in results(output.getvalue())}
 
 
 def command(world, experiments, zero=0):
@@ -64,23 +64,23 @@ def command(world, experiments, zero=0):
 
 
 def launch(world, experiments, zero=0):
-    """Results by name and process, and what both processes said."""
+    """Results by name and process, and what both processes printed."""
     line = command(world, experiments, zero)
-    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900, env=ALONE)
-    assert done.returncode == 0, done.stdout[-3000:]
-    found = {}
-    for one in results(done.stdout):
-        found.setdefault(one["name"], {})[one["rank"]] = one
-    return found, done.stdout
+    process = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900, env=ALONE)
+    assert process.returncode == 0, process.stdout[-3000:]
+    outcomes = {}
+    for result in results(process.stdout):
+        outcomes.setdefault(result["name"], {})[result["rank"]] = result
+    return outcomes, process.stdout
 
 
 def free_port():
     """A port that nobody listens to now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def results(output):
     """Every printed result: two processes may write on one line, but no write is cut."""
-    return [json.loads(found) for found in re.findall(r"RESULT(\{.*?\})", output)]
+    return [json.loads(text) for text in re.findall(r"RESULT(\{.*?\})", output)]

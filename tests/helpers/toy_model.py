@@ -64,7 +64,7 @@ class ToyModel:
         )  # fmt: skip
 
     def initial_latents(self, condition, generators):
-        return torch.stack([torch.randn(1, generator=one) for one in generators])
+        return torch.stack([torch.randn(1, generator=generator) for generator in generators])
 
     def schedule(self, num_steps, condition):
         sigmas = torch.linspace(1, 0, num_steps + 1)

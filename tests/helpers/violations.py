@@ -34,7 +34,7 @@ WRONG = [abs(g - 9.81) / 9.81 for g in GS]
 def on_path(reward: str, positions: list[Tensor], unit: str = "m", **parameters) -> list[float]:
     """The reward of exact paths, known to begin at rest."""
     made = load_reward(reward)
-    return [made(seen(path(one, unit=unit, at_rest=True)), **parameters).item() for one in positions]
+    return [made(seen(path(position, unit=unit, at_rest=True)), **parameters).item() for position in positions]
 
 
 def falls(frames: int = 9) -> list[Tensor]:
@@ -50,7 +50,7 @@ def slides() -> list[Tensor]:
 
 def swings() -> list[Tensor]:
     x = [0.1 * torch.cos(g**0.5 * times(80)) for g in GS]
-    return [torch.stack((one, -(1 - one**2).sqrt()), dim=-1) for one in x]
+    return [torch.stack((swing, -(1 - swing**2).sqrt()), dim=-1) for swing in x]
 
 
 def powers() -> tuple[list[float], list[float]]:
@@ -90,11 +90,11 @@ def drawn(reward: str, reference: bool = False, **parameters) -> Case:
 def half(case: Case, places: range) -> Case:
     """Some of a case's sizes: a fall that is too fast errs more in flow than one that is too slow by as much."""
 
-    def some() -> tuple[list[float], list[float]]:
+    def selection() -> tuple[list[float], list[float]]:
         sizes, scores = case()
         return [sizes[n] for n in places], [scores[n] for n in places]
 
-    return some
+    return selection
 
 
 def moved(frames: Tensor, *, stride: int = 1) -> Tensor:
@@ -120,8 +120,10 @@ def with_frames(reward: str, sizes: list[float], change: Callable[[Tensor, float
         world = make_world(free_fall(frames=8))
         true = world.video.frames_BTCHW
         made = [torch.cat((true[:, :1], change(true, size)[:, 1:]), 1) for size in sizes]
-        observations = [Observation(world.video.with_frames(one), world.instruments(), grad=False) for one in made]
-        return sizes, [load_reward(reward)(one, **parameters).item() for one in observations]
+        observations = [
+            Observation(world.video.with_frames(frames), world.instruments(), grad=False) for frames in made
+        ]
+        return sizes, [load_reward(reward)(observation, **parameters).item() for observation in observations]
 
     return case
 
@@ -299,7 +301,7 @@ def correlation(name: str) -> float:
 
 
 def table() -> str:
-    """A row a reward, Markdown."""
+    """One row per reward, in Markdown."""
     rows = [f"| `{name}` | {words} | {correlation(name):.2f} |" for name, (words, _) in CASES.items()]
     return "\n".join(["| reward | violation | Spearman |", "|---|---|---|", *rows])
 

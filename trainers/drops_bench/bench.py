@@ -74,7 +74,7 @@ def run_queue(config: DropsBenchConfig, cells: Sequence[Cell], folder: Path) -> 
     """
     ended_s = time.monotonic() + 60 * (config.total_minutes or math.inf)
     numbers = {cell.name: number for number, cell in enumerate(cells, start=1)}
-    waiting, running, missed, done = list(cells), [], [], set()
+    waiting, running, missed, finished = list(cells), [], [], set()
 
     def tell(cell: Cell, outcome: str) -> None:
         print(f"{numbers[cell.name]}/{len(cells)} {cell.name}: {outcome}", flush=True)
@@ -85,27 +85,27 @@ def run_queue(config: DropsBenchConfig, cells: Sequence[Cell], folder: Path) -> 
                 lost = [need for need in cell.needs if need in missed]
                 known = is_done(folder, cell)
                 if known:
-                    done.add(cell.name)
+                    finished.add(cell.name)
                     tell(cell, "done before")
                 elif lost or time.monotonic() > ended_s:
                     missed.append(cell.name)
                     tell(cell, f"left out, {lost[0]} is not done" if lost else "left out, the time is over")
-                elif len(running) < config.jobs and all(need in done for need in cell.needs):
+                elif len(running) < config.jobs and all(need in finished for need in cell.needs):
                     running.append(Running(cell, folder, jobs=config.jobs))
                 else:
                     continue
                 waiting.remove(cell)
             time.sleep(POLL_S)
-            for one in running:
-                if time.monotonic() > min(one.started_s + 60 * config.cell_minutes, ended_s):
-                    one.stop()
-            for one in [one for one in running if one.process.poll() is not None]:
-                running.remove(one)
-                outcome = one.finish()
-                missed += [one.cell.name] if outcome else []
-                done |= set() if outcome else {one.cell.name}
-                tell(one.cell, outcome or "done")
-                if one.cell.arm and not outcome:
+            for job in running:
+                if time.monotonic() > min(job.started_s + 60 * config.cell_minutes, ended_s):
+                    job.stop()
+            for job in [job for job in running if job.process.poll() is not None]:
+                running.remove(job)
+                outcome = job.finish()
+                missed += [job.cell.name] if outcome else []
+                finished |= set() if outcome else {job.cell.name}
+                tell(job.cell, outcome or "done")
+                if job.cell.arm and not outcome:
                     gather(config, cells)
     finally:
         stop_all(running)
@@ -150,14 +150,14 @@ def changes_of(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
     Raises:
         ValueError: another form, or no such method.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    flags: dict[str, tuple[str, ...]] = {}
     for text in texts:
         name, _, value = text.partition("=")
         method, _, setting = name.partition(".")
         if method not in STEPS or not setting or not value:
             raise ValueError(f"set must be METHOD.NAME=VALUE with a method of {', '.join(STEPS)}, got {text}")
-        found[method] = (*found.get(method, ()), f"--{setting}", *value.split(","))
-    return found
+        flags[method] = (*flags.get(method, ()), f"--{setting}", *value.split(","))
+    return flags
 
 
 def is_done(folder: Path, cell: Cell) -> bool:
@@ -213,13 +213,13 @@ class Running:
 
 def stop_all(running: Sequence[Running]) -> None:
     """End every cell, all of them at a time."""
-    while any(one.process.poll() is None for one in running):
-        for one in running:
-            if one.process.poll() is None:
-                one.stop()
+    while any(job.process.poll() is None for job in running):
+        for job in running:
+            if job.process.poll() is None:
+                job.stop()
         time.sleep(POLL_S)
-    for one in running:
-        one.finish()
+    for job in running:
+        job.finish()
 
 
 def queue_table(cells: Sequence[Cell], folder: Path) -> str:
@@ -236,21 +236,21 @@ def queue_table(cells: Sequence[Cell], folder: Path) -> str:
 def gather(config: DropsBenchConfig, cells: Sequence[Cell]) -> dict[str, Any]:
     """Every evaluation that there is as one table: seeds of an arm together, intervals over scenes."""
     folder = Path(config.output_dir)
-    found: dict[str, list[list[dict[str, Any]]]] = {}
+    seeds_of_arm: dict[str, list[list[dict[str, Any]]]] = {}
     for cell in cells:
         path = folder / cell.name / "evaluation.json"
         if cell.arm and is_done(folder, cell) and path.exists():
             (arm,) = json.loads(path.read_text())["arms"].values()
-            found.setdefault(cell.arm, []).append(arm["clips"])
-    arms = {name: arm_of_seeds(seeds, tolerance=config.tolerance) for name, seeds in found.items()}
-    base = found["base"][0] if "base" in found else None
+            seeds_of_arm.setdefault(cell.arm, []).append(arm["clips"])
+    arms = {name: arm_of_seeds(seeds, tolerance=config.tolerance) for name, seeds in seeds_of_arm.items()}
+    base = seeds_of_arm["base"][0] if "base" in seeds_of_arm else None
     record = {
         "settings": {"tolerance": config.tolerance, "quick": config.quick},
         "arms": arms,
         "against": "base",
         "comparisons": {
             name: comparison(base, [clip for clips in seeds for clip in clips])
-            for name, seeds in found.items()
+            for name, seeds in seeds_of_arm.items()
             if base is not None and name != "base"
         },
     }

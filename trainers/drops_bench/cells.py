@@ -97,8 +97,8 @@ def cells_of(plan: Plan) -> list[Cell]:
     if plan.stage == "all":
         recipes = {name: Path("configs/recipes") / f"{name}.yaml" for name in MATCHES}
         matches = {name: str(path) for name, path in recipes.items() if path.exists()}
-        several = ABLATIONS | {f"oro_{name}": ("oro", ("--recipe", recipe)) for name, recipe in matches.items()}
-        for name, (method, flags) in several.items():
+        ablations = ABLATIONS | {f"oro_{name}": ("oro", ("--recipe", recipe)) for name, recipe in matches.items()}
+        for name, (method, flags) in ablations.items():
             cells += arm_cells(plan, name, method, plan.seeds[0], flags, true=name.removeprefix("oro_") in matches)
     return cells
 

@@ -21,18 +21,18 @@ from trainers.settings.options import exit_with_one_line, parse_config
 def gather_repeated(arguments: Sequence[str], flag: str) -> list[str]:
     """`--arm a --arm b` as `--arm a b`, which is what the parser takes."""
     values: list[str] = []
-    others: list[str] = []
-    target = others
+    rest: list[str] = []
+    target = rest
     for argument in arguments:
         if argument.startswith("--"):
-            target = values if argument == flag else others
+            target = values if argument == flag else rest
             if argument == flag:
                 continue
             if argument.startswith(f"{flag}="):
                 values.append(argument.removeprefix(f"{flag}="))
                 continue
         target.append(argument)
-    return [*others, flag, *values] if values else others
+    return [*rest, flag, *values] if values else rest
 
 
 def main() -> None:

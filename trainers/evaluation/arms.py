@@ -87,8 +87,8 @@ def run_settings(path: str | Path) -> dict[str, Any]:
     for place in (folder, folder.parent):
         if (place / "config.yaml").exists():
             values = read_yaml(place / "config.yaml")
-            found = {name: values[name] for name in RUN_SETTINGS if name in values}
-            return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+            settings = {name: values[name] for name in RUN_SETTINGS if name in values}
+            return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
     return {}
 
 

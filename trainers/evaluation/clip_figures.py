@@ -177,7 +177,7 @@ def mask_figures(mask_THW: Tensor, true_THW: Tensor) -> dict[str, float]:
     Returns:
         Means over the frames; `vanished` counts frames that show the true object and not the clip's.
     """
-    chamfer = [metrics.chamfer_px(one, other) for one, other in zip(mask_THW, true_THW, strict=True)]
+    chamfer = [metrics.chamfer_px(mask_HW, true_HW) for mask_HW, true_HW in zip(mask_THW, true_THW, strict=True)]
     here_T = true_THW.sum((1, 2)) > 0
     gone_T = (mask_THW >= 0.5).sum((1, 2)) == 0
     return {

@@ -50,7 +50,7 @@ def evaluate(
         overwrite=config.overwrite_output_dir,
     )
     measured = []
-    before = {other.arm: other for other in known}
+    before = {measured_arm.arm: measured_arm for measured_arm in known}
     for arm in arms:
         if arm in before:
             measured.append(before[arm])
@@ -82,19 +82,19 @@ def measure_arm(
     figures: list[dict[str, Any]] = []
     with tqdm(total=len(each), desc=f"{arm.name}: measuring", unit="clip") as bar:
         for start in range(0, len(each), batch_size):
-            some, pixels = each[start : start + batch_size], frames[start : start + batch_size]
-            batch = collate(some)
+            batch_rows, pixels = each[start : start + batch_size], frames[start : start + batch_size]
+            batch = collate(batch_rows)
             video = to_video(batch).with_frames(torch.stack(pixels)).to(default_device())
             seen = {}
             for name, recipe in instruments.items():
                 scored, observation = score(recipe, video, reward_columns(batch))
                 seen[name] = scored, report.read(observation, video)
-            for clip, row in enumerate(some):
+            for clip, row in enumerate(batch_rows):
                 readings.append({name: of_clips[clip] for name, (_, of_clips) in seen.items()})
-                found = report.clip(pixels[clip], readings[-1], row, is_true=arm.is_true)
+                clip_figures = report.clip(pixels[clip], readings[-1], row, is_true=arm.is_true)
                 for name, (scored, _) in seen.items():
-                    found[name] |= score_of(scored, clip)
-                figures.append(about(row) | found)
+                    clip_figures[name] |= score_of(scored, clip)
+                figures.append(about(row) | clip_figures)
                 bar.update()
     return MeasuredArm(
         arm=arm, rows=each, seeds=[*seeds] * len(rows), frames=frames, readings=readings, figures=figures

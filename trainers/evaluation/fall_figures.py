@@ -41,10 +41,10 @@ DETAILS = (
     ),
     *("vanished",),
 )
-"""Figures of one clip whose mean over scenes is told with an interval."""
+"""Figures of one clip whose mean over scenes is reported with an interval."""
 
 MOTION = ("energy_rise", "restitution", "galileo", "collision")
-"""Those whose median over the measurable scenes is told with an interval."""
+"""Figures whose median over the measurable scenes is reported with an interval."""
 
 
 def instrument_summary(figures: Sequence[Mapping[str, Any]], instrument: str, *, tolerance: float) -> dict[str, Any]:
@@ -82,12 +82,12 @@ def landing_ks(figures: Sequence[Mapping[str, Any]], instrument: str) -> Interva
     """Kolmogorov-Smirnov distance of landing times of clips at rest from the true ones, bootstrapped over scenes."""
     resting = [clip for clip in figures if clip.get("at_rest", True)]
     scenes = list(dict.fromkeys(clip["scene"] for clip in resting))
-    found, true = (column(resting, name, instrument) for name in ("landing_s", "true_landing_s"))
+    landings, true = (column(resting, name, instrument) for name in ("landing_s", "true_landing_s"))
     places = [[i for i, clip in enumerate(resting) if clip["scene"] == scene] for scene in scenes]
 
     def distances(index_RN: Tensor) -> Tensor:
         drawn = [[i for scene in row for i in places[int(scene)]] for row in index_RN.tolist()]
-        return torch.tensor([ks_distance(found[row], true[row]) for row in drawn])
+        return torch.tensor([ks_distance(landings[row], true[row]) for row in drawn])
 
     return interval(torch.arange(len(scenes), dtype=torch.float64), distances)
 
@@ -104,14 +104,14 @@ def summary(figures: Sequence[Mapping[str, Any]], *, tolerance: float) -> dict[s
 
 def comparison(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """An arm against another on the same scenes and seeds: paired differences by each instrument, and shape."""
-    found: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for instrument in INSTRUMENTS:
         for name in ("g_m_s2", "g_error"):
             values = (column(figures, name, instrument) for figures in (before, after))
-            found[f"{instrument}_{name}"], found[f"{instrument}_{name}_median"] = paired(before, after, *values)
+            changes[f"{instrument}_{name}"], changes[f"{instrument}_{name}_median"] = paired(before, after, *values)
         ratio = column(after, "aligned_iou", instrument).nanmean() / column(before, "aligned_iou", instrument).nanmean()
-        found[f"{instrument}_aligned_iou_ratio"] = float(ratio)
-        found[f"{instrument}_score"], found[f"{instrument}_score_median"] = paired(
+        changes[f"{instrument}_aligned_iou_ratio"] = float(ratio)
+        changes[f"{instrument}_score"], changes[f"{instrument}_score_median"] = paired(
             before, after, scores(before, instrument), scores(after, instrument)
         )
-    return found
+    return changes

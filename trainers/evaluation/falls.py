@@ -99,9 +99,9 @@ class Falls(Scores):
         """By the judge: means over scenes (medians of rise, restitution, ratio, collision), 95 % intervals."""
         rows = [["arm", *(name for name, _, _ in (*COLUMNS, *PICTURE))]]
         for name, arm in record["arms"].items():
-            found = arm["summary"]
-            cells = [cell(found[JUDGE][key], form) for _, key, form in COLUMNS]
-            rows.append([name, *cells, *(cell(found[key], form) for _, key, form in PICTURE)])
+            figures = arm["summary"]
+            cells = [cell(figures[JUDGE][key], form) for _, key, form in COLUMNS]
+            rows.append([name, *cells, *(cell(figures[key], form) for _, key, form in PICTURE)])
         return rows
 
     def headline(self, evaluation: Evaluation, before: str, after: str) -> Headline:
@@ -109,16 +109,16 @@ class Falls(Scores):
         arms = [evaluation.arm(name).figures for name in (before, after)]
         if all(_is_blind(clip) for clip in arms[0]):
             return super().headline(evaluation, before, after)
-        found = evaluation.record["comparisons"][after]
+        changes = evaluation.record["comparisons"][after]
         medians = [nan_median(column(figures, "g_m_s2", JUDGE)) for figures in arms]
         return Headline(
             name="g",
             unit=" m/s²",
             before=medians[0],
             after=medians[1],
-            difference=found[f"{JUDGE}_g_m_s2_median"],
-            mean_difference=found[f"{JUDGE}_g_m_s2"],
-            error_difference=found[f"{JUDGE}_g_error_median"],
+            difference=changes[f"{JUDGE}_g_m_s2_median"],
+            mean_difference=changes[f"{JUDGE}_g_m_s2"],
+            error_difference=changes[f"{JUDGE}_g_error_median"],
             better="the interval excludes zero: the fall has changed, toward 9.81 m/s²",
             worse="g has changed but not toward 9.81 m/s²: look at report.html",
         )
@@ -129,16 +129,16 @@ class Falls(Scores):
             return super().in_a_word(figures)
         return f"median g {nan_median(column(figures, 'g_scaled_m_s2', JUDGE)):.2f} m/s²"
 
-    def differences(self, found: Mapping[str, Any], against: str) -> list[str]:
+    def differences(self, changes: Mapping[str, Any], against: str) -> list[str]:
         """The paired differences of g, the shape, and the scores; nothing of g by a judge that reads none."""
         lines = []
         for instrument in INSTRUMENTS:
-            mean, median = found[f"{instrument}_g_m_s2"], found[f"{instrument}_g_m_s2_median"]
+            mean, median = changes[f"{instrument}_g_m_s2"], changes[f"{instrument}_g_m_s2_median"]
             if mean.count:
                 lines.append(f"g by the {instrument}: median difference {describe(median)}; mean {describe(mean)}")
-        ratio = found["judge_aligned_iou_ratio"]
+        ratio = changes["judge_aligned_iou_ratio"]
         shape = [f"aligned IoU {ratio:.1%} of {against}'s by the judge"] if math.isfinite(ratio) else []
-        return lines + shape + score_lines(found)
+        return lines + shape + score_lines(changes)
 
     def notes(self, record: Mapping[str, Any]) -> list[str]:
         """That true clips fall at g of their own."""
@@ -156,14 +156,14 @@ class Falls(Scores):
 
     def caption(self, clip: Mapping[str, Any], *, tolerance: float) -> tuple[str, bool | None, list[str]]:
         """g by both instruments, then why not, or the shape; the judge's score, which comes first where it is blind."""
-        found, reward_g = clip[JUDGE], g_text(clip[INSTRUMENTS[0]]["g_m_s2"])
-        shape = f"area {found['area_ratio']:.2f}, IoU {found['aligned_iou']:.2f}"
+        judge, reward_g = clip[JUDGE], g_text(clip[INSTRUMENTS[0]]["g_m_s2"])
+        shape = f"area {judge['area_ratio']:.2f}, IoU {judge['aligned_iou']:.2f}"
         score = f"score {score_text(clip, JUDGE)}"
-        lines = [f"reward's {reward_g}", found["reason"] or shape]
+        lines = [f"reward's {reward_g}", judge["reason"] or shape]
         if _is_blind(clip):
             return score, None, lines
         lines.append(score)
-        return g_text(found["g_m_s2"]), found["g_error"] <= tolerance, lines
+        return g_text(judge["g_m_s2"]), judge["g_error"] <= tolerance, lines
 
     def true_note(self, row: Mapping[str, Any]) -> str:
         """The right g."""
@@ -231,8 +231,8 @@ def g_text(g_m_s2: float) -> str:
     return f"{g_m_s2:.2f} m/s²" if math.isfinite(g_m_s2) else "not measured"
 
 
-def _cells(found: Mapping[str, Any]) -> list[str]:
-    reward, judge = found["reward"], found["judge"]
+def _cells(figures: Mapping[str, Any]) -> list[str]:
+    reward, judge = figures["reward"], figures["judge"]
     return [
         f"{judge['measurable']:.0%}",
         _median_cell(judge["g_m_s2"], ".2f"),
@@ -240,12 +240,12 @@ def _cells(found: Mapping[str, Any]) -> list[str]:
         _median_cell(judge["within"], ".0%"),
         _median_cell(reward["g_m_s2"], ".2f"),
         _median_cell(reward["g_error"], ".1%"),
-        cell(found["disagreement"], ".1%"),
+        cell(figures["disagreement"], ".1%"),
         cell(judge["area_ratio"], ".2f"),
         cell(judge["aligned_iou"], ".3f"),
         cell(judge["trajectory_l2_m"].estimate, ".2f"),
-        cell(found["background_psnr_db"], ".1f"),
-        *score_cells(found),
+        cell(figures["background_psnr_db"], ".1f"),
+        *score_cells(figures),
     ]
 
 

@@ -25,12 +25,12 @@ def column(figures: Sequence[Mapping[str, Any]], name: str, instrument: str | No
 
 
 def scene_means(figures: Sequence[Mapping[str, Any]], values_N: Tensor) -> Tensor:
-    """One value a scene: the mean over its seeds of what could be measured, so that an interval counts scenes."""
+    """One value per scene: the mean over its seeds of what could be measured, so that an interval counts scenes."""
     return torch.nanmean(by_scene(figures, values_N), dim=-1)
 
 
 def by_scene(figures: Sequence[Mapping[str, Any]], values_N: Tensor) -> Tensor:
-    """values_NS: one row a scene, one column a seed, NaN where there is none."""
+    """values_NS: one row per scene, one column per seed, NaN where there is none."""
     scenes = list(dict.fromkeys(clip["scene"] for clip in figures))
     rows = [values_N[[i for i, clip in enumerate(figures) if clip["scene"] == scene]] for scene in scenes]
     most = max(len(row) for row in rows)

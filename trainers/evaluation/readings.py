@@ -86,7 +86,7 @@ def blind_readings(video: Video, reason: str) -> list[Reading]:
 
 
 def read(observation: Observation) -> list[Reading]:
-    """One reading a clip."""
+    """One reading per clip."""
     fit, track, arc = observation.fit, observation.track, observation.arc
     seen_BT1 = (track.weight_BT > 0.1)[..., None]
     mask_BTHW = observation.mask_BTHW * track.image.window_BTHW

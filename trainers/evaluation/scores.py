@@ -104,14 +104,14 @@ class Scores:
 
     def comparison(self, before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """An arm against another on the same scenes and seeds: paired differences of scores and figures."""
-        found: dict[str, Any] = {"figures": {}}
+        changes: dict[str, Any] = {"figures": {}}
         for name in INSTRUMENTS:
             pair = paired(before, after, scores(before, name), scores(after, name))
-            found[f"{name}_score"], found[f"{name}_score_median"] = pair
+            changes[f"{name}_score"], changes[f"{name}_score_median"] = pair
         for column in self.world.figure_columns:
             pair = paired(before, after, _own(before, column.name), _own(after, column.name))
-            found["figures"][column.name], found["figures"][f"{column.name}_median"] = pair
-        return found
+            changes["figures"][column.name], changes["figures"][f"{column.name}_median"] = pair
+        return changes
 
     def table(self, record: Mapping[str, Any]) -> list[list[str]]:
         """The arms as rows of cells, the header first."""
@@ -133,8 +133,8 @@ class Scores:
 
     def headline(self, evaluation: Evaluation, before: str, after: str) -> Headline:
         """The judge's score in two arms."""
-        found = evaluation.record["comparisons"][after]
-        difference: Interval = found[f"{JUDGE}_score_median"]
+        changes = evaluation.record["comparisons"][after]
+        difference: Interval = changes[f"{JUDGE}_score_median"]
         error = dataclasses.replace(
             difference, estimate=-difference.estimate, low=-difference.high, high=-difference.low
         )
@@ -145,7 +145,7 @@ class Scores:
             before=medians[0],
             after=medians[1],
             difference=difference,
-            mean_difference=found[f"{JUDGE}_score"],
+            mean_difference=changes[f"{JUDGE}_score"],
             error_difference=error,
             better="the interval excludes zero: the judge's score has risen",
             worse="the judge's score has fallen: look at report.html",
@@ -155,10 +155,10 @@ class Scores:
         """An arm in a few words."""
         return f"median score {nan_median(scores(figures, JUDGE)):.3f}"
 
-    def differences(self, found: Mapping[str, Any], against: str) -> list[str]:
+    def differences(self, changes: Mapping[str, Any], against: str) -> list[str]:
         """A comparison in words, one line each."""
-        return score_lines(found) + [
-            f"{column.header}: median difference {describe(found['figures'][f'{column.name}_median'], '', '+.3f')}"
+        return score_lines(changes) + [
+            f"{column.header}: median difference {describe(changes['figures'][f'{column.name}_median'], '', '+.3f')}"
             for column in self.world.figure_columns
         ]
 
@@ -167,7 +167,7 @@ class Scores:
         return []
 
     def badness(self, clip: Mapping[str, Any]) -> float:
-        """How wrong a clip is, by which clips are ordered; NaN where it cannot be said."""
+        """How wrong a clip is, by which clips are ordered; NaN where it is unknown."""
         return -clip[JUDGE].get("score", math.nan)
 
     def note(self, clip: Mapping[str, Any]) -> str:
@@ -215,10 +215,10 @@ def score_cells(summary: Mapping[str, Any]) -> list[str]:
     return [score_cell(summary[JUDGE]), score_cell(summary[INSTRUMENTS[0]])]
 
 
-def score_lines(found: Mapping[str, Any]) -> list[str]:
+def score_lines(changes: Mapping[str, Any]) -> list[str]:
     """The paired differences of the scores in words; nothing of a judge without one."""
     pairs: list[tuple[str, Interval, Interval]] = [
-        (name, found[f"{name}_score_median"], found[f"{name}_score"]) for name in INSTRUMENTS
+        (name, changes[f"{name}_score_median"], changes[f"{name}_score"]) for name in INSTRUMENTS
     ]
     return [
         f"score by the {name}: median difference {describe(median, '', '+.3f')}; mean {describe(mean, '', '+.3f')}"

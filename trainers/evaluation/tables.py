@@ -13,9 +13,9 @@ def markdown_table(record: Mapping[str, Any]) -> str:
     """The arms as a Markdown table, then each arm against the first generated one."""
     report = _report(record)
     lines = _markdown(report.table(record))
-    for name, found in record["comparisons"].items():
+    for name, changes in record["comparisons"].items():
         lines += ["", f"{name} against {record['against']}, same scenes and noise:"]
-        lines += [f"- {line}" for line in report.differences(found, record["against"])]
+        lines += [f"- {line}" for line in report.differences(changes, record["against"])]
     notes = report.notes(record)
     return "\n".join([*lines, *([""] if notes else []), *notes])
 

@@ -85,7 +85,7 @@ def trends(lines: Sequence[dict[str, Any]], name: str) -> list[Trend]:
         lines: of processes.jsonl.
         name: held_gb, gpu_gb or open_files.
     """
-    lines = [line for line in since_start(lines) if name in line and all(math.isfinite(one) for one in line[name])]
+    lines = [line for line in since_start(lines) if name in line and all(math.isfinite(value) for value in line[name])]
     count = min((len(line[name]) for line in lines), default=0)
     hours = [line["elapsed_s"] / 3600 for line in lines]
     return [trend(hours, [line[name][process] for line in lines]) for process in range(count)]
@@ -99,38 +99,38 @@ def since_start(lines: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
 
 def told(lines: Sequence[dict[str, Any]]) -> list[str]:
     """Memory and open files of every process in words, one line each."""
-    several = [(unit, trends(lines, name)) for name, unit in FIGURES.items()]
-    count = max(len(found) for _, found in several)
+    figures = [(unit, trends(lines, name)) for name, unit in FIGURES.items()]
+    count = max(len(courses) for _, courses in figures)
     return [
-        f"process {i}: " + "; ".join(_said(found[i], unit) for unit, found in several if len(found) > i)
+        f"process {i}: " + "; ".join(_said(courses[i], unit) for unit, courses in figures if len(courses) > i)
         for i in range(count)
     ]
 
 
-def _said(found: Trend, unit: str) -> str:
-    if not math.isfinite(found.per_hour):
-        return f"{found.mean:.4g} {unit}"
-    course = f"{found.per_hour:+.3f} ± {2 * found.standard_error:.3f} an hour over {found.hours:.1f} h"
-    return f"{found.mean:.4g} {unit} ({course})"
+def _said(figure: Trend, unit: str) -> str:
+    if not math.isfinite(figure.per_hour):
+        return f"{figure.mean:.4g} {unit}"
+    course = f"{figure.per_hour:+.3f} ± {2 * figure.standard_error:.3f} an hour over {figure.hours:.1f} h"
+    return f"{figure.mean:.4g} {unit} ({course})"
 
 
 def alarms(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """Processes that grow, and one that the others wait for."""
-    found = []
+    """Processes that grow, and the straggler that all processes wait for."""
+    warnings = []
     for name, unit in FIGURES.items():
         for process, course in enumerate(trends(lines, name)):
             if course.grows and course.hours >= 0.5:
-                found.append(
+                warnings.append(
                     f"process {process} grows by {course.per_hour:.3g} ± {2 * course.standard_error:.3f} {unit} an hour"
                 )
     recent = [line["seconds"] for line in since_start(lines)[-RECENT:] if len(line.get("seconds", ())) > 1]
-    if len(recent) >= 5 and len({len(one) for one in recent}) == 1:
+    if len(recent) >= 5 and len({len(seconds) for seconds in recent}) == 1:
         each = [statistics.median(column) for column in zip(*recent, strict=True)]
-        others = statistics.median_low(each)
+        median_s = statistics.median_low(each)
         slowest = max(each)
-        if slowest > 1.3 * others and slowest - others > 0.1:
-            found.append(
+        if slowest > 1.3 * median_s and slowest - median_s > 0.1:
+            warnings.append(
                 f"process {each.index(slowest)} is a straggler: {slowest:.3g} s of work a step, the median process "
-                f"{others:.3g} s: look at its machine"
+                f"{median_s:.3g} s: look at its machine"
             )
-    return found
+    return warnings

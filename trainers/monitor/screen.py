@@ -24,23 +24,23 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 def alarms(run: Run) -> list[str]:
     """What a person should look at now, one line each."""
-    found = parted(run)
+    warnings = parted(run)
     measurable = run.series("measurable")
     if len(measurable) >= 2 * RECENT:
         before, after = (statistics.fmean(v for _, v in part) for part in (measurable[:RECENT], measurable[-RECENT:]))
         if after < 0.8 * before:
-            found.append(
+            warnings.append(
                 f"fewer clips can be measured: {before:.0%} at first, {after:.0%} now: objects hide or dissolve"
             )
     dropped = sum(value for _, value in run.series("dropped_gradients")[-RECENT:])
     if dropped:
-        found.append(f"{dropped:.0f} clips of the last {RECENT} logs gave no finite gradient and were left out")
+        warnings.append(f"{dropped:.0f} clips of the last {RECENT} logs gave no finite gradient and were left out")
     saturated = [value for _, value in run.series("saturated")[-RECENT:]]
     if saturated and statistics.fmean(saturated) > 0.05:
-        found.append(f"{statistics.fmean(saturated):.0%} of the pixels are saturated: the picture is over-exposed")
+        warnings.append(f"{statistics.fmean(saturated):.0%} of the pixels are saturated: the picture is over-exposed")
     if not run.finished and run.idle_s > max(120.0, 20 * _or(run.seconds_a_step, 0.0)):
-        found.append(f"no figure for {duration(run.idle_s)}: the run has stopped or hangs; resume it with `auto`")
-    return found + resources.alarms(run.processes)
+        warnings.append(f"no figure for {duration(run.idle_s)}: the run has stopped or hangs; resume it with `auto`")
+    return warnings + resources.alarms(run.processes)
 
 
 def duration(seconds: float) -> str:
@@ -106,7 +106,7 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>{{ run.folder.name }}</tit
 
 
 def page(run: Run) -> str:
-    """The run as one self-contained HTML page: a plot a figure, alarms on top."""
+    """The run as one self-contained HTML page: one plot per figure, alarms on top."""
     pictures = [(name, _picture(run, name)) for name in names(run) if run.series(name)]
     videos = sorted(str(path.relative_to(run.folder)) for path in run.folder.glob("eval/*/clips.mp4"))
     left = duration((run.max_steps - run.step) * run.seconds_a_step)

@@ -254,4 +254,4 @@ ATTACKS: dict[str, Attack] = {
     "blur": Attack(make=_blur, strengths=(0.008, 0.016, 0.03)),
 }
 """Every attack that needs no gradient; `adversarial_noise` is the other. Lengths are shares of the picture's height.
-What each does to each reward is said in `trainers.redteam.verdicts`."""
+What each attack does to each reward is listed in `trainers.redteam.verdicts`."""

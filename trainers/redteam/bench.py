@@ -1,4 +1,4 @@
-"""True clips and recipes in one process or several: what every reward says of every attacked clip."""
+"""True clips and recipes in one or more processes: what every reward says of every attacked clip."""
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
 import dataclasses
@@ -80,11 +80,14 @@ def load_recipes(paths: Iterable[str]) -> dict[str, Any]:
     kept: dict[Any, Shared] = {}
     for path in paths:
         recipe = load_recipe(path)
-        one, estimators = recipe.config.instruments, {}
-        for name, key in (("flow", (one.flow, one.flow_updates, one.autocast)), ("depth", (one.depth, one.autocast))):
-            found = getattr(recipe.instruments, name)
-            if found is not None:
-                estimators[name] = kept.setdefault((name, *key), Shared(found))
+        instruments, estimators = recipe.config.instruments, {}
+        for name, key in (
+            ("flow", (instruments.flow, instruments.flow_updates, instruments.autocast)),
+            ("depth", (instruments.depth, instruments.autocast)),
+        ):
+            estimator = getattr(recipe.instruments, name)
+            if estimator is not None:
+                estimators[name] = kept.setdefault((name, *key), Shared(estimator))
         recipe.instruments = dataclasses.replace(recipe.instruments, **estimators)
         recipes[Path(path).stem] = recipe
     return recipes
@@ -106,12 +109,12 @@ class Bench:
 
     def _wanted(self) -> dict[str, int]:
         """How many clips of each kind that a recipe speaks of."""
-        kinds = dict.fromkeys(kind for some in self.kinds_of.values() for kind in some)
+        kinds = dict.fromkeys(kind for group in self.kinds_of.values() for kind in group)
         wanted = dict.fromkeys(kinds, self.config.scenes)
-        for one in self.config.of_kind:
-            kind, _, number = one.partition("=")
+        for text in self.config.of_kind:
+            kind, _, number = text.partition("=")
             if not number.isdigit():
-                raise ValueError(f"of_kind must be KIND=NUMBER, got {one!r}")
+                raise ValueError(f"of_kind must be KIND=NUMBER, got {text!r}")
             if kind in wanted:
                 wanted[kind] = int(number)
             elif kind not in ALL_KINDS:
@@ -125,10 +128,12 @@ class Bench:
     def attack(self, task: tuple[int, bool, list[str]]) -> list[dict[str, Any]]:
         """The records of a clip's number, whether it goes through the autoencoder, and recipes."""
         number, through, stems = task
-        clip, some = self.clips[number], {stem: self.recipes[stem] for stem in stems}
-        found = values_of_versions(_sent(clip, self.model) if through else clip, some, attack_names(self.config.attack))
+        clip, recipes = self.clips[number], {stem: self.recipes[stem] for stem in stems}
+        results = values_of_versions(
+            _sent(clip, self.model) if through else clip, recipes, attack_names(self.config.attack)
+        )
         common = {"clip": clip.name, "kind": clip.kind, "through": through}
-        return [{"recipe": stem} | common | values for stem, values in found.items()]
+        return [{"recipe": stem} | common | values for stem, values in results.items()]
 
     def noise(self, task: tuple[str, int]) -> list[dict[str, Any]]:
         """The records of adversarial noise on a recipe and a clip's number among the drops."""
@@ -138,8 +143,8 @@ class Bench:
         stem, number = task
         drops = {"drop": self.config.noise_clips}
         clip = list(true_clips(self.config.split, self.config.dataset, drops, world=self.config.world))[number]
-        found = attacked(clip, self.recipes[stem], load_recipe(self.config.judge), self.config.noise_steps)
-        return [{"recipe": stem, "clip": clip.name} | record for record in found]
+        records = attacked(clip, self.recipes[stem], load_recipe(self.config.judge), self.config.noise_steps)
+        return [{"recipe": stem, "clip": clip.name} | record for record in records]
 
 
 _bench: Bench | None = None
@@ -187,16 +192,16 @@ def values_of_versions(clip: TrueClip, recipes: dict[str, Any], names: list[str]
             masks.append(clip.masks_BTHW[:, start])
     frames, first = torch.cat(variants), torch.cat(masks)
     changed = ((frames - frames[:1]).abs().amax((1, 2, 3, 4)) > 2 / 255).tolist()
-    found: dict[str, dict[str, Any]] = {
+    results: dict[str, dict[str, Any]] = {
         stem: {"variants": keys, "changed": changed, "values": {}, "visibility": []} for stem in recipes
     }
     for start in range(0, len(frames), AT_A_TIME):
-        some = slice(start, start + AT_A_TIME)
-        for stem, (values, visible_B) in _judged(clip, frames[some], first[some], recipes).items():
-            found[stem]["visibility"] += _listed(visible_B)
+        batch = slice(start, start + AT_A_TIME)
+        for stem, (values, visible_B) in _judged(clip, frames[batch], first[batch], recipes).items():
+            results[stem]["visibility"] += _listed(visible_B)
             for name, value_B in values.items():
-                found[stem]["values"].setdefault(name, []).extend(_listed(value_B))
-    return found
+                results[stem]["values"].setdefault(name, []).extend(_listed(value_B))
+    return results
 
 
 def _judged(
@@ -213,23 +218,23 @@ def _judged(
     )
     reference = clip.reference_BTCHW.expand(count, -1, -1, -1, -1)
     columns = {"reference_BTCHW": reference, "caption": [clip.caption] * count}
-    found = {}
+    results = {}
     for stems in _alike(recipes):
-        observation, said = recipes[stems[0]].observe(video, False), {}
+        observation, scores = recipes[stems[0]].observe(video, False), {}
         for stem in stems:
-            found[stem] = _values(recipes[stem], observation, columns, said), observation.visibility_B
-    return found
+            results[stem] = _values(recipes[stem], observation, columns, scores), observation.visibility_B
+    return results
 
 
-def _values(recipe: Any, observation: Any, columns: dict[str, Any], said: dict[str, Tensor]) -> dict[str, Tensor]:
+def _values(recipe: Any, observation: Any, columns: dict[str, Any], scores: dict[str, Tensor]) -> dict[str, Tensor]:
     """A recipe's rewards and gates, each asked once of an observation, whatever recipes name it."""
     values = {}
     for prefix, terms in (("", recipe.terms), ("gates/", recipe.gates)):
         for term in terms:
             key = f"{term.name} {json.dumps(dict(term.parameters), sort_keys=True)}"
-            if key not in said:
-                said[key] = term(observation, columns)
-            values[prefix + term.name] = said[key]
+            if key not in scores:
+                scores[key] = term(observation, columns)
+            values[prefix + term.name] = scores[key]
     return values
 
 

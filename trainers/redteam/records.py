@@ -15,7 +15,7 @@ from trainers.redteam.verdicts import recipe_verdict, scenes
 
 
 def red_team(config: RedTeamConfig, recipes: dict[str, Any]) -> list[dict[str, Any]]:
-    """What every reward says of every attacked clip, a record a clip and recipe. Resumes where it stopped."""
+    """What every reward says of every attacked clip, one record per clip and recipe. Resumes where it stopped."""
     names = attack_names(config.attack)
     store = Path(config.output_dir, "measured.jsonl")
     prints = {stem: fingerprint(recipe, names) for stem, recipe in recipes.items()}
@@ -23,24 +23,24 @@ def red_team(config: RedTeamConfig, recipes: dict[str, Any]) -> list[dict[str, A
     if config.world != "drops":  # folders of before worlds were named say nothing of theirs
         settings["world"] = config.world
     records = _resumed(store, settings, prints)
-    done = {(record["recipe"], record["clip"], record["through"]) for record in records}
+    finished = {(record["recipe"], record["clip"], record["through"]) for record in records}
     bench = Bench(config, recipes)
     tasks = []
     for number, clip in enumerate(bench.clips):
         for through in (False, True) if config.through_autoencoder else (False,):
             speak = [stem for stem in recipes if clip.kind in bench.kinds_of[stem]]
-            todo = [stem for stem in speak if (stem, clip.name, through) not in done]
+            todo = [stem for stem in speak if (stem, clip.name, through) not in finished]
             if todo:
                 tasks.append((number, through, todo))
-    for found in tqdm(in_processes(bench, "attack", tasks), total=len(tasks), desc="red team", unit="clip"):
-        records += [record | {"print": prints[record["recipe"]]} for record in found]
+    for batch in tqdm(in_processes(bench, "attack", tasks), total=len(tasks), desc="red team", unit="clip"):
+        records += [record | {"print": prints[record["recipe"]]} for record in batch]
         with store.open("a") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records[len(records) - len(found) :])
+            file.writelines(json.dumps(record) + "\n" for record in records[len(records) - len(batch) :])
     return records
 
 
 def _resumed(store: Path, settings: dict[str, Any], prints: dict[str, str]) -> list[dict[str, Any]]:
-    """The records of these recipes as they stand; others are dropped. A folder never mixes two splits."""
+    """The records of these recipes as they stand; all other records are dropped. A folder never mixes two splits."""
     note = store.with_name("settings.json")
     if note.is_file() and json.loads(note.read_text()) != settings:
         raise ValueError(f"{store.parent} was made with {note.read_text().strip()}: choose another output_dir")
@@ -53,24 +53,24 @@ def _resumed(store: Path, settings: dict[str, Any], prints: dict[str, str]) -> l
 
 
 def noise(config: RedTeamConfig, recipes: dict[str, Any]) -> list[dict[str, Any]]:
-    """A record a recipe and bound: what the noise gains beside a truly mended fall, by the recipe and by the judge.
+    """One record per recipe and bound: what the noise gains beside a truly mended fall, by the recipe and by the judge.
     Resumes where it stopped.
 
     Recipes whose rewards have no verdict on falls, or cannot tell a slow fall from a true one, are left out.
     """
     bench, tasks, path = Bench(config, recipes), [], Path(config.output_dir, "noise.json")
-    prints = {stem: f"{fingerprint(one, [])}-{config.noise_steps}" for stem, one in recipes.items()}
+    prints = {stem: f"{fingerprint(recipe, [])}-{config.noise_steps}" for stem, recipe in recipes.items()}
     records: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
     records = [record for record in records if prints.get(record["recipe"]) == record["print"]]
-    done = {(record["recipe"], record["clip"]) for record in records}
+    finished = {(record["recipe"], record["clip"]) for record in records}
     drops = {"drop": config.noise_clips}
     clips = [clip.name for clip in true_clips(config.split, config.dataset, drops, world=config.world)]
     for stem, recipe in recipes.items():
-        names = [one.name.rpartition(":")[2] for one in recipe.config.rewards]
+        names = [reward.name.rpartition(":")[2] for reward in recipe.config.rewards]
         if "drop" in scenes(names) and recipe_verdict(names, "slow_motion") == "lose":
-            tasks += [(stem, number) for number, clip in enumerate(clips) if (stem, clip) not in done]
-    for found in tqdm(in_processes(bench, "noise", tasks), total=len(tasks), desc="noise", unit="clip"):
-        records += [record | {"print": prints[record["recipe"]]} for record in found]
+            tasks += [(stem, number) for number, clip in enumerate(clips) if (stem, clip) not in finished]
+    for batch in tqdm(in_processes(bench, "noise", tasks), total=len(tasks), desc="noise", unit="clip"):
+        records += [record | {"print": prints[record["recipe"]]} for record in batch]
         write_text(path, json.dumps(records) + "\n")
     return records
 
@@ -86,9 +86,9 @@ def gathered(folder: str | Path, prints: dict[str, str]) -> list[dict[str, Any]]
     Args:
         prints: `fingerprint` of the recipes by name.
     """
-    found: dict[tuple[str, str, bool], dict[str, Any]] = {}
+    records: dict[tuple[str, str, bool], dict[str, Any]] = {}
     for path in sorted(Path(folder).rglob("measured.jsonl")):
         for record in read_records(path):
             if prints.get(record["recipe"]) == record["print"]:
-                found[record["recipe"], record["clip"], record["through"]] = record
-    return list(found.values())
+                records[record["recipe"], record["clip"], record["through"]] = record
+    return list(records.values())

@@ -149,7 +149,7 @@ def true_clips(split: str, dataset: str | None, kinds: dict[str, int], *, world:
     of_rows = [str(kind) for kind in table["kind"]]
     for kind, count in kinds.items():
         source = "drop" if kind in STAGED else kind
-        for number in [n for n, found in enumerate(of_rows) if found == source][:count]:
+        for number in [n for n, row_kind in enumerate(of_rows) if row_kind == source][:count]:
             batch: dict[str, Any] = collate([table[number]])
             video = to_video(batch)
             clip = TrueClip(

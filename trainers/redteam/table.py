@@ -41,14 +41,14 @@ def pairs_of(records: list[dict[str, Any]], recipes: dict[str, Any]) -> list[Pai
     pairs: list[Pair] = []
     for stem, recipe in recipes.items():
         for through in (False, True):
-            some = [record for record in records if (record["recipe"], record["through"]) == (stem, through)]
-            if not some:
+            group = [record for record in records if (record["recipe"], record["through"]) == (stem, through)]
+            if not group:
                 continue
-            keys = [tuple(key) for key in some[0]["variants"]]
-            count = len(some)
+            keys = [tuple(key) for key in group[0]["variants"]]
+            count = len(group)
             for place, (attack, strength) in list(enumerate(keys))[1:]:
-                both = [*((record, 0) for record in some), *((record, place) for record in some)]
-                values = {name: _column(both, name) for name in some[0]["values"]}
+                both = [*((record, 0) for record in group), *((record, place) for record in group)]
+                values = {name: _column(both, name) for name in group[0]["values"]}
                 seen = torch.tensor([_number(record["visibility"][at]) for record, at in both])
                 total_B, measurable_B = recipe.total(values, seen)
                 pairs += [
@@ -56,7 +56,7 @@ def pairs_of(records: list[dict[str, Any]], recipes: dict[str, Any]) -> list[Pai
                         recipe=stem, attack=attack, strength=strength, clip=record["clip"], through=through,
                         true=float(total_B[n]), attacked=float(total_B[count + n]), measurable=bool(measurable_B[n]),
                     )
-                    for n, record in enumerate(some) if record["changed"][place]
+                    for n, record in enumerate(group) if record["changed"][place]
                 ]  # fmt: skip
     return pairs
 
@@ -101,21 +101,21 @@ class Cell:
 
 def cell(pairs: Iterable[Pair]) -> Cell:
     """Pairs ranked rightly, and the mean gain by the attack, of those whose true clip could be measured."""
-    some = [pair for pair in pairs if pair.measurable]
-    gains = [pair.gain for pair in some]
+    pairs = [pair for pair in pairs if pair.measurable]
+    gains = [pair.gain for pair in pairs]
     gain = sum(gains) / len(gains) if gains else math.nan
     of_scenes = [
-        [pair.gain for pair in some if pair.clip == clip] for clip in dict.fromkeys(pair.clip for pair in some)
+        [pair.gain for pair in pairs if pair.clip == clip] for clip in dict.fromkeys(pair.clip for pair in pairs)
     ]
     # Each scene's part of the mean's deviation: scenes with more pairs weigh more.
-    parts = [sum(one - gain for one in scene) / len(gains) for scene in of_scenes]
+    parts = [sum(value - gain for value in scene) / len(gains) for scene in of_scenes]
     count = len(parts)
     se = math.sqrt(count / (count - 1) * sum(part**2 for part in parts)) if count > 1 else math.nan
-    return Cell(right=sum(pair.right for pair in some), count=len(some), gain=gain, gain_se=se)
+    return Cell(right=sum(pair.right for pair in pairs), count=len(pairs), gain=gain, gain_se=se)
 
 
 def render(records: list[dict[str, Any]], recipes: dict[str, Any]) -> str:
-    """A summary and a table a recipe, Markdown."""
+    """A summary, and one table per recipe, in Markdown."""
     pairs = pairs_of(records, recipes)
     head = ["| recipe | clips | must lose, two stronger | 95 % interval | weakest family | largest mean gain |"]
     head.append("|---|---|---|---|---|---|")
@@ -138,22 +138,22 @@ def _decisive(names: list[str], pairs: list[Pair]) -> list[Pair]:
     return [pair for pair in pairs if pair.strength != LEVELS[0] and recipe_verdict(names, pair.attack) == "lose"]
 
 
-def _gain(one: Cell) -> str:
-    return f"{one.gain:+.3f} ± {one.gain_se:.3f}"
+def _gain(result: Cell) -> str:
+    return f"{result.gain:+.3f} ± {result.gain_se:.3f}"
 
 
-def _share(one: Cell) -> str:
-    return f"{one.right}/{one.count} = {one.right / one.count:.1%}" if one.count else "none"
+def _share(result: Cell) -> str:
+    return f"{result.right}/{result.count} = {result.right / result.count:.1%}" if result.count else "none"
 
 
 def _summary(stem: str, recipe: Any, pairs: list[Pair], decisive: list[Pair]) -> str:
     """The recipe's line of the first table."""
     names, whole = names_of(recipe), cell(decisive)
     families = {name: cell(pair for pair in decisive if pair.attack == name) for name in ATTACKS}
-    families = {name: one for name, one in families.items() if one.count}
-    others = [name for name in ATTACKS if recipe_verdict(names, name) != "lose"]
-    gains = {name: cell(pair for pair in pairs if pair.attack == name) for name in others}
-    gains = {name: one for name, one in gains.items() if one.count}
+    families = {name: result for name, result in families.items() if result.count}
+    attacks = [name for name in ATTACKS if recipe_verdict(names, name) != "lose"]
+    gains = {name: cell(pair for pair in pairs if pair.attack == name) for name in attacks}
+    gains = {name: result for name, result in gains.items() if result.count}
     low, high = wilson(whole.right, whole.count)
     clips = {(pair.clip, pair.through) for pair in pairs}
     known = {(pair.clip, pair.through) for pair in pairs if pair.measurable}
@@ -166,22 +166,22 @@ def _summary(stem: str, recipe: Any, pairs: list[Pair], decisive: list[Pair]) ->
 
 
 def _table(stem: str, recipe: Any, pairs: list[Pair], decisive: list[Pair]) -> list[str]:
-    """The recipe's own table, a line an attack."""
+    """The recipe's own table, one line per attack."""
     names, whole = names_of(recipe), cell(decisive)
     lines = [f"## {stem}", "", "| attack | verdict | " + " | ".join(LEVELS) + " | mean gain |"]
     lines.append("|---|---|" + "---|" * (len(LEVELS) + 1))
     for name in [name for name in ATTACKS if any(pair.attack == name for pair in pairs)]:
         own = [pair for pair in pairs if pair.attack == name]
-        said = recipe_verdict(names, name)
+        verdict = recipe_verdict(names, name)
         cells = [cell(pair for pair in own if pair.strength == level) for level in LEVELS]
-        shown = " | ".join(f"{one.right}/{one.count}" for one in cells)
-        word = said if said == "invariant" else f"must {said}"
+        shown = " | ".join(f"{result.right}/{result.count}" for result in cells)
+        word = verdict if verdict == "invariant" else f"must {verdict}"
         lines.append(f"| {name} | {word} | {shown} | {_gain(cell(own))} |")
     low, high = wilson(whole.right, whole.count)
     lines += ["", f"Must lose, two stronger strengths: {_share(whole)} ranked rightly ({low:.1%} to {high:.1%})."]
     wrong = [pair for pair in decisive if pair.measurable and not pair.right]
     if wrong:
-        named = (f"{one.attack} ({one.strength}) of {one.clip}{', round trip' * one.through}" for one in wrong)
+        named = (f"{pair.attack} ({pair.strength}) of {pair.clip}{', round trip' * pair.through}" for pair in wrong)
         lines.append(f"Ranked wrongly: {'; '.join(named)}.")
     unknown = [pair for pair in pairs if not pair.measurable]
     if unknown:

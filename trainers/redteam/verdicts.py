@@ -25,7 +25,7 @@ SCENES: dict[str, tuple[str, ...]] = {
     "energy_rise": ("drop", "bounce"),
     "restitution": ("drop", "bounce"),
 }
-"""Kinds of scenes that a reward speaks of; the others speak of everything that flies."""
+"""Kinds of scenes that a reward speaks of; rewards not listed speak of everything that flies."""
 
 LOSE: dict[str, dict[str, str]] = {
     "gravity": {
@@ -189,7 +189,7 @@ def verdict(reward: str, attack: str) -> tuple[Verdict, str]:
     """What the attack does to the reward, and why.
 
     Raises:
-        ValueError: nothing is said of that reward.
+        ValueError: no verdict on that reward.
     """
     if reward not in LOSE:
         raise ValueError(f"no verdict on {reward}: add it to trainers/redteam/verdicts.py")
@@ -202,16 +202,16 @@ def verdict(reward: str, attack: str) -> tuple[Verdict, str]:
 
 def recipe_verdict(rewards: Iterable[str], attack: str) -> Verdict:
     """What the attack does to rewards and gates together."""
-    found = {verdict(reward, attack)[0] for reward in rewards}
-    return "lose" if "lose" in found else "invariant" if found == {"invariant"} else "not gain"
+    verdicts = {verdict(reward, attack)[0] for reward in rewards}
+    return "lose" if "lose" in verdicts else "invariant" if verdicts == {"invariant"} else "not gain"
 
 
 def scenes(rewards: Iterable[str]) -> tuple[str, ...]:
     """The kinds of scenes that all of the rewards speak of."""
     kinds: tuple[str, ...] = (*_FALLS, "slope", "collide", "pendulum", "swirl")
     special = [SCENES[reward] for reward in rewards if reward in SCENES] or [_FALLS]
-    for some in special:
-        kinds = tuple(kind for kind in kinds if kind in some)
+    for own_kinds in special:
+        kinds = tuple(kind for kind in kinds if kind in own_kinds)
     return kinds
 
 
