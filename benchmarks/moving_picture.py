@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
+from data.worlds import world_of
 from reward_physics.drawing.charts import arm_colours
 from reward_physics.drawing.scenes import Strip, video_grid
+from reward_physics.figures.metrics import STANDARD_G_M_S2
 from reward_physics.files.io import enlarge, to_uint8
 from trainers.clips.making import rows_of_split
-from trainers.evaluation.page import true_rows
 from trainers.sample import SampleConfig, sample_clips
 
 ARMS = {"base model": None, "trained by ORO": "docs/results/oro_drops_lora"}
@@ -46,6 +49,11 @@ def ticked(frames_TCHW: Tensor, rows_px_T: list[float]) -> Tensor:
             big_CHW[:, rows, : TICK_PX + rim] = colour
             big_CHW[:, rows, -TICK_PX - rim :] = colour
     return big_TCHW
+
+
+def true_rows(row: Mapping[str, Any]) -> list[float]:
+    """The row (px) of the object's centre in every frame under 9.81 m/s²."""
+    return world_of("drops").truth(row).at(STANDARD_G_M_S2).centroid_T2[:, 1].tolist()
 
 
 def clips_of(name: str, lora: str | None, scenes: int, folder: Path) -> list[Tensor]:

@@ -98,8 +98,8 @@ SHORTER = {
     MERGE: MERGE.replace("outputs/oro_drops", "docs/results/oro_drops_lora"),
     # Minutes: a few clips instead of all, and smaller ones.
     PICTURE: f"{PICTURE} --scenes 1 --output outputs/picture.webp",
-    CHECK: f"{CHECK} --clips 4",
-    CHECK_DECODED: f"{CHECK_DECODED} --clips 1",
+    CHECK: f"{CHECK} --scenes 4",
+    CHECK_DECODED: f"{CHECK_DECODED} --scenes 1",
     ESTIMATORS: f"{ESTIMATORS} --scenes 2 --estimators embedded --testdata nowhere",
     PLAN: "python -m trainers.memory_plan --size ltx-2b --num_frames 9 --height 64 --width 64 --num_inference_steps 1",
     RED_TEAM: (
