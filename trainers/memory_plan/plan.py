@@ -58,7 +58,7 @@ class Plan:
 
 
 def build(size: Size, dtype: torch.dtype, device: str = "meta") -> Any:
-    """The adapter over random networks, without data on `meta`; one expert stands for all.
+    """The video model over random networks, without data on `meta`; one expert stands for all.
 
     Types are those that loading at `dtype` gives: what a class keeps in float32 stays so.
     """
@@ -146,7 +146,7 @@ class Planner(Generic[C]):
         return Plan(weights=weights, held=held, phases=prompts | self._run(config, layers, model))
 
     def _model(self, config: C, layers: dict[str, int]) -> VideoModel:
-        """The adapter of so many blocks, with what is trained of it."""
+        """The video model of so many blocks, with what is trained of it."""
         key = (tuple(layers.items()), config.bf16, config.block_checkpointing)
         if key not in self._models:
             cut = (self.size.transformer[0], self.size.transformer[1] | layers)

@@ -27,7 +27,7 @@ FAMILIES = {
 def load_video_model(
     path: str | Path, *, torch_dtype: torch.dtype = torch.float32, vae_dtype: torch.dtype | None = None
 ) -> VideoModel:
-    """Load a diffusers pipeline folder (or hub name) through the adapter of its family.
+    """Load a diffusers pipeline folder (or hub name) as the video model of its family.
 
     Raises:
         ValueError: no such folder, no pipeline in it, an unsupported family, unreadable weights.
@@ -43,7 +43,7 @@ def load_video_model(
 
 
 def family_of(where: str) -> Any:
-    """The adapter's class by `module:name`."""
+    """The family's class by `module:name`."""
     import importlib
 
     module, attribute = where.split(":")

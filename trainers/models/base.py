@@ -1,7 +1,7 @@
-"""What the trainers ask of a video model; one adapter a model family implements it over stock diffusers components.
+"""What the trainers ask of a video model; one class per family implements it over stock diffusers components.
 
 Axes: B clips, T frames, C colours or channels, H rows, W columns, L text tokens, N latent tokens, D features,
-S sampling steps. Latents are whatever shape the family's transformer takes; only the adapter looks inside them.
+S sampling steps. Latents are whatever shape the family's transformer takes; only the family looks inside them.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Schedule:
 
 
 class VideoModel(Protocol):
-    """A family's adapter. Sampling through it without grad equals the stock pipeline's output on the same seed."""
+    """A video model of one family. Sampling through it without grad equals the stock pipeline's output on the same seed."""
 
     pipeline: Any  # the stock pipeline
     vae: Any  # its autoencoder

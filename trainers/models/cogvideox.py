@@ -31,7 +31,7 @@ class CircleSchedule(Schedule):
 
 
 class CogVideoXModel(StockModel):
-    """The adapter of the CogVideoX family."""
+    """Video models of the CogVideoX family."""
 
     def __init__(self, pipeline: Any) -> None:
         super().__init__(pipeline)

@@ -29,7 +29,7 @@ FRAME_IN_NOISE = 0.001
 
 
 class HunyuanVideoModel(StockModel):
-    """The adapter of the HunyuanVideo family."""
+    """Video models of the HunyuanVideo family."""
 
     has_negative_branch = False
     decodes_tiles = True

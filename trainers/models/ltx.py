@@ -20,7 +20,7 @@ from trainers.models.stock import StockModel, Text
 
 
 class LTXModel(StockModel):
-    """The adapter of the LTX family."""
+    """Video models of the LTX family."""
 
     trims_text = True
     decodes_tiles = True

@@ -1,4 +1,4 @@
-"""What the adapters share: a family fills in its sizes, its text, its network call and its decoder.
+"""What the families share: a family fills in its sizes, its text, its network call and its decoder.
 
 All are straight flows to the interface: x_sigma = (1 - sigma) x_0 + sigma noise, and the prediction is v = noise - x_0.
 

@@ -52,7 +52,7 @@ class Experts(nn.Module):
 
 
 class WanModel(StockModel):
-    """The adapter of the Wan family."""
+    """Video models of the Wan family."""
 
     def __init__(self, pipeline: Any) -> None:
         super().__init__(pipeline)
