@@ -81,7 +81,7 @@ class Schedule:
 
 
 class VideoModel(Protocol):
-    """A video model of one family. Sampling through it without grad equals the stock pipeline's output on the same seed."""
+    """A video model of one family. Sampling without grad equals the stock pipeline's output on the same seed."""
 
     pipeline: Any  # the stock pipeline
     vae: Any  # its autoencoder
