@@ -30,7 +30,7 @@ def published_chamfer(mask_THW: Tensor, true_THW: Tensor) -> float:
     """The sum, not the mean, of the two mean nearest distances, over sqrt(2) W; frames without both are left out."""
     distances = []
     for mask_HW, true_HW in zip(mask_THW, true_THW, strict=True):
-        a, b = ((mask >= 0.5).nonzero().double() for mask in (mask_HW, true_HW))
+        a, b = ((region >= 0.5).nonzero().double() for region in (mask_HW, true_HW))
         if len(a) and len(b):
             distance = torch.cdist(a, b)
             distances.append(float(distance.amin(0).mean() + distance.amin(1).mean()))

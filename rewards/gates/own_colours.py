@@ -46,7 +46,7 @@ def own_colours(observation: Observation, *, enough: float = 1.0, reach: float =
         return (_seen(observation, first_BHW, observation.image_track, nothing, reach) / enough).clamp(max=1)
     masks, gate_B = observation.object_masks, torch.ones_like(observation.video.frames_BTCHW[:, 0, 0, 0, 0])
     for n, (first, track) in enumerate(zip(first_BNHW.unbind(1), observation.object_tracks, strict=True)):
-        neighbours = [mask.detach() for k, mask in enumerate(masks) if k != n]
+        neighbours = [neighbour.detach() for k, neighbour in enumerate(masks) if k != n]
         neighbour_BTHW = torch.stack(neighbours).amax(0) if neighbours else torch.zeros_like(masks[n])
         share_B = (_seen(observation, first, track, neighbour_BTHW, reach) / enough).clamp(max=1)
         gate_B = gate_B * torch.where(first.sum((1, 2)) >= 1, share_B, 1.0)

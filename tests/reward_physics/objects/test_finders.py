@@ -1,6 +1,7 @@
 """Finders: each says what it is and needs, reads no more than that, and one of one's own needs no other change."""
 
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -111,3 +112,16 @@ def test_objects_with_known_first_masks_are_shared_out_by_default():
     torch.testing.assert_close(
         known[0].mask_BTHW + known[1].mask_BTHW, by_appearance(video.frames_BTCHW, first_BNHW.amax(1))
     )
+
+
+def test_no_code_asks_which_way_was_chosen(root):
+    """A way of finding is a class of `Finder`: nothing compares `mask` with the name of one."""
+    compared = re.compile(r"mask (==|!=|in|not in)")
+    lines = [
+        f"{path.relative_to(root)}: {line.strip()}"
+        for package in ("reward_physics", "rewards")
+        for path in sorted((root / package).rglob("*.py"))
+        for line in path.read_text().splitlines()
+        if compared.search(line)
+    ]
+    assert not lines, "ask the finder, or choose other words: " + "; ".join(lines)
