@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from reward_physics.video import Video
+from rewards.recipe.in_parts import needs_its_batch
 from trainers.learning.clocks import Phases
 from trainers.learning.scoring import (
     Scored,
     Scorer,
     joined,
     limit,
-    needs_its_batch,
     no_gradient,
     score,
     score_with_gradient,
@@ -69,8 +69,9 @@ def score_latents(
     """
     size = chunk_size or len(latents)
     places = [slice(start, start + size) for start in range(0, len(latents), size)]
+    scorer: Any = recipe
     in_parts, whole = len(places) > 1, None
-    if in_parts and needs_its_batch(recipe):
+    if in_parts and needs_its_batch(scorer):
         whole = scores_without_gradient(model, latents, condition, recipe, video, columns, places, num_frames, phase)
     parts: list[Scored] = []
     has_gradient = False
@@ -96,7 +97,6 @@ def score_latents(
     if not has_gradient:
         raise no_gradient(scored)
     if in_parts:
-        scorer: Any = recipe
         reward_B, _ = scorer.total(scored.terms, scored.visibility_B)
         scored = dataclasses.replace(scored, reward_B=reward_B.float())
     with phase("wait"):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from reward_physics.video import Video
+from rewards.recipe.in_parts import totals_among, visibility_of
 
 
 class Scorer(Protocol):
@@ -56,7 +57,7 @@ class Scored:
 
 
 def _detach(recipe: Scorer, result: Any) -> dict[str, Any]:
-    seen_B = _visibility(recipe, result)
+    seen_B = visibility_of(cast(Any, recipe), result) if getattr(recipe, "config", None) is not None else None
     return {
         "reward_B": result.total_B.detach().float(),
         "terms": {name: value.detach().float() for name, value in result.terms.items()},
@@ -88,37 +89,6 @@ def joined(parts: Sequence[Scored]) -> Scored:
     return Scored(**{name: together([getattr(part, name) for part in parts]) for name in fields})
 
 
-def needs_its_batch(recipe: Any) -> bool:
-    """Whether a clip's gradient depends on the batch: by a spread, or by gates against the price `worst`."""
-    config = recipe.config
-    spreads = config.aggregation == "normalised_sum" and any(term.scale is None for term in recipe.terms)
-    return spreads or (bool(recipe.gates) and config.unmeasurable == "worst")
-
-
-def totals_among(whole: Scored, recipe: Any, result: Any, columns: dict[str, Any], clips: slice) -> Tensor:
-    """Totals of the clips that were judged as `result`, with its gradient, priced among all those of their batch."""
-    assert whole.visibility_B is not None
-    start, stop, _ = clips.indices(len(whole.reward_B))
-    gates = {f"gates/{gate.name}": gate(result.observation, columns) for gate in recipe.gates}
-    live = {
-        name: whole.terms[name].slice_scatter(value_B.float(), start=start, end=stop)
-        for name, value_B in (result.live_terms | gates).items()
-    }
-    seen_B = whole.visibility_B.slice_scatter(_visibility(recipe, result), start=start, end=stop)
-    return recipe.total(whole.terms | live, seen_B)[0][clips]
-
-
-def _visibility(recipe: Any, result: Any) -> Any:
-    """How much of the object is seen where a clip's price hangs on it, otherwise 1, (B,); None of a judge without."""
-    config = getattr(recipe, "config", None)
-    if config is None:
-        return None
-    ones_B = torch.ones_like(result.total_B.detach().float())
-    if config.visibility_weight == 0 or result.measurable_B.all():
-        return ones_B
-    return torch.where(result.measurable_B, ones_B, result.observation.visibility_B.float())
-
-
 def some_columns(columns: dict[str, Any], clips: slice) -> dict[str, Any]:
     """The data's columns of some clips of a batch."""
     return {name: value[clips] for name, value in columns.items()}
@@ -146,13 +116,14 @@ def score_with_gradient(
     Raises:
         ValueError: a reward that is not finite or has no gradient.
     """
-    leaf = video.frames_BTCHW.detach().requires_grad_()
+    leaf, scorer = video.frames_BTCHW.detach().requires_grad_(), cast(Any, recipe)
     with torch.enable_grad():
         result = recipe.score(video.with_frames(leaf), columns, True)
         check_finite(result)
         total_B = result.total_B
         if whole is not None and clips is not None:
-            total_B = totals_among(whole, recipe, result, columns, clips)
+            assert whole.visibility_B is not None
+            total_B = totals_among(whole.terms, whole.visibility_B, scorer, result, columns, clips)
     scored = dataclasses.replace(Scored(**_detach(recipe, result)), reward_B=total_B.detach().float())
     if not total_B.requires_grad and clips is None:
         raise no_gradient(scored)
