@@ -23,7 +23,7 @@ import torch
 from accelerate import Accelerator
 
 from trainers import oro, psft, rwr
-from trainers.run import parallel, session
+from trainers.run import build, parallel, session
 from trainers.run.parallel import engine_of, gathered
 from trainers.settings.options import exit_with_one_line
 from trainers.settings.oro import OROConfig
@@ -121,7 +121,7 @@ class Recorder:
     def watching(self):
         average, wrap, update, end = (
             parallel.average_gradients,
-            session.wrap,
+            build.wrap,
             session.Session.update,
             Accelerator.end_training,
         )
@@ -161,12 +161,12 @@ class Recorder:
             self.hashes.append(digest.hexdigest()[:16])
             return figures
 
-        parallel.average_gradients, session.wrap, session.Session.update = averaged, wrapped, updated
+        parallel.average_gradients, build.wrap, session.Session.update = averaged, wrapped, updated
         Accelerator.end_training = lambda self: None  # the processes go on talking
         try:
             yield
         finally:
-            parallel.average_gradients, session.wrap, session.Session.update = average, wrap, update
+            parallel.average_gradients, build.wrap, session.Session.update = average, wrap, update
             Accelerator.end_training = end
 
 
