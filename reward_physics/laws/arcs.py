@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from reward_physics.laws.partition import LOUD, cut_tracks, on_the_cpu, without_spread_impacts
+from reward_physics.laws.partition import LOUD, cut_tracks, on_the_cpu, too_few_frames, without_spread_impacts
 
 _VISIBLE_MOTION_SIGMAS = 6.0
 _LEAST_SHARE = 0.3
@@ -103,7 +103,7 @@ def find_arc(
             chosen, why[clip] = _flight(segments, time[clip], position[clip], seen[clip], *sigmas, min_frames)
         if why[clip] is None and (chosen is None or not segments):
             frames = int(max((seen[clip, i : k + 1].sum() for i, k in segments), default=0))
-            why[clip] = _too_few(min(frames, min_frames - 1), min_frames)
+            why[clip] = too_few_frames(min(frames, min_frames - 1), min_frames)
         if why[clip] is None and chosen is not None:
             track = time[clip], position[clip, :, -1], seen[clip]
             weights[clip], impacts[clip], why[clip] = _until_impact(segments, chosen, *track, min_frames)
@@ -148,12 +148,8 @@ def _until_impact(
     if left >= min_frames:
         weight_T[late_T] = 0
     elif (late_T & (time_T > impact + _LATE * (time_T[1] - time_T[0]))).any():
-        return torch.zeros_like(time_T), nan, _too_few(left, min_frames)
+        return torch.zeros_like(time_T), nan, too_few_frames(left, min_frames)
     return weight_T, impact, None
-
-
-def _too_few(frames: int, min_frames: int) -> str:
-    return f"too few frames in free flight: {frames}, needs {min_frames}"
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from reward_physics.figures.intervals import student_t_quantile
+from reward_physics.laws.partition import too_few_frames
 
 MIN_FRAMES = 5
 _PRIOR_DOF = 6.0
@@ -179,9 +180,7 @@ def _with_short_flights(reasons: list[str | None], used_BT: Tensor, min_frames: 
     """The reasons, with that of the clips whose flight has too few frames."""
     counts = used_BT.sum(1).tolist()
     return [
-        f"too few frames in free flight: {count}, needs {min_frames}"
-        if reason is None and count < min_frames
-        else reason
+        too_few_frames(count, min_frames) if reason is None and count < min_frames else reason
         for reason, count in zip(reasons, counts, strict=True)
     ]
 

@@ -163,3 +163,8 @@ def _best_partition(cost: Tensor, skip_BT: Tensor) -> list[list[tuple[int, int]]
                 k = row[k]
         partitions.append(segments[::-1])
     return partitions
+
+
+def too_few_frames(frames: int, min_frames: int) -> str:
+    """Why a flight of so many frames cannot be measured."""
+    return f"too few frames in free flight: {frames}, needs {min_frames}"
