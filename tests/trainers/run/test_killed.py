@@ -28,8 +28,9 @@ KILLS = int(os.environ.get("KILLS", "3"))
 
 PROGRAM = """
 import os, signal, sys, types, torch
-from trainers import checkpoint, oro
-from trainers.settings.common import OROConfig
+from trainers import oro
+from trainers.run import checkpoint
+from trainers.settings.oro import OROConfig
 
 RANK, writing, seen = os.environ.get("RANK", "0"), False, 0
 
