@@ -125,6 +125,7 @@ def save_checkpoint(
             torch.save(_body(state), temporary / STATE)
             if recipe is not None:
                 shutil.copyfile(recipe, temporary / "recipe.yaml")
+        barrier()
     if extra is not None:
         extra(temporary)
     if state.engine is not None:
