@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.training_utils import _collate_lora_metadata
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors import SafetensorError
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainers.models.base import lora_parameters, lora_scaled
+from trainers.models.bases import load_pipeline
 from trainers.models.offload import Offloaded, blocks_of
 
 ENCODERS: tuple[str, ...] = ("text_encoder", "image_encoder")
@@ -45,7 +45,7 @@ class StockNetworks:
         cls, path: str | Path, *, torch_dtype: torch.dtype = torch.float32, vae_dtype: torch.dtype | None = None
     ) -> Any:
         """Load a pipeline folder or hub name; the autoencoder may have a type of its own (bf16 3-D convolutions)."""
-        pipeline: Any = DiffusionPipeline.from_pretrained(str(path), dtype=torch_dtype)
+        pipeline: Any = load_pipeline(path, dtype=torch_dtype)
         if vae_dtype is not None:
             pipeline.vae.to(vae_dtype)
         return cls(pipeline)
