@@ -60,10 +60,11 @@ def _pipeline_class(path: str | Path) -> str:
         if not index.is_file():
             raise ValueError(f"model must be a diffusers pipeline folder, but {path} has no model_index.json")
     elif folder.is_file():
+        packed = " (of a .gguf, which is quantised, take the bfloat16 original)" if folder.suffix == ".gguf" else ""
         raise ValueError(
             f"model must be a diffusers pipeline folder or hub name, but {path} is a single file, which has no text "
-            "encoder, tokenizer and scheduler: put its network into the pipeline of the same model and save that, as "
-            "`A base in another form` of docs/models.md shows"
+            f"encoder, tokenizer and scheduler: put its network{packed} into the pipeline of the same model and save "
+            "that, as `A base in another form` of docs/models.md shows"
         )
     elif str(path).count("/") == 1 and not str(path).startswith((".", "/", "data/")):
         from diffusers import DiffusionPipeline

@@ -100,7 +100,9 @@ class StockNetworks:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._anchor.dtype
+        """Of the weights that are not packed: quantised ones are kept in whole bytes."""
+        weights = [self._anchor, *next(iter(self.networks.values())).parameters()]
+        return next(one.dtype for one in weights if one.is_floating_point() and one.dtype.itemsize > 1)
 
     @property
     def latent_dtype(self) -> torch.dtype:
