@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from trainers.models.adapters import find_adapter, read_adapter, set_exactly
 from trainers.models.base import lora_parameters, lora_scaled
 from trainers.models.bases import load_pipeline
 from trainers.models.offload import Offloaded, blocks_of
@@ -132,14 +133,23 @@ class StockNetworks:
         self._finish_lora(trainable=True)
 
     def load_lora(self, path: str | Path, *, trainable: bool = False) -> None:
-        """Load a LoRA in the stock format, from a safetensors file or a folder with one; nothing is unpickled."""
+        """Load a LoRA of any usual writer, from a safetensors file or a folder with one; nothing is unpickled.
+
+        A second expert's is the file of its stock name beside the first, or stands in the same file.
+        """
         for place, (name, network) in enumerate(self.networks.items()):
-            file = Path(path) if Path(path).is_dir() else Path(path).parent
-            where = str(path) if place == 0 else str(file / name)
+            where = str(path)
             try:
-                state, metadata = self.pipeline.lora_state_dict(where, return_lora_metadata=True, use_safetensors=True)
-                network.load_lora_adapter(state, metadata=metadata, adapter_name="default", prefix="transformer")
-            except (RuntimeError, ValueError, OSError, SafetensorError) as error:
+                file = find_adapter(path)
+                adapter = read_adapter(file, network, second=place > 0 if len(self.networks) > 1 else None)
+                if place > 0 and not adapter.state:
+                    where = str(file.parent / name)
+                    adapter = read_adapter(find_adapter(where), network)
+                if not adapter.state:
+                    raise ValueError("it holds no LoRA")
+                network.load_lora_adapter(adapter.state, metadata=adapter.settings, adapter_name="default", prefix=None)
+                set_exactly(network, adapter.state)
+            except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
                 raise ValueError(f"LoRA {where} does not fit this model or cannot be read: {error}") from error
         self._finish_lora(trainable=trainable)
 
