@@ -63,7 +63,7 @@ SHOWN = 4
 
 @dataclasses.dataclass(kw_only=True)
 class Factors:
-    """What a file holds for one of its modules: both factors, what is added to the output with and without the scale."""
+    """What a file holds for one of its modules: both factors, and what is added to its output, scaled or not."""
 
     A: Tensor | None = None
     B: Tensor | None = None
@@ -230,11 +230,11 @@ def _scale(name: str, module: str, part: Factors, config: dict[str, Any]) -> flo
     rank, alpha = part.A.shape[0], config.get("lora_alpha", config.get("alpha"))
     patterns = config.get("alpha_pattern") or {}
     for called in (module, name):
-        alpha = patterns.get(get_pattern_key(patterns.keys(), called), alpha)
+        alpha = patterns.get(get_pattern_key(list(patterns), called), alpha)
     if alpha is not None and part.alpha is not None and not math.isclose(alpha, part.alpha, rel_tol=1e-3):
         raise ValueError(f"its module {name} has alpha {part.alpha:g}, but its config says {alpha:g}")
-    alpha = rank if part.alpha is None and alpha is None else alpha if part.alpha is None else part.alpha
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    given = next((value for value in (part.alpha, alpha) if value is not None), float(rank))
+    return given / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _settings(weights: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[str, Any]:

@@ -92,7 +92,8 @@ def load_network(path: str | Path, name: str, network: Any, dtype: torch.dtype) 
     if issubclass(network, transformers.PreTrainedModel):
         options["ignore_mismatched_sizes"] = True  # they are named below
     try:
-        made, said = network.from_pretrained(str(path), **options)
+        loaded: Any = network.from_pretrained(str(path), **options)
+        made, said = loaded
     except ValueError as error:
         raise ValueError(f"{name} of model {path} cannot be read: {str(error).split(' If you want')[0]}") from error
     away = {key for key, weight in made.named_parameters() if weight.is_meta}
@@ -111,7 +112,7 @@ def load_network(path: str | Path, name: str, network: Any, dtype: torch.dtype) 
 def check_config(path: str | Path, name: str, network: Any) -> None:
     """Raise ValueError where a component's config speaks of another class, or of a library that is not installed."""
     if issubclass(network, diffusers.ModelMixin):
-        config: dict[str, Any] = network.load_config(str(path), subfolder=name)  # pyright: ignore[reportAssignmentType]
+        config: dict[str, Any] = network.load_config(str(path), subfolder=name)  # pyright: ignore
         stated = config.get("_class_name", network.__name__)
         if stated != network.__name__:
             raise ValueError(
