@@ -123,6 +123,9 @@ def read_adapter(file: Path, network: nn.Module, *, second: bool | None = None) 
         keys = [key for key in state if any(mark in key for mark in marks)]
         if keys:
             raise ValueError(f"it has {kind}, which is not supported: {_listed(keys)}")
+    broken = [key for key, value in state.items() if not value.float().isfinite().all()]
+    if broken:
+        raise ValueError(f"its weights {_listed(broken)} are not finite")
     config, native = _config_of(file, SECOND if second else "transformer.")
     if config.get("use_dora"):
         raise ValueError("it has DoRA, which is not supported: use_dora is true in its config")
@@ -152,8 +155,9 @@ def _config_of(file: Path, prefix: str) -> tuple[dict[str, Any], bool]:
             return own, bool(own)
         if "lora_config" in header:
             return json.loads(header["lora_config"]), False
-        beside = file.parent / "adapter_config.json"
-        return (json.loads(beside.read_text()) if beside.is_file() else {}), False
+        alone = file.name == NAMED[1] or len(list(file.parent.glob("*.safetensors"))) == 1
+        beside = file.parent / "adapter_config.json"  # of peft
+        return (json.loads(beside.read_text()) if alone and beside.is_file() else {}), False
     except (json.JSONDecodeError, AttributeError) as error:
         raise ValueError(f"its config is no JSON: {error}") from error
 
@@ -203,7 +207,7 @@ def _unfused(
     scales: dict[str, float] = {}
     for name, part in factors.items():
         if part.A is None or part.B is None:
-            raise ValueError(f"its module {name} lacks {'the first' if part.A is None else 'the second'} factor")
+            raise ValueError(f"its module {name} lacks {'lora_A (down)' if part.A is None else 'lora_B (up)'}")
         modules = names[name]
         sizes = [layers[module].weight.shape[0] for module in modules]
         inputs = layers[modules[0]].weight.shape[1:]

@@ -268,11 +268,12 @@ def test_norms_where_nothing_was_learned_are_left_out(family, modules, tmp_path)
     same(family, modules, tmp_path)
 
 
-def test_half_a_pair_another_shape_and_two_alphas_are_refused(family, modules, tmp_path):
+def test_half_a_pair_another_shape_no_number_and_two_alphas_are_refused(family, modules, tmp_path):
     name = next(iter(modules))
     for change, message in (
-        (lambda state: state.pop(f"{name}.lora_B.weight"), "lacks the second factor"),
+        (lambda state: state.pop(f"{name}.lora_B.weight"), r"lacks lora_B"),
         (lambda state: state.update({f"{name}.lora_A.weight": torch.ones(4, 3)}), "but the layer is"),
+        (lambda state: state[f"{name}.lora_B.weight"].fill_(float("nan")), f"{name}.lora_B.weight are not finite"),
         (lambda state: state.clear() or state.update({"x": torch.ones(1)}), "not understood"),
     ):
         state = written(modules, lambda name: name)
@@ -294,6 +295,24 @@ def test_a_folder_of_several_files_asks_for_one(family, modules, tmp_path):
     same(family, modules, tmp_path / "epoch2.safetensors")
     with pytest.raises(ValueError, match="no such file"):
         fresh(family).load_lora(tmp_path / "epoch3.safetensors")
+
+
+def test_the_config_of_another_file_is_left_alone(family, modules, tmp_path):
+    for name in ("kohya.safetensors", "adapter_model.safetensors"):
+        save_file(written(modules, lambda name: name), tmp_path / name)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 99}))
+    same(family, modules, tmp_path / "kohya.safetensors")
+    with pytest.raises(ValueError, match="but its config says 99"):
+        fresh(family).load_lora(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_a_file_of_fewer_bits_is_loaded_as_it_is(family, modules, tmp_path, dtype):
+    state = written(modules, lambda name: f"transformer.{name}")
+    few = {name: value if name.endswith("alpha") else value.to(dtype) for name, value in state.items()}
+    save_file(few, tmp_path / "lora.safetensors")
+    rounded = {name: (a.to(dtype).float(), b.to(dtype).float(), alpha) for name, (a, b, alpha) in modules.items()}
+    same(family, rounded, tmp_path)
 
 
 def test_a_second_expert_stands_in_the_same_file_or_beside_it(tmp_path):
