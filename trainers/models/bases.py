@@ -52,7 +52,11 @@ def load_pipeline(path: str | Path, *, dtype: torch.dtype) -> Any:
         network = network_class(library, class_name)
         if network is not None:
             loaded[name] = load_network(path, name, network, dtype)
-    return DiffusionPipeline.from_pretrained(str(path), dtype=dtype, **loaded)
+    try:
+        return DiffusionPipeline.from_pretrained(str(path), dtype=dtype, **loaded)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"model {path} cannot be read ({reason}): copy or download the whole pipeline") from error
 
 
 def check_components(path: str | Path, pipeline_class: str, parts: dict[str, Any]) -> None:
@@ -71,6 +75,9 @@ def check_components(path: str | Path, pipeline_class: str, parts: dict[str, Any
                 f"model {path} lacks the folder of {', '.join(absent)}, which its model_index.json names: copy or "
                 "download the whole pipeline"
             )
+        for name, part in parts.items():  # without its config a tokenizer pads and cuts otherwise without a word
+            if name.startswith("tokenizer") and part[1] and not (Path(path) / name / "tokenizer_config.json").is_file():
+                raise ValueError(f"{name} of model {path} has no tokenizer_config.json: copy or download all of it")
 
 
 def network_class(library: str | None, class_name: str | None) -> Any:

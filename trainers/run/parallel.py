@@ -27,15 +27,15 @@ def make_accelerator(reward_timeout_s: float = 0.0) -> Accelerator:
     encoder and the reward's estimators too: it is asked not to, the transformer is sharded afterwards.
 
     Args:
-        reward_timeout_s: how long a reward may take. A gradient waits longer than that for the slowest process, where
-            torch gives NCCL ten minutes. See `wait_for_all` for what may take any time.
+        reward_timeout_s: how long a reward may take, 0 for ever. A gradient waits longer than that for the slowest
+            process, where torch gives NCCL ten minutes. See `wait_for_all` for what may take any time.
     """
-    options: dict[str, Any] = {"backend": "nccl" if torch.cuda.is_available() else "gloo"}
-    if reward_timeout_s > 0:
-        options["timeout"] = datetime.timedelta(seconds=max(1800.0, reward_timeout_s + 600.0))
-    sharded = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
-    cpu = not torch.cuda.is_available() and not sharded
-    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[InitProcessGroupKwargs(**options)] if launched() else None)
+    longest_s = max(1800.0, reward_timeout_s + 600.0)
+    timeout = datetime.timedelta(seconds=longest_s) if reward_timeout_s > 0 else PATIENT
+    on_gpu = torch.cuda.is_available() and not _asked_for("ACCELERATE_USE_CPU")
+    talk = InitProcessGroupKwargs(backend="nccl" if on_gpu else "gloo", timeout=timeout)
+    cpu = not on_gpu and not _asked_for("ACCELERATE_USE_DEEPSPEED")
+    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[talk] if "LOCAL_RANK" in os.environ else None)
     if is_sharded(accelerator):
         from transformers.integrations import unset_hf_deepspeed_config
 
@@ -44,9 +44,8 @@ def make_accelerator(reward_timeout_s: float = 0.0) -> Accelerator:
     return accelerator
 
 
-def launched() -> bool:
-    """Whether a launcher started processes that talk to each other."""
-    return "LOCAL_RANK" in os.environ
+def _asked_for(name: str) -> bool:
+    return os.environ.get(name, "false").lower() == "true"
 
 
 def patient_group() -> Any:
@@ -116,6 +115,7 @@ def wrap(
     DDP is not used: its reducer expects one forward a backward, and a rollout has many, evaluated again in backward.
     `average_gradients` does its work in one call: a LoRA's gradient is small.
     """
+    wait_for_all(accelerator)  # one may have downloaded the model for all
     if is_sharded(accelerator):
         settings: Any = accelerator.state.deepspeed_plugin.deepspeed_config  # pyright: ignore[reportOptionalMemberAccess]
         settings["train_micro_batch_size_per_gpu"] = batch_size

@@ -175,3 +175,12 @@ def test_a_second_expert_or_an_image_encoder_that_is_absent_is_named(tmp_path, l
 
 def test_a_long_list_is_cut():
     assert listed("abcdef") == "a, b, c, d and 2 more"
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json"]
+)
+def test_a_tokenizer_or_a_scheduler_without_its_file_is_refused(base, name):
+    (base / name).unlink()
+    with pytest.raises(ValueError, match=f"model {base}.*(cannot be read|has no tokenizer_config)"):
+        load_video_model(base)
