@@ -40,6 +40,7 @@ from trainers.run.build import held_out_judges, make_session, start, watched
 from trainers.run.faults import warn_not_finite
 from trainers.run.finish import print_outline
 from trainers.run.folder import check_disk
+from trainers.run.parallel import wait_for_all
 from trainers.run.session import Session, mean_of
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.regression import RWRConfig
@@ -75,7 +76,7 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
     metrics = session.open(resume, title="RWR")
     if resume is not None and session.is_main and scored is None:
         replay.restore(resume)
-    accelerator.wait_for_everyone()
+    wait_for_all(accelerator)
 
     pool = None
     while state.step < config.max_steps:

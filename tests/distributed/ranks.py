@@ -9,6 +9,7 @@ what the reward of the last process does in step 2.
 
 import contextlib
 import copy
+import datetime
 import errno
 import hashlib
 import json
@@ -23,7 +24,7 @@ import torch
 from accelerate import Accelerator
 
 from trainers import oro, psft, rwr
-from trainers.run import build, parallel, session
+from trainers.run import build, held_out, parallel, session
 from trainers.run.parallel import engine_of, gathered
 from trainers.settings.options import exit_with_one_line
 from trainers.settings.oro import OROConfig
@@ -81,8 +82,9 @@ def misbehave(fault):
 
 @contextlib.contextmanager
 def tampered(trainer, fault):
-    """A loss of the last process that is not finite in step 2, or a disk that is full then."""
+    """A loss of the last process that is not finite in step 2, a disk full then, or process 0 writing for long."""
     loss, save, count = getattr(trainer, "denoising_loss", None), torch.save, 0
+    begin, write = torch.distributed.init_process_group, held_out.write_video
 
     def not_finite(*arguments, **named):
         nonlocal count
@@ -98,6 +100,15 @@ def tampered(trainer, fault):
             raise OSError(errno.ENOSPC, "No space left on device")
         return save(body, path, *arguments, **named)
 
+    def impatient(*arguments, **named):
+        return begin(*arguments, **named | {"timeout": datetime.timedelta(seconds=6)})
+
+    def slow_write(*arguments, **named):
+        time.sleep(15)
+        return write(*arguments, **named)
+
+    if fault == "slow_writing":
+        torch.distributed.init_process_group, held_out.write_video = impatient, slow_write
     if fault == "nan":
         trainer.denoising_loss = not_finite
     if fault == "disk":
@@ -106,6 +117,7 @@ def tampered(trainer, fault):
         yield
     finally:
         trainer.denoising_loss, torch.save = loss, save
+        torch.distributed.init_process_group, held_out.write_video = begin, write
 
 
 class Recorder:

@@ -23,6 +23,9 @@ FAMILIES = {
     "WanPipeline": "trainers.models.wan:WanModel",
 }
 
+UNREADABLE = (OSError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, json.JSONDecodeError)
+"""What the libraries raise of files that they cannot read."""
+
 
 def load_video_model(
     path: str | Path, *, torch_dtype: torch.dtype = torch.float32, vae_dtype: torch.dtype | None = None
@@ -37,7 +40,7 @@ def load_video_model(
     family = family_of(FAMILIES[_pipeline_class(path)])
     try:
         return family.load(path, torch_dtype=torch_dtype, vae_dtype=vae_dtype)
-    except (SafetensorError, OSError, RuntimeError, KeyError, json.JSONDecodeError) as error:
+    except (*UNREADABLE, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"model {path} cannot be read ({reason}): copy or download its weights again") from error
 
@@ -56,6 +59,13 @@ def _pipeline_class(path: str | Path) -> str:
         index = folder / "model_index.json"
         if not index.is_file():
             raise ValueError(f"model must be a diffusers pipeline folder, but {path} has no model_index.json")
+    elif folder.is_file():
+        packed = " (of a .gguf, which is quantised, take the bfloat16 original)" if folder.suffix == ".gguf" else ""
+        raise ValueError(
+            f"model must be a diffusers pipeline folder or hub name, but {path} is a single file, which has no text "
+            f"encoder, tokenizer and scheduler: put its network{packed} into the pipeline of the same model and save "
+            "that, as `A base in another form` of docs/models.md shows"
+        )
     elif str(path).count("/") == 1 and not str(path).startswith((".", "/", "data/")):
         from diffusers import DiffusionPipeline
 

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.training_utils import _collate_lora_metadata
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from trainers.models.adapters import find_adapter, read_adapter, set_exactly
 from trainers.models.base import lora_parameters, lora_scaled
+from trainers.models.bases import load_pipeline
 from trainers.models.offload import Offloaded, blocks_of
 
 ENCODERS: tuple[str, ...] = ("text_encoder", "image_encoder")
@@ -45,7 +46,7 @@ class StockNetworks:
         cls, path: str | Path, *, torch_dtype: torch.dtype = torch.float32, vae_dtype: torch.dtype | None = None
     ) -> Any:
         """Load a pipeline folder or hub name; the autoencoder may have a type of its own (bf16 3-D convolutions)."""
-        pipeline: Any = DiffusionPipeline.from_pretrained(str(path), dtype=torch_dtype)
+        pipeline: Any = load_pipeline(path, dtype=torch_dtype)
         if vae_dtype is not None:
             pipeline.vae.to(vae_dtype)
         return cls(pipeline)
@@ -100,7 +101,9 @@ class StockNetworks:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._anchor.dtype
+        """Of the weights that are not packed: quantised ones are kept in whole bytes."""
+        weights = [self._anchor, *next(iter(self.networks.values())).parameters()]
+        return next(one.dtype for one in weights if one.is_floating_point() and one.dtype.itemsize > 1)
 
     @property
     def latent_dtype(self) -> torch.dtype:
@@ -130,14 +133,23 @@ class StockNetworks:
         self._finish_lora(trainable=True)
 
     def load_lora(self, path: str | Path, *, trainable: bool = False) -> None:
-        """Load a LoRA in the stock format, from a safetensors file or a folder with one; nothing is unpickled."""
+        """Load a LoRA of any usual writer, from a safetensors file or a folder with one; nothing is unpickled.
+
+        A second expert's is the file of its stock name beside the first, or stands in the same file.
+        """
         for place, (name, network) in enumerate(self.networks.items()):
-            file = Path(path) if Path(path).is_dir() else Path(path).parent
-            where = str(path) if place == 0 else str(file / name)
+            where = str(path)
             try:
-                state, metadata = self.pipeline.lora_state_dict(where, return_lora_metadata=True, use_safetensors=True)
-                network.load_lora_adapter(state, metadata=metadata, adapter_name="default", prefix="transformer")
-            except (RuntimeError, ValueError, OSError, SafetensorError) as error:
+                file = find_adapter(path)
+                adapter = read_adapter(file, network, second=place > 0 if len(self.networks) > 1 else None)
+                if place > 0 and not adapter.state:
+                    where = str(file.parent / name)
+                    adapter = read_adapter(find_adapter(where), network)
+                if not adapter.state:
+                    raise ValueError("it holds no LoRA")
+                network.load_lora_adapter(adapter.state, metadata=adapter.settings, adapter_name="default", prefix=None)
+                set_exactly(network, adapter.state)
+            except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
                 raise ValueError(f"LoRA {where} does not fit this model or cannot be read: {error}") from error
         self._finish_lora(trainable=trainable)
 

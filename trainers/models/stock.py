@@ -17,8 +17,8 @@ from torch import Tensor
 
 from trainers.models.base import Condition, Generators, Schedule, lora_scaled
 from trainers.models.networks import StockNetworks
+from trainers.models.prompts import PromptCache, Text
 
-Text = tuple[Tensor, ...]
 TEXT_FIELDS: tuple[str, ...] = ("prompt_BLD", "prompt_mask_BL", "pooled_BD")
 NEGATIVE_FIELDS: tuple[str, ...] = ("negative_BLD", "negative_mask_BL", "negative_pooled_BD")
 
@@ -40,7 +40,7 @@ class StockModel(StockNetworks):
 
     def __init__(self, pipeline: Any) -> None:
         super().__init__(pipeline)
-        self._prompt_cache: dict[str, Text] = {}
+        self._prompt_cache = PromptCache()
 
     def decode_in_tiles(self, side_px: int) -> None:
         """From now on decode squares of `side_px` that overlap by a quarter; not exact. 0 decodes the whole.
@@ -98,13 +98,14 @@ class StockModel(StockNetworks):
 
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str]) -> Text:
-        """Text features (B, L, D) and their mask (B, L); every text is encoded once and kept."""
-        new = sorted(set(prompts) - self._prompt_cache.keys())
-        if new:
+        """Text features (B, L, D) and their mask (B, L); the texts of late are kept, beside an offloaded encoder."""
+
+        def encode(texts: list[str]) -> Text:
             with self._encoders_at_hand():
-                encoded = self._encode_texts(new)
-            self._prompt_cache.update({text: tuple(part[i] for part in encoded) for i, text in enumerate(new)})
-        encodings = zip(*(self._prompt_cache[text] for text in prompts), strict=True)
+                encoded = self._encode_texts(texts)
+            return tuple(part.cpu() for part in encoded) if self.offload_text else encoded
+
+        encodings = zip(*self._prompt_cache.get(prompts, encode), strict=True)
         return tuple(torch.stack(parts).to(self.device) for parts in encodings)
 
     def read(self, prompts: Sequence[str], first_frames_BCHW: Tensor | None) -> Text:

@@ -60,6 +60,13 @@ class WanModel(StockModel):
         self.per_token = bool(pipeline.config.get("expand_timesteps"))
         self.train_steps = self.scheduler.config["num_train_timesteps"]
         self.concatenates = pipeline.transformer.config["in_channels"] != self.vae.config["z_dim"]
+        needs = {
+            "transformer_2": ratio is not None,
+            "image_encoder": pipeline.transformer.config["image_dim"] is not None,
+        }
+        for name, needed in needs.items():
+            if needed and getattr(pipeline, name, None) is None:
+                raise ValueError(f"this Wan model needs {name}, which its pipeline has not: copy or download all of it")
         if ratio is not None:
             self.transformer = Experts(pipeline.transformer, pipeline.transformer_2, ratio * self.train_steps)
             self.denoiser = self.transformer

@@ -19,7 +19,7 @@ from trainers.learning.streams import Stream, clip_generators
 from trainers.models import VideoModel
 from trainers.rounds.pool import picked, prompts_of
 from trainers.rounds.replay import Clip, Replay, shard_name
-from trainers.run.parallel import gathered
+from trainers.run.parallel import gathered, wait_for_all
 from trainers.run.session import Session
 from trainers.settings.regression import RWRConfig
 
@@ -54,11 +54,12 @@ def sample_round(
             if session.is_main:
                 replay.write_policy(index, session.state.weights)
     with session.phases("wait"):
+        wait_for_all(accelerator)
         reward_M, measurable_M = (processes.gather(values).cpu() for values in (scored.reward_B, scored.measurable_B))
         figures = reward_metrics(processes, scored)
     reward_GN, measurable_GN = reward_M.view(-1, samples), measurable_M.view(-1, samples)
     weights = reward_weights(reward_GN, measurable_GN, config.how)
-    accelerator.wait_for_everyone()
+    wait_for_all(accelerator)
     if session.is_main:
         weight_M = weights.weight_GN.flatten()
         everything = zip(reward_M.tolist(), weight_M.tolist(), strict=True)
@@ -67,7 +68,7 @@ def sample_round(
             for i, (reward, weight) in enumerate(everything)
         ]
         replay.finish_round(index, clips)
-    accelerator.wait_for_everyone()
+    wait_for_all(accelerator)
     session.state.clips = (index + 1) * count
     return figures | weight_metrics(reward_GN, measurable_GN, weights)
 

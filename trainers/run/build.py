@@ -21,6 +21,7 @@ from trainers.run import checkpoint as ckpt
 from trainers.run.context_parallel import share_sequence
 from trainers.run.faults import Watched
 from trainers.run.folder import check_output_dir
+from trainers.run.launch import settle_deepspeed, settle_launch
 from trainers.run.parallel import (
     engine_of,
     make_accelerator,
@@ -42,8 +43,20 @@ def start(config: C, step: Step[C]) -> tuple[Accelerator, Path | None]:
     check_output_dir(config.output_dir, overwrite=config.overwrite_output_dir, resume=resuming)
     check_trackers(config.report_to)
     resume = ckpt.find_resume(config.output_dir, config.resume_from_checkpoint)
+    settle_launch(
+        bf16=config.bf16,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        max_grad_norm=config.max_grad_norm,
+    )
     use_threads(config.num_threads)
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(config.reward_timeout_s)
+    if (plugin := accelerator.state.deepspeed_plugin) is not None:
+        settle_deepspeed(
+            plugin.deepspeed_config,
+            bf16=config.bf16,
+            accumulation=config.gradient_accumulation_steps,
+            max_grad_norm=config.max_grad_norm,
+        )
     set_seed(config.seed)
     if config.dry_run and not print_memory(config, step, quiet=not accelerator.is_main_process):
         raise SystemExit(0)

@@ -53,7 +53,7 @@ def set_rng(state: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -125,6 +125,7 @@ def save_checkpoint(
             torch.save(_body(state), temporary / STATE)
             if recipe is not None:
                 shutil.copyfile(recipe, temporary / "recipe.yaml")
+        barrier()
     if extra is not None:
         extra(temporary)
     if state.engine is not None:
@@ -194,7 +195,7 @@ def load_checkpoint(
         state.engine.load_checkpoint(str(path), tag=SHARDS, load_module_strict=False)
     state.scheduler.load_state_dict(body["scheduler"])
     for name in state.ema:
-        state.ema[name] = body["ema"].get(name, body["weights"][name]).clone()
+        state.ema[name].copy_(body["ema"].get(name, body["weights"][name]))
     state.step, state.clips = manifest["step"], manifest["clips"]
     if manifest["num_processes"] == num_processes:
         set_rng(load_plain(path / f"rng_{process}.pt"))
@@ -240,7 +241,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def load_plain(path: Path) -> Any:
     """Tensors and plain values of a file; what would run code on loading is a ValueError."""
     try:
-        return torch.load(path, weights_only=True)
+        return torch.load(path, weights_only=True, map_location="cpu")  # another machine may have other devices
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise ValueError(
             f"checkpoint {path.parent} is not trusted: {path.name} holds more than tensors and plain values, or cannot "

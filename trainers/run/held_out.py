@@ -20,6 +20,7 @@ from trainers.learning.rollout import sample
 from trainers.learning.scoring import Scorer, score
 from trainers.learning.streams import Stream, clip_generators
 from trainers.models.base import VideoModel
+from trainers.run.parallel import gathered_by_all
 from trainers.run.tracking import Trackers
 from trainers.settings.common import TrainerConfig
 
@@ -48,19 +49,25 @@ def evaluate_held_out(
     step: int,
     folder: Path | None,
     trackers: Trackers | None,
+    share: Share | None = None,
 ) -> dict[str, float]:
     """Judge the first `config.eval_scenes` held-out scenes and leave videos and a plot in `folder`.
 
+    With several processes each judges some batches of them, and process 0 has the figures that it would have alone.
+
     Args:
+        share: which batches are this process's; by default all.
         judges: recipes by the name their figures get: `eval` the training recipe, `judge` the held-out one.
         folder, trackers: step's own folder, made here, and where figures go; None on a process that does not write.
 
     Returns:
         Of each judge: the mean reward with the ends of its 95 % bootstrap interval over scenes (`judge/reward`,
         `judge/reward/low`, `judge/reward/high`; no ends with fewer than two scenes), the measurable share, and the
-        median measured g.
+        median measured g. Nothing on a process other than 0.
     """
-    judged = judge_scenes(model, scenes, judges, config)
+    judged = merged(gathered_by_all(judge_scenes(model, scenes, judges, config, share or Share())))
+    if judged is None:
+        return {}
     means = judged.means()
     if folder is None or trackers is None:
         return means
@@ -76,11 +83,34 @@ def evaluate_held_out(
     return means
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Share:
+    """Which batches of an evaluation are a process's: batch i is that of place i modulo `places`.
+
+    Args:
+        place, places: of this process, and how many there are. Processes that share a clip's tokens have one place.
+        leads: this process hands in what its place has judged.
+        in_step: every place judges equally many batches, the last again where it has none: no process can call a
+            sharded network alone.
+    """
+
+    place: int = 0
+    places: int = 1
+    leads: bool = True
+    in_step: bool = False
+
+    def of(self, count: int) -> list[tuple[int, bool]]:
+        """The batches of this place out of `count`, and whether each counts."""
+        own = range(self.place, -(-count // self.places) * self.places, self.places)
+        return [(min(i, count - 1), i < count) for i in own if i < count or self.in_step]
+
+
 @dataclasses.dataclass(kw_only=True)
 class Judged:
     """Some scenes as judges saw them; every list has one entry per scene.
 
     Args:
+        batches: the number of the batch that each scene was judged in.
         reward, measurable: of each judge, by its name.
         g_m_s2: measured by each judge, NaN where it measured none.
         pictures: the data's clip above the generated one, frames_TCHW.
@@ -91,6 +121,7 @@ class Judged:
     measurable: dict[str, list[float]]
     g_m_s2: dict[str, list[float]]
     pictures: list[Tensor]
+    batches: list[int] = dataclasses.field(default_factory=list)
     fps: float = 1.0
 
     def means(self) -> dict[str, float]:
@@ -109,15 +140,19 @@ class Judged:
         return means
 
 
-def judge_scenes(model: VideoModel, scenes: Scenes, judges: dict[str, Scorer], config: TrainerConfig) -> Judged:
-    """Generate the first `config.eval_scenes` scenes and judge them."""
+def judge_scenes(
+    model: VideoModel, scenes: Scenes, judges: dict[str, Scorer], config: TrainerConfig, share: Share
+) -> Judged | None:
+    """Generate and judge this process's share of the first `config.eval_scenes` scenes; None where it hands in none."""
     count, size = min(config.eval_scenes, len(scenes)), config.per_device_train_batch_size
     reward, measurable, g_m_s2 = ({name: [] for name in judges} for _ in range(3))
     judged = Judged(reward=reward, measurable=measurable, g_m_s2=g_m_s2, pictures=[])
-    for start in range(0, count, size):
-        numbers = list(range(start, min(start + size, count)))
+    for index, counts in share.of(-(-count // size)):
+        numbers = list(range(index * size, min((index + 1) * size, count)))
         batch = scenes.batch(numbers)
         frames = generate(model, scenes, config, numbers)
+        if not (counts and share.leads):
+            continue
         video = batch.video.to(frames.device)
         judged.fps = video.fps_B[0].item()
         for name, judge in judges.items():
@@ -127,7 +162,33 @@ def judge_scenes(model: VideoModel, scenes: Scenes, judges: dict[str, Scorer], c
             g_m_s2[name] += measured_g(observation, scored.measurable_B).tolist()
         truth = video.frames_BTCHW[:, : frames.shape[1]]
         judged.pictures += [torch.cat([truth[i], frames[i]], dim=-2).cpu() for i in range(len(numbers))]
-    return judged
+        judged.batches += [index] * len(numbers)
+    return judged if share.leads else None
+
+
+def merged(parts: list[Judged | None]) -> Judged | None:
+    """What several processes have judged, in the order of the scenes; None where there is nothing."""
+    found = [part for part in parts if part is not None and part.batches]
+    if not found:
+        return None
+    batches = [batch for part in found for batch in part.batches]
+    order = sorted(range(len(batches)), key=batches.__getitem__)
+
+    def joined(lists: list[list[Any]]) -> list[Any]:
+        flat = [value for one in lists for value in one]
+        return [flat[i] for i in order]
+
+    def by_judge(tables: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+        return {name: joined([table[name] for table in tables]) for name in tables[0]}
+
+    return Judged(
+        reward=by_judge([part.reward for part in found]),
+        measurable=by_judge([part.measurable for part in found]),
+        g_m_s2=by_judge([part.g_m_s2 for part in found]),
+        pictures=joined([part.pictures for part in found]),
+        batches=sorted(batches),
+        fps=next(part.fps for part in found if min(batches) in part.batches),
+    )
 
 
 def ends_of(name: str, reward_N: Tensor) -> dict[str, float]:

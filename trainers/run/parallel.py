@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import functools
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,25 +15,72 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from trainers.models.base import VideoModel, lora_parameters
 
+PATIENT = datetime.timedelta(days=30)
+"""How long processes wait for one that works alone. One that has died is seen by the launcher, not by a clock."""
 
-def make_accelerator() -> Accelerator:
+
+def make_accelerator(reward_timeout_s: float = 0.0) -> Accelerator:
     """An Accelerator; without a GPU several processes talk through gloo.
 
     Asked for `cpu=True` accelerate ignores DeepSpeed; left alone it takes several gloo processes for one, so that
     they neither gather nor wait for each other. Under ZeRO-3 transformers would load every network in shards, the text
     encoder and the reward's estimators too: it is asked not to, the transformer is sharded afterwards.
+
+    Args:
+        reward_timeout_s: how long a reward may take, 0 for ever. A gradient waits longer than that for the slowest
+            process, where torch gives NCCL ten minutes. See `wait_for_all` for what may take any time.
     """
-    if torch.cuda.is_available():
-        accelerator = Accelerator()
-    elif os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")])
-    else:
-        accelerator = Accelerator(cpu=True)
+    longest_s = max(1800.0, reward_timeout_s + 600.0)
+    timeout = datetime.timedelta(seconds=longest_s) if reward_timeout_s > 0 else PATIENT
+    on_gpu = torch.cuda.is_available() and not _asked_for("ACCELERATE_USE_CPU")
+    talk = InitProcessGroupKwargs(backend="nccl" if on_gpu else "gloo", timeout=timeout)
+    cpu = not on_gpu and not _asked_for("ACCELERATE_USE_DEEPSPEED")
+    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[talk] if "LOCAL_RANK" in os.environ else None)
     if is_sharded(accelerator):
         from transformers.integrations import unset_hf_deepspeed_config
 
         unset_hf_deepspeed_config()
+    patient_group()
     return accelerator
+
+
+def _asked_for(name: str) -> bool:
+    return os.environ.get(name, "false").lower() == "true"
+
+
+def patient_group() -> Any:
+    """All processes in a group of their own that waits for `PATIENT` and carries plain values; None of one process.
+
+    The first call makes it, and all processes must make that.
+    """
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return _patient(torch.distributed.group.WORLD) if distributed and torch.distributed.get_world_size() > 1 else None
+
+
+@functools.lru_cache(maxsize=1)
+def _patient(world: Any) -> Any:
+    return torch.distributed.new_group(backend="gloo", timeout=PATIENT)
+
+
+def wait_for_all(accelerator: Accelerator) -> None:
+    """Wait for the slowest process, however long it takes: what one does alone ends before this and not in a
+    collective of the training, which gives up after minutes."""
+    group = patient_group()
+    if group is None:
+        accelerator.wait_for_everyone()
+    else:
+        torch.distributed.barrier(group=group)
+
+
+def gathered_by_all(value: Any) -> list[Any]:
+    """One value of every process, in their order, on process 0; an empty list on the others. Tensors lie on the CPU."""
+    group = patient_group()
+    if group is None:
+        return [value]
+    rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    values: list[Any] | None = [None] * count if rank == 0 else None
+    torch.distributed.gather_object(value, values, dst=0, group=group)
+    return values or []
 
 
 def use_threads(asked: int | None) -> None:
@@ -66,6 +115,7 @@ def wrap(
     DDP is not used: its reducer expects one forward a backward, and a rollout has many, evaluated again in backward.
     `average_gradients` does its work in one call: a LoRA's gradient is small.
     """
+    wait_for_all(accelerator)  # one may have downloaded the model for all
     if is_sharded(accelerator):
         settings: Any = accelerator.state.deepspeed_plugin.deepspeed_config  # pyright: ignore[reportOptionalMemberAccess]
         settings["train_micro_batch_size_per_gpu"] = batch_size

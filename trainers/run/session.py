@@ -6,6 +6,7 @@ The loop itself is the trainer's own. All processes call every function and meth
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import statistics
 import sys
@@ -28,13 +29,14 @@ from trainers.run import checkpoint as ckpt
 from trainers.run.faults import STOPPED, StopSignal
 from trainers.run.finish import finish, write_config
 from trainers.run.folder import make_output_dir
-from trainers.run.held_out import evaluate_held_out
+from trainers.run.held_out import Share, evaluate_held_out
 from trainers.run.parallel import (
     backward,
     gathered,
     is_sharded,
     reduce_and_clip,
     size_of,
+    wait_for_all,
 )
 from trainers.run.process import held_gb, memory_gb, open_files, release_memory
 from trainers.run.records import parted, read_run
@@ -86,13 +88,19 @@ class Session:
         """Which of them this process is, or belongs to."""
         return self.accelerator.process_index // self.config.context_parallel_size
 
+    @property
+    def share(self) -> Share:
+        """What of an evaluation is this process's."""
+        leads = self.accelerator.process_index % self.config.context_parallel_size == 0
+        return Share(place=self.place, places=self.places, leads=leads, in_step=is_sharded(self.accelerator))
+
     def open(self, resume: Path | None, *, title: str) -> dict[str, float]:
         """Make the folder, go on from `resume`, start trackers and progress bar, evaluate a run that is at step 0."""
         config, state, accelerator = self.config, self.state, self.accelerator
         if self.is_main:
             make_output_dir(config.output_dir, resume=config.resume_from_checkpoint is not None)
             write_config(config)
-        accelerator.wait_for_everyone()
+        wait_for_all(accelerator)
         if resume is not None:
             changed = ckpt.load_checkpoint(resume, state, config=dataclasses.asdict(config), **self._rank)
             accelerator.print(f"resumed from {resume}" + "".join(f"\n  changed: {line}" for line in changed))
@@ -106,6 +114,7 @@ class Session:
                 runs=None if resume is None else ckpt.read_manifest(resume).get("trackers"),
             )
             self.processes = Trackers([MetricsFile(Path(config.output_dir), state.step, PROCESSES)])
+        wait_for_all(accelerator)
         self.stop.listen()
         quiet = config.disable_tqdm or not self.is_main
         self.progress = tqdm(total=config.max_steps, initial=state.step, desc=title, unit="step", disable=quiet)
@@ -194,26 +203,25 @@ class Session:
         return dict(zip(own, everything.T.tolist(), strict=True))
 
     def evaluate(self) -> dict[str, float]:
-        """Judge held-out scenes with the moving average of the weights, where there is one."""
-        step, figures = self.state.step, {}
-        together = is_sharded(self.accelerator) or self.config.context_parallel_size > 1
-        if self.is_main or together:  # under ZeRO-3 no process samples without the others' weights
-            folder = Path(self.config.output_dir) / "eval" / f"step_{step}" if self.is_main else None
-            with averages.averaged(self.state):
-                figures = evaluate_held_out(
-                    self.model,
-                    self.held_out,
-                    self.judges,
-                    self.config,
-                    step=step,
-                    folder=folder,
-                    trackers=self.trackers,
-                )
+        """Judge held-out scenes with the moving average of the weights, where there is one; each process its share."""
+        step = self.state.step
+        folder = Path(self.config.output_dir) / "eval" / f"step_{step}" if self.is_main else None
+        with averages.averaged(self.state):
+            figures = evaluate_held_out(
+                self.model,
+                self.held_out,
+                self.judges,
+                self.config,
+                step=step,
+                folder=folder,
+                trackers=self.trackers,
+                share=self.share,
+            )
+            wait_for_all(self.accelerator)
         if self.is_main:
             for line in parted(read_run(self.config.output_dir)):
                 print(f"alarm: {line}", file=sys.stderr)
         release_memory()
-        self.accelerator.wait_for_everyone()
         return figures if self.is_main else {}
 
     def save(self) -> None:
@@ -231,7 +239,7 @@ class Session:
                 save_lora=(lambda folder: None) if self.full else self.model.save_lora,
                 recipe=self.recipe if Path(self.recipe).is_file() else None,
                 keep=config.save_total_limit,
-                barrier=self.accelerator.wait_for_everyone,
+                barrier=functools.partial(wait_for_all, self.accelerator),
                 extra=self.keep,
                 trackers=None if self.trackers is None else self.trackers.runs,
                 **self._rank,
@@ -253,7 +261,7 @@ class Session:
                 finish(
                     self.config, self.model, metrics, self.trackers, method=method, recipe=self.recipe, full=self.full
                 )
-        self.accelerator.wait_for_everyone()
+            wait_for_all(self.accelerator)
         self.accelerator.end_training()
 
     def disk_bytes(self) -> int:

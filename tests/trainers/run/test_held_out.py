@@ -11,7 +11,7 @@ from reward_physics.observation import Instruments, Observation
 from reward_physics.video import Video
 from trainers.monitor import __main__ as monitor
 from trainers.oro import train
-from trainers.run.held_out import ends_of, measured_g
+from trainers.run.held_out import Judged, Share, ends_of, measured_g, merged
 
 
 def test_the_ends_of_a_mean_stand_beside_it():
@@ -49,3 +49,32 @@ def test_a_run_logs_the_interval_and_the_monitor_shows_it(toy_config, brightness
     page = (tmp_path / "run.html").read_text()
     assert f"eval/reward {judged[-1]['eval/reward']:.4g} {interval}" in page
     assert 'alt="eval/reward"' in page and 'alt="eval/reward/low"' not in page
+
+
+def part(batches):
+    """What one process has judged, a scene a batch."""
+    pictures = [torch.full((1, 3, 2, 2), float(batch)) for batch in batches]
+    values = [float(batch) for batch in batches]
+    return Judged(
+        reward={"eval": values},
+        measurable={"eval": values},
+        g_m_s2={"eval": values},
+        pictures=pictures,
+        batches=list(batches),
+        fps=16.0,
+    )
+
+
+@pytest.mark.parametrize("places", [1, 2, 3, 8])
+def test_every_batch_is_judged_once_and_in_step_where_no_process_may_be_alone(places):
+    for in_step in (False, True):
+        shares = [Share(place=place, places=places, in_step=in_step).of(5) for place in range(places)]
+        assert sorted(batch for share in shares for batch, counts in share if counts) == [0, 1, 2, 3, 4]
+        assert not in_step or len({len(share) for share in shares}) == 1
+
+
+def test_parts_are_joined_in_the_order_of_the_scenes():
+    judged = merged([part([0, 2, 4]), None, part([1, 3])])
+    assert judged is not None and judged.reward == {"eval": [0.0, 1.0, 2.0, 3.0, 4.0]}
+    assert [picture[0, 0, 0, 0].item() for picture in judged.pictures] == [0, 1, 2, 3, 4]
+    assert judged.fps == 16.0 and merged([]) is None
