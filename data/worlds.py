@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from data.split import Split
+
 WORLDS = {"drops": "data.drops.world:Drops"}
 """Module and class of each world by its name. A world is imported when it is asked for."""
 
@@ -100,10 +102,8 @@ class World(ABC):
         """
         return {}
 
-    def rows(
-        self, split: str, root: str | Path | None = None, columns: Sequence[str] | None = None
-    ) -> datasets.Dataset:
-        """The rows of a split, below `root` or among those that ship, with the world's light columns.
+    def rows(self, split: str, root: str | Path | None = None, columns: Sequence[str] | None = None) -> Split:
+        """The rows of a split, below `root` or among those that ship, without the world's heavy columns.
 
         Raises:
             ValueError: no such split, or no folder where the world ships none.
@@ -113,7 +113,7 @@ class World(ABC):
         folder = root or self.shipped
         if folder is None:
             raise ValueError(f"the world {self.name} ships no clips: write some and give the folder of splits")
-        return load_split(split, folder, columns=list(columns or self.columns)).with_format("numpy")
+        return load_split(split, folder, columns, without=self.heavy_columns)
 
 
 @functools.cache

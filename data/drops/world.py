@@ -13,7 +13,7 @@ from data.drops.ranges import SPLIT_SEEDS, SPLITS
 from data.drops.scenes import Scene, draw_scene
 from data.drops.simulation import Geometry, Motion, camera_matrices
 from data.drops.truth import TrueScene
-from data.rows import HEAVY_COLUMNS, LIGHT_COLUMNS, MAX_OBJECTS, SHIPPED, features
+from data.rows import HEAVY_COLUMNS, LIGHT_COLUMNS, MAX_OBJECTS, SCALE_COLUMNS, SHIPPED, features
 from data.worlds import World
 from reward_physics.figures.metrics import STANDARD_G_M_S2
 
@@ -23,7 +23,7 @@ class Drops(World):
 
     name = "drops"
     splits = tuple(SPLITS)
-    columns = tuple(LIGHT_COLUMNS)
+    columns = tuple(name for name in LIGHT_COLUMNS if name not in SCALE_COLUMNS)
     heavy_columns = tuple(HEAVY_COLUMNS)
     shipped = SHIPPED
     report = "falls"
