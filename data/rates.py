@@ -45,8 +45,8 @@ def frames_at(count: int, rate: float, wanted: float, *, clip: str) -> list[int]
     shift = float(np.abs(indices - times).max()) * wanted / rate
     if shift > LARGEST_SHIFT:
         raise ValueError(
-            f"fps {wanted:g} does not fit the {rate:g} frames a second of clip {clip}: a frame would lie {shift:.0%} of "
-            f"the time between two frames from its time, at most {LARGEST_SHIFT:.0%} is taken: {advice}"
+            f"fps {wanted:g} does not fit the {rate:g} frames a second of clip {clip}: a frame would be {shift:.0%} of "
+            f"the time between two frames off, at most {LARGEST_SHIFT:.0%} is taken: {advice}"
         )
     return indices.tolist()
 

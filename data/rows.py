@@ -115,8 +115,8 @@ TENSORS: dict[str, tuple[str, torch.dtype]] = {
 def collate(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Stack rows: frames_BTCHW in [0, 1], depth_BTHW (m), mask_BTHW, flow_BSHW2 (px), poses_BTN7 and the scalars.
 
-    Columns that some of the rows lack are left out. A further column of numbers becomes `NAME_B`, one of texts or of lists a
-    list under its own name; `split` says nothing of a clip and is dropped.
+    Columns that some of the rows lack are left out. A further column of numbers becomes `NAME_B`, one of texts or of
+    lists a list under its own name; `split` says nothing of a clip and is dropped.
 
     Raises:
         ValueError: clips of several sizes, with the name of the clip that differs.

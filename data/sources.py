@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.captions import CAPTIONS, read_captions
+from data.rates import at_rate
 from data.rows import CAMERA_COLUMNS, LIGHT_COLUMNS, SCALE_COLUMNS, load_split
 from data.split import Split
 
@@ -40,7 +41,7 @@ def open_split(dataset: str, split: str) -> Any:
 
 
 def check_columns(split: str, names: list[str]) -> None:
-    """Raise ValueError where rows lack what training needs: captions, and of clips their rate and all that goes with it.
+    """Raise ValueError where rows lack what training needs: captions, and of clips their frame rate.
 
     Rows of a simulated scene have all columns of `data.rows` but the camera's and the scale's.
     """
@@ -74,6 +75,21 @@ def check_scales(split: str, table: Any) -> None:
                 f"split {split}: {name} must be > 0 for every clip, got {values[index]:g} for clip {clip}: give it "
                 "one, or leave the column out"
             )
+
+
+def check_rates(split: str, table: Any, fps: float, num_frames: int | None) -> None:
+    """Raise ValueError, which names the clip, where clips have no frames at that rate, or not equally many of them."""
+    rates = [float(rate) for rate in table["fps"]]
+    counts: dict[float, int] = {}
+    for index, rate in enumerate(rates):
+        if rate not in counts:
+            counts[rate] = len(at_rate(completed(table[index], split, index), fps, num_frames)["frames"])
+    few, many = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    if counts[few] != counts[many]:
+        raise ValueError(
+            f"split {split} has clips of {few:g} and of {many:g} frames a second, which give {counts[few]} and "
+            f"{counts[many]} frames at fps {fps:g}: set num_frames to {counts[few]} or less"
+        )
 
 
 def completed(row: dict[str, Any], split: str, index: int) -> dict[str, Any]:

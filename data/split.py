@@ -88,10 +88,10 @@ class Split:
 
 
 class Scratch:
-    """Packed arrays in a temporary file that ends with the process."""
+    """Packed arrays in a temporary file, which is open and there as long as the rows."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115: it lives as long as the rows
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._end = 0
         self._codec = pa.Codec("zstd", compression_level=1)
 

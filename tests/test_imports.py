@@ -83,7 +83,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "rates": set(),
         "rows": {"split"},
         "captions": set(),
-        "sources": {"rows", "split", "captions"},
+        "sources": {"rows", "split", "captions", "rates"},
         "worlds": {"rows", "split"},
         "drops": {"rows", "worlds"},
         "published": set(),

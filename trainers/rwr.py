@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from rewards.recipe.recipe import load_recipe
 from trainers.clips.scored import ScoredClips
-from trainers.learning.batches import Scenes, condition_on
+from trainers.learning.batches import Scenes, condition_on, lasting
 from trainers.learning.clocks import Phases
 from trainers.learning.figures import Processes
 from trainers.learning.losses import contrast_loss, denoising_loss, noised, reference_distance
@@ -53,9 +53,9 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
     """
     if config.context_parallel_size > 1:
         raise ValueError("context_parallel_size must be 1 for RWR, whose processes have samples of their own")
-    accelerator, resume = start(config, STEP)
+    scored = ScoredClips(config.scored, config) if config.scored else None
+    accelerator, resume = start(config if scored is None else sized(config, scored), STEP)
     processes = Processes.of(accelerator)
-    scored = ScoredClips(config.scored) if config.scored else None
     recipe = recipe or (load_recipe(config.recipe) if scored is None or config.eval_steps else None)
     scenes = Scenes(config, config.split, seed=config.seed) if scored is None else None
     recipe = recipe and watched(config, accelerator, recipe)
@@ -95,6 +95,12 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
         metrics = session.after_step(metrics, started, shown)
     session.close(metrics, method="RWR, regression on clips weighted by their reward")
     return metrics
+
+
+def sized(config: RWRConfig, scored: ScoredClips) -> RWRConfig:
+    """The settings with the size of the scored clips, for the plan of memory."""
+    num_frames, height, width = scored.size
+    return dataclasses.replace(config, num_frames=num_frames, height=height, width=width)
 
 
 def pool_of_step(
@@ -241,7 +247,7 @@ def check_round(config: RWRConfig, recipe: Scorer | None, session: Session, scen
         )
     batch = scenes.batch([0, 1])
     condition = condition_on(session.model, batch, config, clip_generators(config.seed, batch.numbers))
-    video = batch.video.with_frames(batch.video.frames_BTCHW[:, : condition.num_frames]).to(session.model.device)
+    video = batch.video.with_frames(lasting(batch.video.frames_BTCHW, condition.num_frames)).to(session.model.device)
     scored, _ = score(recipe, video, batch.columns)
     warn_unmeasured(scored)
     if scored.reward_B.shape != (2,) or not scored.reward_B.isfinite().all():

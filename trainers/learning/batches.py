@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data import rows as data_rows
 from data.rates import at_rate
-from data.sources import check_scales, completed, open_split
+from data.sources import check_rates, check_scales, completed, open_split
 from reward_physics.video import Video
 from trainers.learning.streams import shuffled
 from trainers.models.base import Condition, VideoModel
@@ -80,6 +80,8 @@ class Scenes:
         self.config, self.split, self.seed, self.shuffle = config, split, seed, shuffle
         self.table = table.select(list(kept))
         check_scales(split, self.table)
+        if self.has_clips and config.fps is not None:
+            check_rates(split, self.table, config.fps, config.num_frames)
         self._orders: dict[int, list[int]] = {}
 
     def __len__(self) -> int:
@@ -155,6 +157,11 @@ def clip_size(config: DataConfig) -> tuple[int, int, int]:
         video = Scenes(config, config.split, shuffle=False).batch([0]).video
         shape = (video.num_frames, video.height_px, video.width_px)
     return config.num_frames or shape[0], config.height or shape[1], config.width or shape[2]
+
+
+def lasting(frames_BTCHW: Tensor, num_frames: int) -> Tensor:
+    """The first `num_frames` frames of clips; the last one stands where a clip has fewer."""
+    return frames_BTCHW[:, torch.arange(num_frames).clamp(max=frames_BTCHW.shape[1] - 1)]
 
 
 def resized(video: Video, height: int | None, width: int | None) -> Video:
