@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
+
+compute: Any = pyarrow.compute
+"""Its functions are made at import, where no type checker sees them."""
 
 ARRAYS = ("frames", "mask", "depth_m", "flow_px", "poses", "intrinsics", "world_from_camera")
 """Columns that are arrays also where a file does not type them as such."""
@@ -26,7 +29,7 @@ def array_of(column: Any) -> np.ndarray:
     """
     values, shape = getattr(column, "storage", column), []
     while hasattr(values.type, "value_type"):
-        lengths = pc.min_max(pc.list_value_length(values)).as_py()
+        lengths = compute.min_max(compute.list_value_length(values)).as_py()
         if values.null_count or lengths["min"] != lengths["max"] or lengths["min"] is None:
             raise pa.ArrowInvalid("a row's array is missing, empty or ragged")
         shape.append(lengths["min"])

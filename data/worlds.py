@@ -66,7 +66,10 @@ class World(ABC):
 
     @abstractmethod
     def draw(self, split: str, number: int, *, frames: int, side_px: int, law: float | None = None) -> Any:
-        """Scene `number` of a split; `law` is another value of the law's constant than the scene's own."""
+        """Scene `number` of a split; `law` is another value of the law's constant than the scene's own.
+
+        A world that takes `fps` as well draws its scenes at any frame rate.
+        """
 
     @abstractmethod
     def simulate(self, scene: Any) -> Any:

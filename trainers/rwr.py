@@ -61,7 +61,7 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
     recipe = recipe and watched(config, accelerator, recipe)
     session = make_session(config, accelerator, held_out_judges(config, recipe), scenes, model, recipe=config.recipe)
     model, state = session.model, session.state
-    source = scored or check_round(config, recipe, session, scenes)
+    source = check_scored(config, model, scored) if scored else check_round(config, recipe, session, scenes)
     check_disk(config.output_dir, session.disk_bytes())
     size, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     per_step = size * accumulation * accelerator.num_processes
@@ -235,6 +235,12 @@ STEP = Step(
     copies=lambda config: ["policy's copy"] if config.weighting == "signed" else [],
 )
 """The step, as the plan of memory runs it."""
+
+
+def check_scored(config: RWRConfig, model: VideoModel, scored: ScoredClips) -> ScoredClips:
+    """Meet sizes and rates that the model does not take."""
+    condition_on(model, scored.batch([0]), config, clip_generators(config.seed, [0]))
+    return scored
 
 
 def check_round(config: RWRConfig, recipe: Scorer | None, session: Session, scenes: Scenes | None) -> Scenes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,10 +29,20 @@ class Drops(World):
     shipped = SHIPPED
     report = "falls"
 
-    def draw(self, split: str, number: int, *, frames: int, side_px: int, law: float | None = None) -> Scene:
-        """Scene `number` of a split, under its own g or the one given."""
+    def draw(
+        self,
+        split: str,
+        number: int,
+        *,
+        frames: int,
+        side_px: int,
+        law: float | None = None,
+        fps: float | None = None,
+    ) -> Scene:
+        """Scene `number` of a split, under its own g and at its own rate, or those given."""
         seed = SPLIT_SEEDS[split] + number
         scene = draw_scene(seed, SPLITS[split], frames=frames, height_px=side_px, width_px=side_px)
+        scene = scene if fps is None else dataclasses.replace(scene, fps=fps)
         return scene if law is None else scene.with_gravity(law)
 
     def simulate(self, scene: Scene) -> Motion:

@@ -46,7 +46,7 @@ class ScoredClips:
     """
 
     def __init__(self, folders: Sequence[str | Path], config: DataConfig | None = None) -> None:
-        self.config = config or DataConfig()
+        self.config = config or DataConfig()  # pyright: ignore[reportCallIssue]
         clips = [clip for folder in folders for clip in read_scored(folder)]
         names = list(dict.fromkeys(clip.sample.scene or clip.sample.prompt for clip in clips))
         groups = {name: [] for name in names}
