@@ -13,7 +13,7 @@ import numpy as np
 SAME = 0.005
 """Rates that differ by less than this share are one: 23.976 and 24. The clip then keeps its own."""
 
-LARGEST_SHIFT = 0.05
+LARGEST_SHIFT = 0.1
 """How far a frame may lie from its time, as a share of the time between two frames."""
 
 NOT_PER_FRAME = ("intrinsics", "world_from_camera", "impact_times_s")

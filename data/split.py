@@ -169,14 +169,14 @@ class PartOfSplit:
         """Copy the arrays to the scratch file, a few rows in memory at a time."""
         staged = []
         with self._open() as file:
-            for batch in file.iter_batches(batch_size=4, columns=self.arrays):
+            for batch in file.iter_batches(batch_size=1, columns=self.arrays):
                 for row in range(len(batch)):
                     arrays = {name: array_of(batch[name].slice(row, 1)) for name in self.arrays}
                     staged.append({name: self._scratch.add(array) for name, array in arrays.items()})
         self._staged = staged
 
     def _open(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.path, metadata=self._metadata, buffer_size=1 << 16)
+        return pq.ParquetFile(self.path, metadata=self._metadata, pre_buffer=False, buffer_size=1 << 16)
 
 
 def unreadable(path: Path, error: Exception) -> ValueError:

@@ -88,7 +88,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "drops": {"rows", "worlds"},
         "published": set(),
         "warps": set(),
-        "write": {"rows", "worlds"},
+        "write": {"rows", "split", "worlds"},
     },
 }
 """What each room may import of its own package; of others, whatever their direction allows. A module `__main__` stands

@@ -49,3 +49,44 @@ def test_a_run_logs_the_interval_and_the_monitor_shows_it(toy_config, brightness
     page = (tmp_path / "run.html").read_text()
     assert f"eval/reward {judged[-1]['eval/reward']:.4g} {interval}" in page
     assert 'alt="eval/reward"' in page and 'alt="eval/reward/low"' not in page
+
+
+def test_clips_longer_than_the_datas_are_evaluated(toy_config, brightness):
+    config = toy_config(num_frames=17, max_steps=1, eval_steps=1, eval_scenes=2)
+    assert math.isfinite(train(config, recipe=brightness())["eval/reward"])
+    assert (Path(config.output_dir) / "eval" / "step_0" / "clips.mp4").is_file()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_what_the_first_evaluation_would_meet_is_met_before(dry_run, toy_config, brightness, tmp_path):
+    """A judge that needs a column that the data lacks, and one that needs as many frames as are generated."""
+    (tmp_path / "mine.py").write_text(
+        "def spin(observation, *, spin_hz_B):\n    return spin_hz_B\n"
+        "def same(observation, *, reference_BTCHW):\n"
+        "    return (observation.video.frames_BTCHW - reference_BTCHW).mean((1, 2, 3, 4))\n"
+    )
+    for name, frames, said in (("spin", 9, "spin_hz_B"), ("same", 17, "same")):
+        recipe = tmp_path / f"{name}.yaml"
+        recipe.write_text(
+            f"instruments: {{flow: null, depth: null, mask: motion}}\nrewards:\n  - {{name: 'mine.py:{name}'}}\n"
+        )
+        config = toy_config(num_frames=frames, eval_steps=1, eval_recipe=str(recipe), dry_run=dry_run)
+        with pytest.raises(ValueError, match=f"first evaluation, on eval_split validation, would fail: .*{said}"):
+            train(config, recipe=brightness())
+        assert not Path(config.output_dir).exists()
+
+
+def test_fewer_held_out_scenes_than_asked_for_are_told(toy_config, brightness):
+    with pytest.warns(UserWarning, match="eval_scenes 6 is more than the 3 scenes of eval_split validation"):
+        train(toy_config(eval_steps=1, dry_run=True), recipe=brightness())
+
+
+def test_prompts_alone_are_trained_on_and_evaluated(toy_config, brightness, tmp_path):
+    (tmp_path / "p.txt").write_text("a ball is thrown\na cup drops\n")
+    size = {"num_frames": 9, "height": 32, "width": 32, "fps": 8.0, "image_conditioning": False}
+    config = toy_config(dataset=str(tmp_path / "p.txt"), **size, max_steps=1, eval_steps=1, eval_scenes=2)
+    assert math.isfinite(train(config, recipe=brightness())["eval/reward"])
+    with pytest.raises(ValueError, match="denoising_weight needs clips, and .*p.txt holds prompts alone"):
+        train(
+            toy_config(dataset=str(tmp_path / "p.txt"), **size, denoising_weight=1.0, dry_run=True), recipe=brightness()
+        )
