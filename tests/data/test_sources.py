@@ -57,7 +57,7 @@ def test_a_clip_without_the_scale_of_the_others_is_named(tmp_path):
     check_scales("train", whole)
     for bad in (None, 0.0, float("nan")):
         table = Split([written(tmp_path / "b", clip(0, px_per_m=20.0), clip(1, px_per_m=bad))])
-        with pytest.raises(ValueError, match="split train: px_per_m must be > 0 for every clip, got .* for clip c1"):
+        with pytest.raises(ValueError, match=r"split train: px_per_m must be > 0 for every clip, got .* for clip c1"):
             check_scales("train", table)
     check_scales("train", Split([written(tmp_path / "c", clip(0, px_per_m=float("nan")))]))
 

@@ -1,8 +1,10 @@
 """RWR on a toy world: its laws to the last bit, exact resume, offline folders, and what it refuses."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from run_reading import lora_of
@@ -262,7 +264,7 @@ def test_scored_clips_come_at_the_asked_length_size_and_rate(base, sampled):
 
 def test_scored_clips_of_several_sizes_are_named_before_the_first_step(base, sampled):
     np.savez_compressed(sampled / "clips" / "clip2.npz", frames=np.zeros((9, 64, 64, 3), np.uint8), fps=16.0)
-    with pytest.raises(ValueError, match="clip2 .* has 9 frames of 64 x 64 px and clip0 .* 9 frames of 32 x 32 px"):
+    with pytest.raises(ValueError, match=r"clip2 .* has 9 frames of 64 x 64 px and clip0 .* 9 frames of 32 x 32 px"):
         rwr.train(RWRConfig(**base | {"scored": [str(sampled)]}))
 
 
