@@ -7,17 +7,15 @@ embedded world has them; a world may have others, see `data.worlds`.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
+from data.split import Split
 from reward_physics.camera import Camera
 from reward_physics.video import Video
 
@@ -29,9 +27,15 @@ SHIPPED = Path(__file__).resolve().parent / "drops" / "clips"
 
 MAX_OBJECTS = 2
 
+CAMERA_COLUMNS = ["poses", "intrinsics", "world_from_camera"]
+"""Where the camera is and the bodies are; rows of filmed clips may have none."""
+
+SCALE_COLUMNS = ["px_per_m", "object_diameter_m"]
+"""What gives metres without a camera: pixels a metre at the object, and its true diameter in m. Rows may have none."""
+
 LIGHT_COLUMNS = [
     "id", "seed", "caption", "kind", "shape", "at_rest", "fps", "g_m_s2", "radius_m", "height_m", "impact_times_s",
-    "frames", "mask", "poses", "intrinsics", "world_from_camera", "scene",
+    "frames", "mask", *CAMERA_COLUMNS, "scene", *SCALE_COLUMNS,
 ]  # fmt: skip
 """What judging needs of them: depth and flow stay on the disk."""
 
@@ -68,10 +72,16 @@ def features(frames: int, height: int, width: int) -> datasets.Features:
     )
 
 
-def load_split(split: str, root: str | Path | None = None, columns: list[str] | None = None) -> datasets.Dataset:
-    """Load every Parquet file of `root/split` (the shipped clips by default), in the order of their names.
+def load_split(
+    split: str, root: str | Path | None = None, columns: Sequence[str] | None = None, *, without: Sequence[str] = ()
+) -> Split:
+    """The rows of every Parquet file of `root/split` (the shipped clips by default), in the order of the files' names.
 
     Several splits are joined by +, as `practice+tall`.
+
+    Args:
+        columns: those to read; by default all.
+        without: columns to leave out.
 
     Returns: a table whose rows are NumPy arrays.
 
@@ -88,16 +98,7 @@ def load_split(split: str, root: str | Path | None = None, columns: list[str] | 
                 f"name another split or write it with `python -m data.write --split {name}`"
             )
         files += paths
-    tables = []
-    for file in files:
-        try:
-            tables.append(pq.read_table(file, columns=columns))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{file}: expected a Parquet file of clips, could not read it ({error})") from error
-    table = pa.concat_tables(tables).replace_schema_metadata(tables[0].schema.metadata)
-    key = "|".join(f"{file}:{file.stat().st_mtime_ns}" for file in files) + f"|{columns}"
-    fingerprint = hashlib.sha256(key.encode()).hexdigest()[:16]  # by default `datasets` hashes every pixel: seconds
-    return datasets.Dataset(table, fingerprint=fingerprint).with_format("numpy")
+    return Split(files, columns, without)
 
 
 TENSORS: dict[str, tuple[str, torch.dtype]] = {
@@ -114,37 +115,48 @@ TENSORS: dict[str, tuple[str, torch.dtype]] = {
 def collate(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Stack rows: frames_BTCHW in [0, 1], depth_BTHW (m), mask_BTHW, flow_BSHW2 (px), poses_BTN7 and the scalars.
 
-    Columns that the rows lack are left out. A further column of numbers becomes `NAME_B`, one of texts or of lists a
-    list under its own name; `split` says nothing of a clip and is dropped.
+    Columns that some of the rows lack are left out. A further column of numbers becomes `NAME_B`, one of texts or of
+    lists a list under its own name; `split` says nothing of a clip and is dropped.
+
+    Raises:
+        ValueError: clips of several sizes, with the name of the clip that differs.
     """
     rows = list(rows)
-
-    def stack(name: str, dtype: torch.dtype) -> torch.Tensor:
-        return torch.as_tensor(np.stack([np.asarray(row[name]) for row in rows]), dtype=dtype)
-
-    frames_BTCHW = stack("frames", torch.float32).permute(0, 1, 4, 2, 3).contiguous() / 255
-    batch: dict[str, Any] = {"frames_BTCHW": frames_BTCHW}
+    batch: dict[str, Any] = {}
     for name, first in rows[0].items():
         value = np.asarray(first)
-        if name in ("frames", "split"):
+        if name == "split" or any(name not in row for row in rows):
             continue
-        if name in TENSORS:
+        if name == "frames":
+            batch["frames_BTCHW"] = _stacked(rows, name, torch.float32).permute(0, 1, 4, 2, 3).contiguous() / 255
+        elif name in TENSORS:
             ours, dtype = TENSORS[name]
-            batch[ours] = stack(name, dtype)
+            batch[ours] = _stacked(rows, name, dtype)
         elif value.ndim == 0 and value.dtype.kind in "USO":
             batch[name] = [str(row[name]) for row in rows]
         elif value.ndim == 0:
-            batch[f"{name}_B"] = stack(name, {"at_rest": torch.bool, "seed": torch.int64}.get(name, torch.float32))
+            dtype = {"at_rest": torch.bool, "seed": torch.int64}.get(name, torch.float32)
+            batch[f"{name}_B"] = _stacked(rows, name, dtype)
         else:
             batch[name] = [np.asarray(row[name]).tolist() for row in rows]
     return batch
 
 
+def _stacked(rows: Sequence[Mapping[str, Any]], name: str, dtype: torch.dtype) -> torch.Tensor:
+    values = [np.asarray(row[name]) for row in rows]
+    for row, value in zip(rows, values, strict=True):
+        if value.shape != values[0].shape:
+            shapes = [" x ".join(map(str, each.shape)) or "one number" for each in (value, values[0])]
+            raise ValueError(
+                f"clips of a batch must have one size, but {name} of clip {row['id']} is {shapes[0]} and of clip "
+                f"{rows[0]['id']} {shapes[1]}: write the split at one size, or take as many frames with num_frames"
+            )
+    return torch.as_tensor(np.stack(values), dtype=dtype)
+
+
 def reward_columns(batch: Mapping[str, Any]) -> dict[str, Any]:
     """What a reward may ask for by name: all of a collated batch, its true clips as `reference_BTCHW`."""
-    return {name: value for name, value in batch.items() if name != "frames_BTCHW"} | {
-        "reference_BTCHW": batch["frames_BTCHW"]
-    }
+    return {"reference_BTCHW" if name == "frames_BTCHW" else name: value for name, value in batch.items()}
 
 
 def to_camera(batch: Mapping[str, Any]) -> Camera:
@@ -161,7 +173,8 @@ def to_camera(batch: Mapping[str, Any]) -> Camera:
 def to_video(batch: Mapping[str, Any]) -> Video:
     """A collated batch as a `Video`, with what its rows report of the scene.
 
-    That is the camera, the objects' masks and the first one's distance in the first frame, and whether all are at rest.
+    That is the camera, the objects' masks and the first one's distance in the first frame, whether all are at rest, and
+    the scale of clips without a camera.
     """
     camera = to_camera(batch) if "intrinsics_B33" in batch else None
     mask_BHW = batch["mask_BTHW"][:, 0] if "mask_BTHW" in batch else None
@@ -178,4 +191,10 @@ def to_video(batch: Mapping[str, Any]) -> Video:
         else torch.stack([(mask_BHW == n + 1).float() for n in range(MAX_OBJECTS)], dim=1),
         object_depth_m_B=depth_B,
         at_rest_B=batch.get("at_rest_B"),
+        **{f"{name}_B": _known(batch.get(f"{name}_B")) for name in SCALE_COLUMNS},
     )
+
+
+def _known(value_B: torch.Tensor | None) -> torch.Tensor | None:
+    """A number of each clip, or None where no clip has one."""
+    return None if value_B is None or value_B.isnan().all() else value_B

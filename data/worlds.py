@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from data.split import Split
+
 WORLDS = {"drops": "data.drops.world:Drops"}
 """Module and class of each world by its name. A world is imported when it is asked for."""
 
@@ -64,7 +66,10 @@ class World(ABC):
 
     @abstractmethod
     def draw(self, split: str, number: int, *, frames: int, side_px: int, law: float | None = None) -> Any:
-        """Scene `number` of a split; `law` is another value of the law's constant than the scene's own."""
+        """Scene `number` of a split; `law` is another value of the law's constant than the scene's own.
+
+        A world that takes `fps` as well draws its scenes at any frame rate.
+        """
 
     @abstractmethod
     def simulate(self, scene: Any) -> Any:
@@ -100,10 +105,8 @@ class World(ABC):
         """
         return {}
 
-    def rows(
-        self, split: str, root: str | Path | None = None, columns: Sequence[str] | None = None
-    ) -> datasets.Dataset:
-        """The rows of a split, below `root` or among those that ship, with the world's light columns.
+    def rows(self, split: str, root: str | Path | None = None, columns: Sequence[str] | None = None) -> Split:
+        """The rows of a split, below `root` or among those that ship, without the world's heavy columns.
 
         Raises:
             ValueError: no such split, or no folder where the world ships none.
@@ -113,7 +116,7 @@ class World(ABC):
         folder = root or self.shipped
         if folder is None:
             raise ValueError(f"the world {self.name} ships no clips: write some and give the folder of splits")
-        return load_split(split, folder, columns=list(columns or self.columns)).with_format("numpy")
+        return load_split(split, folder, columns, without=self.heavy_columns)
 
 
 @functools.cache

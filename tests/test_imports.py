@@ -77,12 +77,18 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         **dict.fromkeys(("sample", "score_clips", "merge", "commitment", "check_gravity"), COMMAND),
     },
     "data": {
-        "rows": set(),
-        "worlds": {"rows"},
+        "arrays": set(),
+        "together": set(),
+        "split": {"arrays", "together"},
+        "rates": set(),
+        "rows": {"split"},
+        "captions": set(),
+        "sources": {"rows", "split", "captions", "rates"},
+        "worlds": {"rows", "split"},
         "drops": {"rows", "worlds"},
         "published": set(),
         "warps": set(),
-        "write": {"rows", "worlds"},
+        "write": {"rows", "split", "worlds"},
     },
 }
 """What each room may import of its own package; of others, whatever their direction allows. A module `__main__` stands

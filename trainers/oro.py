@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from rewards.recipe.recipe import load_recipe
-from trainers.learning.batches import Batch, Scenes, condition_on
+from trainers.learning.batches import Batch, Scenes, condition_on, lasting
 from trainers.learning.clocks import Phases
 from trainers.learning.decode import score_latents
 from trainers.learning.figures import Processes, reward_metrics
 from trainers.learning.losses import denoising_loss, reference_distance
 from trainers.learning.rollout import Rollout, choose_grad_steps, in_range, recomputed, rollout
-from trainers.learning.scoring import Scorer, check_recipe
+from trainers.learning.scoring import Scorer, check_recipe, score
 from trainers.learning.streams import Stream, clip_generators
 from trainers.memory_plan.blank import FEW, Blank, Step
 from trainers.models import Condition, VideoModel
@@ -209,9 +209,15 @@ def check_first_batch(config: OROConfig, recipe: Scorer, model: VideoModel, scen
             f"num_frames {condition.num_frames} is more than the {batch.video.num_frames} frames of the data's clips: "
             "lower num_frames, or set denoising_weight to 0"
         )
+    if config.denoising_weight > 0 and not batch.has_clips:
+        raise ValueError(f"denoising_weight needs clips, and {config.dataset} holds prompts alone: set it to 0")
     num_frames = min(condition.num_frames, config.reward_num_frames or condition.num_frames)
-    video = batch.video.with_frames(batch.video.frames_BTCHW[:, :num_frames]).to(model.device)
-    check_recipe(recipe, video, batch.columns, num_frames=num_frames)
+    video = batch.video.to(model.device)
+    if batch.has_clips:
+        true = video.with_frames(video.frames_BTCHW[:, :num_frames])
+        check_recipe(recipe, true, batch.columns, num_frames=num_frames)
+    if num_frames > batch.video.num_frames or not batch.has_clips:
+        score(recipe, video.with_frames(lasting(video.frames_BTCHW, num_frames)), batch.columns)
 
 
 def main(config: OROConfig | None = None) -> None:

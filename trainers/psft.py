@@ -147,6 +147,8 @@ STEP = Step(settings=PSFTConfig, loss=blank_loss, full=lambda config: config.ful
 def check_first_batch(config: PSFTConfig, recipe: Scorer | None, model: VideoModel, scenes: Scenes) -> None:
     """Meet bad sizes and rewards on the first clips, before the first step."""
     batch = scenes.batch([0, 1])
+    if not batch.has_clips:
+        raise ValueError(f"supervised fine-tuning learns from clips, and {config.dataset} holds prompts alone: use ORO")
     condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers))
     if condition.num_frames > batch.video.num_frames:
         raise ValueError(
@@ -161,9 +163,11 @@ def check_first_batch(config: PSFTConfig, recipe: Scorer | None, model: VideoMod
 
 def outline(config: PSFTConfig, scenes: Scenes) -> dict[str, str]:
     """The trainer's own lines of the plan. What the clips fall at is what the model will learn."""
+    physics = f"{config.recipe}, weight {config.physics_weight:g}" if config.physics_weight > 0 else "none"
+    if "g_m_s2" not in scenes.table.column_names:
+        return {"physics": physics}
     g = torch.as_tensor(scenes.table["g_m_s2"], dtype=torch.float32)
     falls = f"{config.split}: g {g.median():.2f} m/s^2, from {g.min():.2f} to {g.max():.2f}"
-    physics = f"{config.recipe}, weight {config.physics_weight:g}" if config.physics_weight > 0 else "none"
     return {"falls": falls, "physics": physics}
 
 

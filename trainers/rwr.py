@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from rewards.recipe.recipe import load_recipe
 from trainers.clips.scored import ScoredClips
-from trainers.learning.batches import Scenes, condition_on
+from trainers.learning.batches import Scenes, condition_on, lasting
 from trainers.learning.clocks import Phases
 from trainers.learning.figures import Processes
 from trainers.learning.losses import contrast_loss, denoising_loss, noised, reference_distance
@@ -54,15 +54,15 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
     """
     if config.context_parallel_size > 1:
         raise ValueError("context_parallel_size must be 1 for RWR, whose processes have samples of their own")
-    accelerator, resume = start(config, STEP)
+    scored = ScoredClips(config.scored, config) if config.scored else None
+    accelerator, resume = start(config if scored is None else sized(config, scored), STEP)
     processes = Processes.of(accelerator)
-    scored = ScoredClips(config.scored) if config.scored else None
     recipe = recipe or (load_recipe(config.recipe) if scored is None or config.eval_steps else None)
     scenes = Scenes(config, config.split, seed=config.seed) if scored is None else None
     recipe = recipe and watched(config, accelerator, recipe)
     session = make_session(config, accelerator, held_out_judges(config, recipe), scenes, model, recipe=config.recipe)
     model, state = session.model, session.state
-    source = scored or check_round(config, recipe, session, scenes)
+    source = check_scored(config, model, scored) if scored else check_round(config, recipe, session, scenes)
     check_disk(config.output_dir, session.disk_bytes())
     size, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     per_step = size * accumulation * accelerator.num_processes
@@ -96,6 +96,12 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
         metrics = session.after_step(metrics, started, shown)
     session.close(metrics, method="RWR, regression on clips weighted by their reward")
     return metrics
+
+
+def sized(config: RWRConfig, scored: ScoredClips) -> RWRConfig:
+    """The settings with the size of the scored clips, for the plan of memory."""
+    num_frames, height, width = scored.size
+    return dataclasses.replace(config, num_frames=num_frames, height=height, width=width)
 
 
 def pool_of_step(
@@ -232,6 +238,12 @@ STEP = Step(
 """The step, as the plan of memory runs it."""
 
 
+def check_scored(config: RWRConfig, model: VideoModel, scored: ScoredClips) -> ScoredClips:
+    """Meet sizes and rates that the model does not take."""
+    condition_on(model, scored.batch([0]), config, clip_generators(config.seed, [0]))
+    return scored
+
+
 def check_round(config: RWRConfig, recipe: Scorer | None, session: Session, scenes: Scenes | None) -> Scenes:
     """Meet bad sizes and rewards on the data's own first clips, and shares that do not come out even."""
     assert scenes is not None and recipe is not None
@@ -242,7 +254,7 @@ def check_round(config: RWRConfig, recipe: Scorer | None, session: Session, scen
         )
     batch = scenes.batch([0, 1])
     condition = condition_on(session.model, batch, config, clip_generators(config.seed, batch.numbers))
-    video = batch.video.with_frames(batch.video.frames_BTCHW[:, : condition.num_frames]).to(session.model.device)
+    video = batch.video.with_frames(lasting(batch.video.frames_BTCHW, condition.num_frames)).to(session.model.device)
     scored, _ = score(recipe, video, batch.columns)
     warn_unmeasured(scored)
     if scored.reward_B.shape != (2,) or not scored.reward_B.isfinite().all():

@@ -34,7 +34,7 @@ class SampleConfig:
     image: str | None = option(None, "start from this picture instead, with prompt")
     prompt: str | None = option(None, "text of clips that do not come from a split")
     seeds: list[int] = option([0], "seeds of the noise; every scene is made with each")
-    fps: Rate | None = option(None, "frames a second; needed without a split")
+    fps: Rate | None = option(None, "frames a second; needed without a split, whose clips are else made at their own")
     num_frames: Positive = option(17, "frames of a clip, without a split")
     height: Positive = option(64, "rows in px, without a split")
     width: Positive = option(64, "columns in px, without a split")
@@ -50,7 +50,7 @@ def requests_of(config: SampleConfig) -> list[Request]:
     if config.split is not None:
         if config.image or config.prompt:
             raise ValueError("a split brings its own first frames and captions: leave out image and prompt")
-        rows = rows_of_split(config.split, scenes=config.scenes, at_rest=config.at_rest)
+        rows = rows_of_split(config.split, scenes=config.scenes, at_rest=config.at_rest, fps=config.fps)
         return [request_for_row(row, seed) for row in rows for seed in config.seeds]
     if config.prompt is None:
         raise ValueError("nothing to make clips of: give split, or prompt (with or without image)")

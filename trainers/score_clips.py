@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from data.rows import LIGHT_COLUMNS, collate, load_split, reward_columns, to_video
+from data.rates import at_rate
+from data.rows import HEAVY_COLUMNS, collate, load_split, reward_columns, to_video
 from trainers.clips.folder import read_clip, read_samples
 from trainers.clips.making import default_device
 from trainers.clips.scored import read_rewards, write_rewards
@@ -56,7 +57,7 @@ def score_folder(config: ScoreClipsConfig, *, recipe: Scorer | None = None) -> d
     with tqdm(total=len(samples), initial=len(samples) - len(missing), desc="scoring", unit="clip") as bar:
         for start in range(0, len(missing), config.batch_size):
             batch_samples = missing[start : start + config.batch_size]
-            batch = collate([rows[sample.scene] for sample in batch_samples])
+            batch = collate([at_rate(rows[sample.scene], sample.fps) for sample in batch_samples])
             frames = torch.stack([read_clip(config.clips, sample.name) for sample in batch_samples])
             video = to_video(batch).with_frames(frames).to(default_device())
             scored, _ = score(recipe, video, reward_columns(batch))
@@ -71,7 +72,7 @@ def rows_by_id(config: ScoreClipsConfig, scenes: set[str]) -> Mapping[str, Any]:
     """The rows of the scenes that clips start from."""
     if not scenes:
         return {}
-    table = load_split(config.split, config.dataset, columns=LIGHT_COLUMNS)
+    table = load_split(config.split, config.dataset, without=HEAVY_COLUMNS)
     wanted = [index for index, name in enumerate(table["id"]) if str(name) in scenes]
     rows = {str(table[index]["id"]): table[index] for index in wanted}
     absent = sorted(scenes - rows.keys())

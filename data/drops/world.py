@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from data.drops.ranges import SPLIT_SEEDS, SPLITS
 from data.drops.scenes import Scene, draw_scene
 from data.drops.simulation import Geometry, Motion, camera_matrices
 from data.drops.truth import TrueScene
-from data.rows import HEAVY_COLUMNS, LIGHT_COLUMNS, MAX_OBJECTS, SHIPPED, features
+from data.rows import HEAVY_COLUMNS, LIGHT_COLUMNS, MAX_OBJECTS, SCALE_COLUMNS, SHIPPED, features
 from data.worlds import World
 from reward_physics.figures.metrics import STANDARD_G_M_S2
 
@@ -23,15 +24,25 @@ class Drops(World):
 
     name = "drops"
     splits = tuple(SPLITS)
-    columns = tuple(LIGHT_COLUMNS)
+    columns = tuple(name for name in LIGHT_COLUMNS if name not in SCALE_COLUMNS)
     heavy_columns = tuple(HEAVY_COLUMNS)
     shipped = SHIPPED
     report = "falls"
 
-    def draw(self, split: str, number: int, *, frames: int, side_px: int, law: float | None = None) -> Scene:
-        """Scene `number` of a split, under its own g or the one given."""
+    def draw(
+        self,
+        split: str,
+        number: int,
+        *,
+        frames: int,
+        side_px: int,
+        law: float | None = None,
+        fps: float | None = None,
+    ) -> Scene:
+        """Scene `number` of a split, under its own g and at its own rate, or those given."""
         seed = SPLIT_SEEDS[split] + number
         scene = draw_scene(seed, SPLITS[split], frames=frames, height_px=side_px, width_px=side_px)
+        scene = scene if fps is None else dataclasses.replace(scene, fps=fps)
         return scene if law is None else scene.with_gravity(law)
 
     def simulate(self, scene: Scene) -> Motion:

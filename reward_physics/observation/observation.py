@@ -131,7 +131,7 @@ class Observation:
         if why is not None:
             raise ValueError(
                 f"metres per second squared are refused: {why}. Give a camera and metric depth, "
-                "or use a unit-free reward"
+                "or px_per_m (with training data as a column), or use a unit-free reward"
             )
         return self._facing_camera if self.video.camera is None else self.video.camera
 

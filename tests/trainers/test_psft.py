@@ -97,3 +97,10 @@ def test_clips_of_true_gravity_are_the_same_scenes_and_fall_at_it(monkeypatch):
     flying = time_s < true["impact_times_s"][0]
     fallen_m = true["poses"][0, 0, 2] - true["poses"][flying, 0, 2]
     assert fallen_m == pytest.approx(0.5 * 9.81 * time_s[flying] ** 2, abs=0.01)
+
+
+def test_prompts_alone_cannot_be_learned_from(base, tmp_path):
+    (tmp_path / "p.txt").write_text("a ball is thrown\n")
+    size = {"num_frames": 9, "height": 32, "width": 32, "fps": 8.0, "image_conditioning": False}
+    with pytest.raises(ValueError, match=r"learns from clips, and .*p\.txt holds prompts alone"):
+        psft.train(PSFTConfig(**base | size | {"dataset": str(tmp_path / "p.txt"), "dry_run": True}))

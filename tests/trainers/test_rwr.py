@@ -1,8 +1,10 @@
 """RWR on a toy world: its laws to the last bit, exact resume, offline folders, and what it refuses."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from run_reading import lora_of
@@ -238,6 +240,32 @@ def test_scored_folders_that_cannot_be_used_are_refused(base, sampled, tmp_path)
         rwr.train(RWRConfig(**base | {"scored": [str(sampled)]}))
     with pytest.raises(ValueError, match="holds no clips: make them"):
         rwr.train(RWRConfig(**base | {"scored": [str(tmp_path / "nowhere")]}))
+
+
+def test_scored_clips_come_at_the_asked_length_size_and_rate(base, sampled):
+    whole = ScoredClips([sampled]).batch([0]).video
+    config = RWRConfig(**base | {"scored": [str(sampled)], "num_frames": 5, "height": 64, "width": 32, "fps": 8.0})
+    scored = ScoredClips(config.scored, config)
+    video = scored.batch([0]).video
+    assert scored.size == (5, 64, 32)
+    assert (video.frames_BTCHW.shape, video.fps_B.tolist()) == ((1, 5, 3, 64, 32), [8.0])
+    same = RWRConfig(**base | {"scored": [str(sampled)], "fps": 8.0})
+    assert torch.equal(ScoredClips([sampled], same).batch([0]).video.frames_BTCHW, whole.frames_BTCHW[:, ::2])
+    rwr.train(dataclasses.replace(config, max_steps=1))
+    for changes, said in (
+        ({"num_frames": 17}, "num_frames 17 is more than the 9 frames of clip clip0"),
+        ({"num_frames": 9, "fps": 8.0}, "num_frames 9 is more than the 5 frames of clip clip0 .* at 8 frames a second"),
+        ({"fps": 24.0}, "fps 24 is above the 16 frames a second of clip clip0"),
+        ({"height": 40}, "height must be a multiple of 32"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            rwr.train(RWRConfig(**base | {"scored": [str(sampled)], "dry_run": True, "output_dir": "o"} | changes))
+
+
+def test_scored_clips_of_several_sizes_are_named_before_the_first_step(base, sampled):
+    np.savez_compressed(sampled / "clips" / "clip2.npz", frames=np.zeros((9, 64, 64, 3), np.uint8), fps=16.0)
+    with pytest.raises(ValueError, match=r"clip2 .* has 9 frames of 64 x 64 px and clip0 .* 9 frames of 32 x 32 px"):
+        rwr.train(RWRConfig(**base | {"scored": [str(sampled)]}))
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(base, brightness, capsys):

@@ -124,3 +124,13 @@ def test_rows_of_a_split_start_from_rest_where_asked():
     assert all(row["at_rest"] for row in rows)
     with pytest.raises(ValueError, match="lower scenes"):
         rows_of_split("heldout", scenes=100_000, at_rest=True)
+
+
+def test_rows_of_a_split_come_at_a_lower_rate():
+    (whole,) = rows_of_split("validation", scenes=1, at_rest=True)
+    (half,) = rows_of_split("validation", scenes=1, at_rest=True, fps=8.0)
+    assert request_for_row(half, 0).num_frames == 9
+    assert request_for_row(half, 0).sample.fps == 8.0
+    assert (half["frames"] == whole["frames"][::2]).all()
+    with pytest.raises(ValueError, match="fps 24 is above the 16 frames a second"):
+        rows_of_split("validation", scenes=1, at_rest=True, fps=24.0)

@@ -65,3 +65,19 @@ def test_clips_of_other_scenes_are_refused(sampled, brightness, tmp_path):
         score_folder(ScoreClipsConfig(**sampled | {"split": "validation"}), recipe=brightness())
     with pytest.raises(ValueError, match="holds no clips"):
         score_folder(ScoreClipsConfig(**sampled | {"clips": str(tmp_path / "empty")}), recipe=brightness())
+
+
+def test_clips_are_measured_at_the_rate_that_they_were_made_at(toy_world, brightness, tmp_path):
+    row = load_split("train", toy_world / "clips")[0]
+    folder = ClipFolder(tmp_path / "slow", {"made": "by hand"})
+    folder.write(Sample(name="a", prompt="x", seed=0, fps=8.0, scene=str(row["id"])), torch.zeros(5, 3, 32, 32))
+    seen = []
+
+    class Rates(Counting):
+        def score(self, video, columns, grad):
+            seen.append((video.fps_B.tolist(), columns["reference_BTCHW"].shape[1]))
+            return super().score(video, columns, grad)
+
+    clips = ScoreClipsConfig(clips=str(folder.folder), dataset=str(toy_world / "clips"))
+    score_folder(clips, recipe=Rates(brightness()))
+    assert seen == [([8.0], 5)]

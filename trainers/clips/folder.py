@@ -129,10 +129,8 @@ def read_clip(folder: str | Path, name: str) -> Tensor:
         ValueError: it cannot be read, is too large to unpack, or is a link that leads out of the folder.
     """
     path = Path(folder) / "clips" / f"{name}.npz"
+    clip_shape(folder, name)
     try:
-        if not path.resolve().is_relative_to(Path(folder).resolve()):
-            raise ValueError("a link that leads out of its folder")
-        _check_header(path)
         with np.load(path, allow_pickle=False) as arrays:
             frames_THWC = arrays["frames"]
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
@@ -140,8 +138,23 @@ def read_clip(folder: str | Path, name: str) -> Tensor:
     return torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float() / 255
 
 
-def _check_header(path: Path) -> None:
-    """Raise ValueError unless the array of frames is T x H x W x 3 of uint8 and of a size to unpack."""
+def clip_shape(folder: str | Path, name: str) -> tuple[int, ...]:
+    """Frames, rows, columns and colours of one clip of a folder, without reading it.
+
+    Raises:
+        ValueError: as of `read_clip`.
+    """
+    path = Path(folder) / "clips" / f"{name}.npz"
+    try:
+        if not path.resolve().is_relative_to(Path(folder).resolve()):
+            raise ValueError("a link that leads out of its folder")
+        return _header(path)
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"cannot read the clip {path} ({error}): remove it and run again") from error
+
+
+def _header(path: Path) -> tuple[int, ...]:
+    """The shape of the array of frames; ValueError unless it is T x H x W x 3 of uint8 and of a size to unpack."""
     with zipfile.ZipFile(path) as archive, archive.open("frames.npy") as stream:
         np.lib.format.read_magic(stream)
         shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
@@ -149,6 +162,7 @@ def _check_header(path: Path) -> None:
         raise ValueError(f"frames must be T x H x W x 3 of uint8, got {shape} of {dtype}")
     if math.prod(shape) > LARGEST_CLIP_BYTES:
         raise ValueError(f"its {math.prod(shape) / 1e9:.0f} GB of frames are more than {LARGEST_CLIP_BYTES / 1e9:.0f}")
+    return shape
 
 
 def fingerprint(path: str | Path) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.rates import at_rate
 from data.worlds import world_of
 from trainers.clips.folder import ClipFolder, Sample, fingerprint
 from trainers.learning.rollout import sample as sample_clips
@@ -135,9 +136,22 @@ def load_model(model: str, lora: str | None) -> VideoModel:
 
 
 def rows_of_split(
-    split: str, *, scenes: int, at_rest: bool, root: str | Path | None = None, world: str = "drops"
+    split: str,
+    *,
+    scenes: int,
+    at_rest: bool,
+    root: str | Path | None = None,
+    world: str = "drops",
+    fps: float | None = None,
 ) -> list[dict[str, Any]]:
-    """The first `scenes` rows of a split of a world, or the first that start from rest."""
+    """The first `scenes` rows of a split of a world, or the first that start from rest.
+
+    Args:
+        fps: the clips' frames are taken at this rate; by default at their own.
+
+    Raises:
+        ValueError: fewer such rows, or none at that rate.
+    """
     table = world_of(world).rows(split, root)
     if at_rest and "at_rest" not in table.column_names:
         raise ValueError(f"split {split} does not say which scenes are at rest: leave at_rest out")
@@ -146,4 +160,4 @@ def rows_of_split(
     if len(chosen) < scenes:
         kind = "scenes at rest" if at_rest else "scenes"
         raise ValueError(f"split {split} has {len(chosen)} {kind}, {scenes} were asked for: lower scenes or write more")
-    return [table[index] for index in chosen[:scenes]]
+    return [at_rate(table[index], fps) for index in chosen[:scenes]]

@@ -19,9 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data.rates import frames_at
 from reward_physics.video import Video
-from trainers.clips.folder import Sample, read_clip, read_samples, write_text
-from trainers.learning.batches import Batch
+from trainers.clips.folder import Sample, clip_shape, read_clip, read_samples, write_text
+from trainers.learning.batches import Batch, resized
+from trainers.settings.common import DataConfig
 
 REWARDS = "rewards.jsonl"
 
@@ -36,13 +38,15 @@ class ScoredClip:
 
 
 class ScoredClips:
-    """The scored clips of some folders, group by group.
+    """The scored clips of some folders, group by group, in the length, size and frame rate that a config asks for.
 
     Raises:
-        ValueError: no clips, a clip without a score, scores that cannot be read.
+        ValueError: no clips, a clip without a score, scores that cannot be read, clips of several sizes or fewer frames
+            than are asked for.
     """
 
-    def __init__(self, folders: Sequence[str | Path]) -> None:
+    def __init__(self, folders: Sequence[str | Path], config: DataConfig | None = None) -> None:
+        self.config = config or DataConfig()  # pyright: ignore[reportCallIssue]
         clips = [clip for folder in folders for clip in read_scored(folder)]
         names = list(dict.fromkeys(clip.sample.scene or clip.sample.prompt for clip in clips))
         groups = {name: [] for name in names}
@@ -53,6 +57,16 @@ class ScoredClips:
         self._places = [(g, n) for g, name in enumerate(names) for n in range(len(groups[name]))]
         self.reward_GN = torch.zeros(len(groups), largest)
         self.measurable_GN = torch.zeros(len(groups), largest)
+        chosen = [taken(clip, self.config) for clip in self.clips]
+        for clip, (*_, size) in zip(self.clips, chosen, strict=True):
+            if size != chosen[0][-1]:
+                raise ValueError(
+                    f"clips of one training must have one size, but {clip.sample.name} in {clip.folder} has "
+                    f"{_in_words(size)} and {self.clips[0].sample.name} in {self.clips[0].folder} "
+                    f"{_in_words(chosen[0][-1])}: set num_frames, height and width, or leave one folder out"
+                )
+        self.size: tuple[int, ...] = chosen[0][-1]
+        self._taken = [(indices, rate) for indices, rate, _ in chosen]
         for (g, n), clip in zip(self._places, self.clips, strict=True):
             self.measurable_GN[g, n] = float(math.isfinite(clip.reward))
             self.reward_GN[g, n] = clip.reward if math.isfinite(clip.reward) else 0.0
@@ -66,20 +80,40 @@ class ScoredClips:
 
     def batch(self, places: list[int]) -> Batch:
         """Some clips, as the scenes that they are: their pixels, prompts and frame rates."""
-        clips = [self.clips[place] for place in places]
-        frames = [read_clip(clip.folder, clip.sample.name) for clip in clips]
-        if len({frame.shape for frame in frames}) > 1:
-            raise ValueError(
-                f"clips of one training must have one size, got {sorted({tuple(f.shape) for f in frames})}"
-            )
-        fps_B = torch.tensor([clip.sample.fps for clip in clips])
+        clips = [(self.clips[place], *self._taken[place]) for place in places]
+        frames = [read_clip(clip.folder, clip.sample.name)[indices] for clip, indices, _ in clips]
+        video = Video(frames_BTCHW=torch.stack(frames), fps_B=torch.tensor([rate for _, _, rate in clips]))
         return Batch(
-            video=Video(frames_BTCHW=torch.stack(frames), fps_B=fps_B),
-            captions=[clip.sample.prompt for clip in clips],
-            ids=[clip.sample.name for clip in clips],
+            video=resized(video, self.config.height, self.config.width),
+            captions=[clip.sample.prompt for clip, _, _ in clips],
+            ids=[clip.sample.name for clip, _, _ in clips],
             columns={},
             numbers=places,
         )
+
+
+def taken(clip: ScoredClip, config: DataConfig) -> tuple[list[int], float, tuple[int, ...]]:
+    """The frames of a clip at the config's rate and length, their rate, and the size of the clip that they make.
+
+    Raises:
+        ValueError: the rate is above the clip's or does not fit it, or the clip is too short.
+    """
+    name, fps, wanted = clip.sample.name, config.fps, config.num_frames
+    count, height, width, _ = clip_shape(clip.folder, name)
+    indices = None if fps is None else frames_at(count, clip.sample.fps, fps, clip=name)
+    rate = clip.sample.fps if fps is None or indices is None else fps
+    indices = list(range(count)) if indices is None else indices
+    if wanted is not None and wanted > len(indices):
+        raise ValueError(
+            f"num_frames {wanted} is more than the {len(indices)} frames of clip {name} in {clip.folder} at "
+            f"{rate:g} frames a second: lower num_frames"
+        )
+    indices = indices[:wanted]
+    return indices, rate, (len(indices), config.height or height, config.width or width)
+
+
+def _in_words(size: tuple[int, ...]) -> str:
+    return f"{size[0]} frames of {size[1]} x {size[2]} px"
 
 
 def read_scored(folder: str | Path) -> list[ScoredClip]:

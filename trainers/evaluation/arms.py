@@ -155,7 +155,7 @@ def read_existing(arm: Arm, requests: Sequence[Request]) -> list[Tensor]:
     """The clips of a folder made elsewhere, matched by scene and seed.
 
     Raises:
-        ValueError: a scene is missing.
+        ValueError: a scene is missing, or has another frame rate.
     """
     assert arm.path is not None
     made = {(sample.scene, sample.seed): sample for sample in read_samples(arm.path).values()}
@@ -166,6 +166,11 @@ def read_existing(arm: Arm, requests: Sequence[Request]) -> list[Tensor]:
             raise ValueError(
                 f"arm {arm.name}: {arm.path} has no clip of scene {request.sample.scene} with this noise: "
                 "make it with the same split, scenes and seeds"
+            )
+        if sample.fps != request.sample.fps:
+            raise ValueError(
+                f"arm {arm.name}: clip {sample.name} of {arm.path} has {sample.fps:g} frames a second and its scene "
+                f"{request.sample.fps:g}: make the clips at the split's rate"
             )
         frames.append(read_clip(arm.path, sample.name))
     return frames

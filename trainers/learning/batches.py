@@ -16,6 +16,8 @@ from datasets import Features
 from torch import Tensor
 
 from data import rows as data_rows
+from data.rates import at_rate
+from data.sources import check_rates, check_scales, completed, open_split
 from reward_physics.video import Video
 from trainers.learning.streams import shuffled
 from trainers.models.base import Condition, VideoModel
@@ -25,13 +27,18 @@ from trainers.settings.options import suggestion
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Some scenes: the data's own clips, their captions and the columns that rewards may ask for."""
+    """Some scenes: the data's own clips, their captions and the columns that rewards may ask for.
+
+    Args:
+        has_clips: False where there are prompts alone; the video then holds zeros.
+    """
 
     video: Video
     captions: list[str]
     ids: list[str]
     columns: dict[str, Any]
     numbers: list[int]
+    has_clips: bool = True
 
 
 class BatchSource(Protocol):
@@ -50,18 +57,14 @@ class Scenes:
     """
 
     def __init__(self, config: DataConfig, split: str, *, seed: int = 0, shuffle: bool = True) -> None:
-        root = None if config.dataset == "drops" else Path(config.dataset)
-        if root is not None and not root.is_dir():
-            raise ValueError(f"dataset must be `drops` or a folder of splits, but {config.dataset} does not exist")
-        if Path(split).name != split or split == "..":
-            raise ValueError(f"a split must be the name of a folder in dataset and no path, got {split!r}")
-        table = data_rows.load_split(split, root)
-        missing = sorted(set(data_rows.LIGHT_COLUMNS) - set(table.column_names))
-        if missing:
-            raise ValueError(
-                f"split {split} must have the columns of `data.rows`, but lacks {', '.join(missing)}: "
-                f"write it again with `python -m data.write --split {split}`"
-            )
+        table = open_split(config.dataset, split)
+        self.has_clips = "frames" in table.column_names
+        if not self.has_clips:
+            check_text_alone(config)
+        for name, asked in (("kind", config.kinds is not None), ("at_rest", config.at_rest)):
+            if asked and name not in table.column_names:
+                option = "kinds" if name == "kind" else name
+                raise ValueError(f"{option} needs a column `{name}`, which split {split} lacks: leave {option} out")
         kept = range(len(table))
         if config.kinds is not None:
             kinds = [str(kind) for kind in table["kind"]]
@@ -74,8 +77,11 @@ class Scenes:
             kept = [i for i in kept if rest[i]]
         if not kept:
             raise ValueError(f"split {split} has no scene left: loosen kinds or at_rest")
-        self.config, self.seed, self.shuffle = config, seed, shuffle
-        self.table = table.select(list(kept)).with_format("numpy")
+        self.config, self.split, self.seed, self.shuffle = config, split, seed, shuffle
+        self.table = table.select(list(kept))
+        check_scales(split, self.table)
+        if self.has_clips and config.fps is not None:
+            check_rates(split, self.table, config.fps, config.num_frames)
         self._orders: dict[int, list[int]] = {}
 
     def __len__(self) -> int:
@@ -93,19 +99,52 @@ class Scenes:
         return self._orders[epoch][place]
 
     def batch(self, numbers: list[int]) -> Batch:
-        """The scenes of these clip numbers, resized to the configured size."""
-        batch = data_rows.collate([self.table[self.row_index(number)] for number in numbers])
-        if self.config.fps is not None:
-            batch["fps_B"] = torch.full((len(numbers),), float(self.config.fps))
-        video = resized(data_rows.to_video(batch), self.config.height, self.config.width)
-        if self.config.num_frames is not None:
-            video = video.with_frames(video.frames_BTCHW[:, : self.config.num_frames])
+        """The scenes of these clip numbers, at the configured size and frame rate.
+
+        Where there are prompts alone, the video is one of zeros and says the size and rate that are asked for.
+        """
+        config = self.config
+        rows = [completed(self.table[index], self.split, index) for index in map(self.row_index, numbers)]
+        if not self.has_clips:
+            batch = data_rows.collate(rows)
+            return Batch(
+                video=blank_video(config, len(rows)),
+                captions=batch["caption"],
+                ids=batch["id"],
+                columns=batch,
+                numbers=numbers,
+                has_clips=False,
+            )
+        batch = data_rows.collate([at_rate(row, config.fps, config.num_frames) for row in rows])
+        video = resized(data_rows.to_video(batch), config.height, config.width)
+        if config.num_frames is not None:
+            video = video.with_frames(video.frames_BTCHW[:, : config.num_frames])
         columns = data_rows.reward_columns(batch)
+        if video.px_per_m_B is not None:
+            columns["px_per_m_B"] = video.px_per_m_B
         return Batch(video=video, captions=batch["caption"], ids=batch["id"], columns=columns, numbers=numbers)
 
 
+def check_text_alone(config: DataConfig) -> None:
+    """Raise ValueError where prompts without clips leave open what only clips could say."""
+    lacking = [name for name in ("num_frames", "height", "width", "fps") if getattr(config, name) is None]
+    needs = [f"set {', '.join(lacking)}"] if lacking else []
+    needs += ["set image_conditioning to false"] if config.image_conditioning else []
+    if needs:
+        raise ValueError(
+            f"dataset {config.dataset} holds prompts alone, no frames: {' and '.join(needs)}, or give clips with frames"
+        )
+
+
+def blank_video(config: DataConfig, count: int) -> Video:
+    """Clips without content at the size and rate of the settings. They take no memory; copies of them do."""
+    assert config.num_frames and config.height and config.width and config.fps
+    frames_BTCHW = torch.zeros(()).expand(count, config.num_frames, 3, config.height, config.width)
+    return Video(frames_BTCHW=frames_BTCHW, fps_B=torch.full((count,), float(config.fps)))
+
+
 def clip_size(config: DataConfig) -> tuple[int, int, int]:
-    """Frames, rows and columns of a clip: the configured ones, else those that the split's first file is typed with.
+    """Frames, rows and columns of a clip: the configured ones, else the data's at the configured rate.
 
     Raises:
         ValueError: as of `Scenes`, where no file says them.
@@ -114,10 +153,15 @@ def clip_size(config: DataConfig) -> tuple[int, int, int]:
     files = sorted((root / config.split.split("+")[0]).glob("*.parquet"))
     columns = Features.from_arrow_schema(pq.read_schema(files[0])) if files else {}
     shape = getattr(columns.get("frames"), "shape", None)
-    if shape is None:
-        video = Scenes(config, config.split).batch([0]).video
+    if shape is None or (config.fps is not None and config.num_frames is None):
+        video = Scenes(config, config.split, shuffle=False).batch([0]).video
         shape = (video.num_frames, video.height_px, video.width_px)
     return config.num_frames or shape[0], config.height or shape[1], config.width or shape[2]
+
+
+def lasting(frames_BTCHW: Tensor, num_frames: int) -> Tensor:
+    """The first `num_frames` frames of clips; the last one stands where a clip has fewer."""
+    return frames_BTCHW[:, torch.arange(num_frames).clamp(max=frames_BTCHW.shape[1] - 1)]
 
 
 def resized(video: Video, height: int | None, width: int | None) -> Video:

@@ -17,6 +17,7 @@ import math
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLLTXVideo
 from torch import Tensor
@@ -69,8 +70,9 @@ def load_clips(folders: list[str], limit: int | None = None) -> Tensor:
     tensors = []
     for folder in folders:
         path = Path(folder)
-        table = load_split(path.name, path.parent, columns=["frames"]).with_format("numpy")
-        tensors.append(torch.as_tensor(table[: limit or len(table)]["frames"]).to(torch.uint8))
+        table = load_split(path.name, path.parent, columns=["frames"])
+        rows = [table[index]["frames"] for index in range(min(limit or len(table), len(table)))]
+        tensors.append(torch.as_tensor(np.stack(rows)).to(torch.uint8))
     return torch.cat(tensors)
 
 

@@ -41,6 +41,9 @@ from trainers.pretrain.common import (
 SHIFT = 3.0
 """Spacing of noise levels, in training and in the scheduler: sigma = shift u / (1 + (shift - 1) u)."""
 
+FPS = 16.0
+"""Frames a second of the clips that are learned."""
+
 LATENT_GRID = (9, 4, 4)
 """Latent frames, rows and columns of a clip of 17 frames of 64 x 64 px."""
 
@@ -98,10 +101,21 @@ def column_weights(tokens_BND: Tensor, weight: float) -> Tensor:
 
 
 def read_captions(folders: list[str]) -> list[str]:
-    """The captions of every clip of the folders, in the order of `encode_split`."""
-    return [
-        row for folder in folders for row in load_split(Path(folder).name, Path(folder).parent, ["caption"])["caption"]
-    ]
+    """The captions of every clip of the folders, in the order of `encode_split`.
+
+    Raises:
+        ValueError: a clip of another frame rate than the model learns.
+    """
+    captions: list[str] = []
+    for folder in folders:
+        table = load_split(Path(folder).name, Path(folder).parent, ["caption", "fps"])
+        other = {float(rate) for rate in table["fps"]} - {FPS}
+        if other:
+            raise ValueError(
+                f"the clips of {folder} must have {FPS:g} frames a second, got {min(other):g}: leave it out"
+            )
+        captions += [str(caption) for caption in table["caption"]]
+    return captions
 
 
 def train(options: argparse.Namespace) -> LTXPipeline:
@@ -172,7 +186,6 @@ def flow_matching_loss(
     free = torch.ones(batch, frames * rows * columns, 1)
     free[given_B, : rows * columns] = 0
     noisy = torch.where(free.bool(), model.add_noise(clean, noise, sigma_B), clean)
-    fps = 16.0
     # Flash attention in bf16 has a backward on CPUs that costs four times that of the plain kernels.
     with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16), sdpa_kernel(SDPBackend.MATH):
         # The text encoder sees the padding, as in the stock pipeline; the transformer masks it and need not carry it.
@@ -187,7 +200,7 @@ def flow_matching_loss(
             height=rows,
             width=columns,
             rope_interpolation_scale=(
-                model.vae.temporal_compression_ratio / fps,
+                model.vae.temporal_compression_ratio / FPS,
                 model.vae.spatial_compression_ratio,
                 model.vae.spatial_compression_ratio,
             ),

@@ -21,6 +21,7 @@ from trainers.run import checkpoint as ckpt
 from trainers.run.context_parallel import share_sequence
 from trainers.run.faults import Watched
 from trainers.run.folder import check_output_dir
+from trainers.run.held_out import check_held_out
 from trainers.run.launch import settle_deepspeed, settle_launch
 from trainers.run.parallel import (
     engine_of,
@@ -93,6 +94,9 @@ def make_session(
         model: replaces the one that the config names.
         recipe: file of the rewards.
         full: train every weight of the transformer.
+
+    Raises:
+        ValueError: anything that the first evaluation would meet.
     """
     needed = config.eval_steps or scenes is None
     held_out = Scenes(config, config.eval_split, shuffle=False) if needed else scenes
@@ -102,6 +106,8 @@ def make_session(
     optimizer: torch.optim.Optimizer = adamw(config, weights)
     per_device, norm = config.per_device_train_batch_size, config.max_grad_norm
     optimizer = wrap(accelerator, model, optimizer, batch_size=per_device, max_grad_norm=norm)
+    if config.eval_steps:
+        check_held_out(model, held_out, judges, config)
     if config.context_parallel_size > 1:
         share_sequence(accelerator, model, config.context_parallel_size)
     state = ckpt.TrainState(

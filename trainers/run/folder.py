@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,9 @@ def check_output_dir(output_dir: str | Path, *, overwrite: bool, resume: bool) -
     for part in (folder, *folder.parents):
         if part.is_file():
             raise ValueError(f"output_dir {folder} cannot be a folder, {part} is a file: choose another output_dir")
+    nearest = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"output_dir {folder} cannot be written, {nearest} is read-only: choose another output_dir")
     if not folder.exists() or resume or not any(folder.iterdir()):
         return
     if not overwrite:

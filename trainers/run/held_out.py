@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from reward_physics.figures.intervals import bootstrap_interval
 from reward_physics.files.io import enlarge, upscale_factor, write_video
-from trainers.learning.batches import Scenes, condition_on
+from trainers.learning.batches import Scenes, condition_on, lasting
 from trainers.learning.rollout import sample
 from trainers.learning.scoring import Scorer, score
 from trainers.learning.streams import Stream, clip_generators
@@ -160,8 +161,9 @@ def judge_scenes(
             reward[name] += scored.reward_B.tolist()
             measurable[name] += scored.measurable_B.tolist()
             g_m_s2[name] += measured_g(observation, scored.measurable_B).tolist()
-        truth = video.frames_BTCHW[:, : frames.shape[1]]
-        judged.pictures += [torch.cat([truth[i], frames[i]], dim=-2).cpu() for i in range(len(numbers))]
+        truth = lasting(video.frames_BTCHW, frames.shape[1])
+        shown = torch.cat([truth, frames], dim=-2) if batch.has_clips else frames
+        judged.pictures += list(shown.cpu())
         judged.batches += [index] * len(numbers)
     return judged if share.leads else None
 
@@ -189,6 +191,36 @@ def merged(parts: list[Judged | None]) -> Judged | None:
         batches=sorted(batches),
         fps=next(part.fps for part in found if min(batches) in part.batches),
     )
+
+
+def check_held_out(model: VideoModel, scenes: Scenes, judges: dict[str, Scorer], config: TrainerConfig) -> None:
+    """Meet what the first evaluation would: the first held-out clips are conditioned on and judged, none is made.
+
+    Raises:
+        ValueError: clips that the model cannot make, columns or instruments that a judge lacks.
+    """
+    asked = config.eval_scenes
+    if len(scenes) < asked:
+        warnings.warn(
+            f"eval_scenes {asked} is more than the {len(scenes)} scenes of eval_split {config.eval_split} that kinds "
+            f"and at_rest leave: all {len(scenes)} are evaluated",
+            stacklevel=2,
+        )
+    numbers = list(range(min(asked, config.per_device_train_batch_size, len(scenes))))
+    try:
+        batch = scenes.batch(numbers)
+        condition = condition_on(model, batch, config, clip_generators(config.seed, numbers, Stream.HELD_OUT))
+        video = batch.video.to(model.device)
+        frames = lasting(video.frames_BTCHW, condition.num_frames)
+        for name, judge in judges.items():
+            scored, observation = score(judge, video.with_frames(frames), batch.columns)
+            if scored.reward_B.shape != (len(numbers),):
+                raise ValueError(
+                    f"{name} must return one score a clip, shape ({len(numbers)},), got {tuple(scored.reward_B.shape)}"
+                )
+            measured_g(observation, scored.measurable_B)
+    except ValueError as error:
+        raise ValueError(f"the first evaluation, on eval_split {config.eval_split}, would fail: {error}") from error
 
 
 def ends_of(name: str, reward_N: Tensor) -> dict[str, float]:

@@ -66,7 +66,9 @@ class DataConfig:
     """The scenes that clips are generated for."""
 
     dataset: str = option(
-        "drops", "`drops`, the shipped clips, or a folder with one sub-folder of Parquet files a split"
+        "drops",
+        "`drops`, the shipped clips, a folder with one sub-folder of Parquet files a split, or a file of clips or "
+        "prompts",
     )
     split: str = option("train", "split whose scenes are trained on; several joined by +")
     eval_split: str = option("validation", "split whose first scenes are evaluated on now and then; never trained on")
@@ -76,7 +78,7 @@ class DataConfig:
     num_frames: Positive | None = option(None, "frames a clip; by default as many as the data's clips have")
     height: Positive | None = option(None, "rows of a clip in px; by default the data's")
     width: Positive | None = option(None, "columns of a clip in px; by default the data's")
-    fps: Rate | None = option(None, "frames a second; by default the data's")
+    fps: Rate | None = option(None, "take the clips' frames at so many a second; by default all of them")
 
 
 @strict

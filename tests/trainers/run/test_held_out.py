@@ -1,5 +1,6 @@
 """Evaluations during training: a judge's mean with its interval, also where it measures nothing in metres."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -78,3 +79,43 @@ def test_parts_are_joined_in_the_order_of_the_scenes():
     assert judged is not None and judged.reward == {"eval": [0.0, 1.0, 2.0, 3.0, 4.0]}
     assert [picture[0, 0, 0, 0].item() for picture in judged.pictures] == [0, 1, 2, 3, 4]
     assert judged.fps == 16.0 and merged([]) is None
+
+
+def test_clips_longer_than_the_datas_are_evaluated(toy_config, brightness):
+    config = toy_config(num_frames=17, max_steps=1, eval_steps=1, eval_scenes=2)
+    assert math.isfinite(train(config, recipe=brightness())["eval/reward"])
+    assert (Path(config.output_dir) / "eval" / "step_0" / "clips.mp4").is_file()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_what_the_first_evaluation_would_meet_is_met_before(dry_run, toy_config, brightness, tmp_path):
+    """A judge that needs a column that the data lacks, and one that needs as many frames as are generated."""
+    (tmp_path / "mine.py").write_text(
+        "def spin(observation, *, spin_hz_B):\n    return spin_hz_B\n"
+        "def same(observation, *, reference_BTCHW):\n"
+        "    return (observation.video.frames_BTCHW - reference_BTCHW).mean((1, 2, 3, 4))\n"
+    )
+    for name, frames, said in (("spin", 9, "spin_hz_B"), ("same", 17, "same")):
+        recipe = tmp_path / f"{name}.yaml"
+        recipe.write_text(
+            f"instruments: {{flow: null, depth: null, mask: motion}}\nrewards:\n  - {{name: 'mine.py:{name}'}}\n"
+        )
+        config = toy_config(num_frames=frames, eval_steps=1, eval_recipe=str(recipe), dry_run=dry_run)
+        with pytest.raises(ValueError, match=f"first evaluation, on eval_split validation, would fail: .*{said}"):
+            train(config, recipe=brightness())
+        assert not Path(config.output_dir).exists()
+
+
+def test_fewer_held_out_scenes_than_asked_for_are_told(toy_config, brightness):
+    with pytest.warns(UserWarning, match="eval_scenes 6 is more than the 3 scenes of eval_split validation"):
+        train(toy_config(eval_steps=1, dry_run=True), recipe=brightness())
+
+
+def test_prompts_alone_are_trained_on_and_evaluated(toy_config, brightness, tmp_path):
+    (tmp_path / "p.txt").write_text("a ball is thrown\na cup drops\n")
+    size = {"num_frames": 9, "height": 32, "width": 32, "fps": 8.0, "image_conditioning": False}
+    config = toy_config(dataset=str(tmp_path / "p.txt"), **size, max_steps=1, eval_steps=1, eval_scenes=2)
+    assert math.isfinite(train(config, recipe=brightness())["eval/reward"])
+    again = dataclasses.replace(config, denoising_weight=1.0, dry_run=True, output_dir=str(tmp_path / "again"))
+    with pytest.raises(ValueError, match=r"denoising_weight needs clips, and .*p\.txt holds prompts alone"):
+        train(again, recipe=brightness())
