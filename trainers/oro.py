@@ -99,7 +99,7 @@ def oro_loss(
         max_ratio=config.max_pixel_grad_ratio,
         skip_first=config.image_conditioning,
         each_reward=config.log_reward_gradients,
-        everywhere=processes.gather,
+        processes=processes,
         phase=phase,
     )
     with phase("wait"):

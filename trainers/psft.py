@@ -13,7 +13,6 @@ there is carried on through the decoder by one backward.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 
 import torch
@@ -24,7 +23,7 @@ from trainers.learning.batches import Batch, Scenes, condition_on
 from trainers.learning.clocks import Phases
 from trainers.learning.decode import score_latents
 from trainers.learning.figures import Processes, reward_metrics
-from trainers.learning.losses import denoising_loss, noised
+from trainers.learning.losses import denoising_loss, noised, told
 from trainers.learning.scoring import Scored, Scorer, check_recipe
 from trainers.learning.streams import Stream, clip_generators
 from trainers.memory_plan.blank import Blank, Step
@@ -83,7 +82,7 @@ def psft_loss(
     """The loss of one micro-batch and its figures."""
     with phase("encode"):
         condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers, Stream.NOISE))
-        condition = dataclasses.replace(condition, guidance_scale=1.0)  # guidance belongs to sampling
+        condition = told(condition)
         data = batch.video.frames_BTCHW[:, : condition.num_frames].to(model.device)
         clean = model.pin(model.encode_clip(data), condition)
     fresh = clip_generators(config.seed, batch.numbers, Stream.DATA_NOISE)
@@ -125,7 +124,7 @@ def physics_loss(
         batch.columns,
         max_ratio=config.max_pixel_grad_ratio,
         skip_first=config.image_conditioning,
-        everywhere=processes.gather,
+        processes=processes,
         phase=phase,
     )
     assert scored.latent_grad is not None and scored.dropped_B is not None

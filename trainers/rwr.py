@@ -27,7 +27,7 @@ from trainers.clips.scored import ScoredClips
 from trainers.learning.batches import Scenes, condition_on
 from trainers.learning.clocks import Phases
 from trainers.learning.figures import Processes
-from trainers.learning.losses import contrast_loss, denoising_loss, noised, reference_distance
+from trainers.learning.losses import contrast_loss, denoising_loss, noised, reference_distance, told
 from trainers.learning.scoring import Scorer, score, warn_unmeasured
 from trainers.learning.streams import Stream, clip_generators, shuffled
 from trainers.memory_plan.blank import FEW, Blank, Step
@@ -143,7 +143,7 @@ def rwr_loss(
     places, share = drawn_from(pool, config, numbers, per_step)
     with phase.part("encode"):
         clean, condition = pool.fetch(places, numbers)
-    condition = dataclasses.replace(condition, guidance_scale=1.0)  # guidance belongs to sampling
+    condition = told(condition)
     weight_B = None if config.weighting == "uniform" else pool.weight_M[places] * share
     fresh = clip_generators(config.seed, numbers, Stream.DATA_NOISE)
     levels, metrics = config.denoising_sigma_range, {}

@@ -53,7 +53,9 @@ class ScoredClips:
         self._places = [(g, n) for g, name in enumerate(names) for n in range(len(groups[name]))]
         self.reward_GN = torch.zeros(len(groups), largest)
         self.measurable_GN = torch.zeros(len(groups), largest)
+        self.present_GN = torch.zeros(len(groups), largest)
         for (g, n), clip in zip(self._places, self.clips, strict=True):
+            self.present_GN[g, n] = 1.0
             self.measurable_GN[g, n] = float(math.isfinite(clip.reward))
             self.reward_GN[g, n] = clip.reward if math.isfinite(clip.reward) else 0.0
 

@@ -87,7 +87,7 @@ def online_pool(config: RWRConfig, session: Session, scenes: Scenes, replay: Rep
 
 def offline_pool(config: RWRConfig, session: Session, scored: ScoredClips) -> tuple[Pool, dict[str, float]]:
     """The clips of scored folders, in groups of one prompt, and the figures of their weights."""
-    weights = reward_weights(scored.reward_GN, scored.measurable_GN, config.how)
+    weights = reward_weights(scored.reward_GN, scored.measurable_GN, config.how, present_GN=scored.present_GN)
 
     def fetch(places: list[int], numbers: list[int]) -> tuple[Tensor, Condition]:
         batch = scored.batch(places)

@@ -17,7 +17,7 @@ from reward_physics.figures.intervals import bootstrap_interval
 from reward_physics.files.io import enlarge, upscale_factor, write_video
 from trainers.learning.batches import Scenes, condition_on
 from trainers.learning.rollout import sample
-from trainers.learning.scoring import Scorer, score
+from trainers.learning.scoring import Scored, Scorer, joined, priced_together, score
 from trainers.learning.streams import Stream, clip_generators
 from trainers.models.base import VideoModel
 from trainers.run.tracking import Trackers
@@ -114,6 +114,7 @@ def judge_scenes(model: VideoModel, scenes: Scenes, judges: dict[str, Scorer], c
     count, size = min(config.eval_scenes, len(scenes)), config.per_device_train_batch_size
     reward, measurable, g_m_s2 = ({name: [] for name in judges} for _ in range(3))
     judged = Judged(reward=reward, measurable=measurable, g_m_s2=g_m_s2, pictures=[])
+    parts: dict[str, list[Scored]] = {name: [] for name in judges}
     for start in range(0, count, size):
         numbers = list(range(start, min(start + size, count)))
         batch = scenes.batch(numbers)
@@ -122,11 +123,13 @@ def judge_scenes(model: VideoModel, scenes: Scenes, judges: dict[str, Scorer], c
         judged.fps = video.fps_B[0].item()
         for name, judge in judges.items():
             scored, observation = score(judge, video.with_frames(frames), batch.columns)
-            reward[name] += scored.reward_B.tolist()
-            measurable[name] += scored.measurable_B.tolist()
+            parts[name].append(scored)
             g_m_s2[name] += measured_g(observation, scored.measurable_B).tolist()
         truth = video.frames_BTCHW[:, : frames.shape[1]]
         judged.pictures += [torch.cat([truth[i], frames[i]], dim=-2).cpu() for i in range(len(numbers))]
+    for name, judge in judges.items():
+        scored = priced_together(judge, joined(parts[name]))
+        reward[name], measurable[name] = scored.reward_B.tolist(), scored.measurable_B.tolist()
     return judged
 
 
