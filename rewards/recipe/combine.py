@@ -98,8 +98,9 @@ def combine(
                 = min(price, worst_c total_c) + visibility_weight (visibility_b - 1)     elsewhere
 
     where c goes over the batch's measured clips: hiding is never worth more than the worst that was seen. A gate in
-    [0, 1] so takes away what a clip is worth above the price of an unmeasurable one, and never adds. The visibility term is never positive, so hiding an object never pays, and it is differentiable, so a hidden object is
-    pulled back into sight where the price alone has no gradient.
+    [0, 1] so takes away what a clip is worth above the price of an unmeasurable one, and never adds. The visibility
+    term is never positive, so hiding an object never pays, and it is differentiable, so a hidden object is pulled back
+    into sight where the price alone has no gradient.
 
     Args:
         observation: measured clips; its grad mode decides whether the total carries gradient.

@@ -132,6 +132,33 @@ def spread(reward_GN: Tensor, known_GN: Tensor, advantage: str) -> Tensor:
     return torch.tensor([[deviation if deviation > 1e-12 else 1.0] for deviation in deviations], dtype=reward_GN.dtype)
 
 
+def why_nothing_differs(
+    reward_GN: Tensor, measurable_GN: Tensor, weights: GroupWeights, how: Weighting, present_GN: Tensor | None = None
+) -> str | None:
+    """Why these groups teach nothing, None where they do.
+
+    A group teaches where two of its clips have another reward, or one was measured and one was not, and another weight.
+    Groups teach by their absolute weights as well, where these differ.
+    """
+    present_GN = torch.ones_like(measurable_GN, dtype=torch.bool) if present_GN is None else present_GN > 0
+    known_GN = (measurable_GN > 0) & present_GN
+    if not known_GN.any():
+        return f"none of {int(present_GN.sum())} clips could be measured"
+    judged_G = differ(reward_GN, known_GN) | (known_GN.any(1) & (present_GN & ~known_GN).any(1))
+    weighed_G = differ(weights.weight_GN, present_GN)
+    absolute_K = weights.absolute_G[known_GN.any(1)]
+    among_groups = not how.signed and how.absolute_scale > 0 and bool(absolute_K.max() - absolute_K.min() > 1e-9)
+    if (judged_G & weighed_G).any() or among_groups:
+        return None
+    return f"all samples of a prompt have the same reward or the same weight, in each of {len(reward_GN)} groups"
+
+
+def differ(values_GN: Tensor, mask_GN: Tensor) -> Tensor:
+    """Whether two values of a group differ, of those under the mask."""
+    least_G = torch.where(mask_GN, values_GN, math.inf).amin(1)
+    return torch.where(mask_GN, values_GN, -math.inf).amax(1) > least_G
+
+
 def entropy(share_GN: Tensor, size_G: Tensor) -> Tensor:
     """Entropy of the shares of each group over the logarithm of its size: 1 for equal shares."""
     return -torch.special.xlogy(share_GN, share_GN).sum(1) / size_G.clamp(min=2).log()

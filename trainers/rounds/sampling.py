@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from trainers.learning.advantages import reward_weights, weight_metrics
+from trainers.learning.advantages import reward_weights, weight_metrics, why_nothing_differs
 from trainers.learning.batches import BatchSource, Scenes
 from trainers.learning.clocks import Phases
 from trainers.learning.figures import Processes, of_all, reward_metrics
@@ -59,6 +59,9 @@ def sample_round(
         figures = reward_metrics(Processes(), everyone)
     reward_GN, measurable_GN = reward_M.view(-1, samples), measurable_M.view(-1, samples)
     weights = reward_weights(reward_GN, measurable_GN, config.how)
+    if config.weighting != "uniform":
+        why = why_nothing_differs(reward_GN, measurable_GN, weights, config.how)
+        session.learning.rounds.note(accelerator, why, index, config.max_skipped_steps)
     accelerator.wait_for_everyone()
     if session.is_main:
         weight_M = weights.weight_GN.flatten()

@@ -23,6 +23,7 @@ from trainers.run.faults import Watched
 from trainers.run.folder import check_output_dir
 from trainers.run.parallel import (
     engine_of,
+    is_sharded,
     make_accelerator,
     use_threads,
     wrap,
@@ -89,6 +90,11 @@ def make_session(
     optimizer: torch.optim.Optimizer = adamw(config, weights)
     per_device, norm = config.per_device_train_batch_size, config.max_grad_norm
     optimizer = wrap(accelerator, model, optimizer, batch_size=per_device, max_grad_norm=norm)
+    if is_sharded(accelerator) and len(model.networks) > 1:
+        accelerator.print(
+            "warning: under DeepSpeed an expert that has no gradient in a step goes on by its momentum and decay; "
+            "without DeepSpeed it stays"
+        )
     if config.context_parallel_size > 1:
         share_sequence(accelerator, model, config.context_parallel_size)
     state = ckpt.TrainState(

@@ -38,6 +38,7 @@ from trainers.run.parallel import (
 )
 from trainers.run.process import held_gb, memory_gb, open_files, release_memory
 from trainers.run.records import parted, read_run
+from trainers.run.standstill import Learning
 from trainers.run.tracking import PROCESSES, MetricsFile, Trackers, open_trackers
 from trainers.settings.common import TrainerConfig
 
@@ -53,6 +54,8 @@ class Session:
         keep: called with a checkpoint's unfinished folder, by every process: what the trainer needs beyond the state.
         phases: clocks of the step's parts.
         skipped: steps without a finite gradient since the last with one.
+        learning: whether steps and rounds teach anything.
+        untrained: files of the networks whose LoRA no step teaches.
     """
 
     config: TrainerConfig
@@ -70,6 +73,8 @@ class Session:
     phases: Phases = dataclasses.field(default_factory=Phases)
     stop: StopSignal = dataclasses.field(default_factory=StopSignal)
     skipped: int = 0
+    learning: Learning = dataclasses.field(default_factory=Learning)
+    untrained: list[str] = dataclasses.field(default_factory=list)
     began_s: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
@@ -94,6 +99,7 @@ class Session:
             write_config(config)
         accelerator.wait_for_everyone()
         if resume is not None:
+            self.learning.moved = True  # by the steps before
             changed = ckpt.load_checkpoint(resume, state, config=dataclasses.asdict(config), **self._rank)
             accelerator.print(f"resumed from {resume}" + "".join(f"\n  changed: {line}" for line in changed))
         if self.is_main:
@@ -125,7 +131,7 @@ class Session:
         A step whose gradient is not finite changes no weight.
 
         Raises:
-            ValueError: more such steps in a row than `max_skipped_steps`.
+            ValueError: more such steps in a row than `max_skipped_steps`, or more that taught nothing.
         """
         state = self.state
         with self.phases("wait"):
@@ -139,6 +145,7 @@ class Session:
                 "lower learning_rate or mend the reward, and resume from the last checkpoint"
             )
         if fine:
+            self.learning.step(self.accelerator, norm, state.step + 1, self.config.max_skipped_steps)
             state.optimizer.step()
         else:
             self.accelerator.print(f"warning: step {state.step + 1} has no finite gradient and changes nothing")
@@ -248,10 +255,18 @@ class Session:
         """Write what was learned, with its card and reward curve."""
         self.progress.close()
         self.stop.forget()
+        self.learning.end(self.accelerator)
         with averages.averaged(self.state), gathered(self.state.weights.values()):
             if self.trackers is not None:
                 finish(
-                    self.config, self.model, metrics, self.trackers, method=method, recipe=self.recipe, full=self.full
+                    self.config,
+                    self.model,
+                    metrics,
+                    self.trackers,
+                    method=method,
+                    recipe=self.recipe,
+                    full=self.full,
+                    untrained=self.untrained,
                 )
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
