@@ -24,7 +24,13 @@ from trainers.learning.batches import Batch, Scenes, check_not_given, condition_
 from trainers.learning.clocks import Phases
 from trainers.learning.decode import score_latents
 from trainers.learning.figures import Processes, reward_metrics
-from trainers.learning.levels import about_experts, check_oro_levels, oro_experts_left_out, reference_steps
+from trainers.learning.levels import (
+    about_experts,
+    oro_experts_left_out,
+    oro_shortfalls,
+    reference_steps,
+    why_oro_cannot_learn,
+)
 from trainers.learning.losses import denoising_loss, reference_distance
 from trainers.learning.rollout import Rollout, choose_grad_steps, recomputed, rollout
 from trainers.learning.scoring import Scorer, check_recipe
@@ -35,7 +41,7 @@ from trainers.run.build import held_out_judges, make_session, start, watched
 from trainers.run.faults import warn, warn_not_finite
 from trainers.run.finish import plan_sigmas, print_outline, print_sigmas
 from trainers.run.folder import check_disk
-from trainers.run.session import mean_of
+from trainers.run.session import Session, mean_of
 from trainers.run.standstill import check_first_step, why_reward_is_silent
 from trainers.settings.options import exit_with_one_line, parse_config, shared_levels
 from trainers.settings.oro import OROConfig
@@ -58,17 +64,18 @@ def train(config: OROConfig, *, recipe: Scorer | None = None, model: VideoModel 
     check_disk(config.output_dir, session.disk_bytes())
     size = config.per_device_train_batch_size
     sigmas = plan_sigmas(model, config, scenes)
-    session.untrained = oro_experts_left_out(config, model, sigmas)
-    warn([*check_oro_levels(config, sigmas), *about_experts(session.untrained)], session.is_main)
+    refusal = check_levels(config, session, sigmas)
     if session.is_main:
         per_step = size * config.gradient_accumulation_steps * session.places
         rewards = f"{config.recipe}, weight {config.reward_weight:g}"
         print_outline(config, model, scenes, state.weights, per_step, resume, {"rewards": rewards})
         print_sigmas(config, sigmas)
     if config.dry_run:
+        if refusal is not None:
+            raise ValueError(refusal)
         return {}
     processes = Processes.of(accelerator)
-    metrics = session.open(resume, title="ORO")
+    metrics = session.open(resume, title="ORO", refusal=refusal)
     while state.step < config.max_steps:
         started, records = time.perf_counter(), []
         for micro in range(config.gradient_accumulation_steps):
@@ -88,6 +95,15 @@ def train(config: OROConfig, *, recipe: Scorer | None = None, model: VideoModel 
         metrics = session.after_step(metrics, started, shown)
     session.close(metrics, method="ORO, the gradient of a differentiable reward through the rollout")
     return metrics
+
+
+def check_levels(config: OROConfig, session: Session, sigmas: list[float]) -> str | None:
+    """Say what the levels of gradient and adapter leave out; why nothing can be learned, None where something can."""
+    session.untrained = oro_experts_left_out(config, session.model, sigmas)
+    refusal = why_oro_cannot_learn(config, sigmas)
+    if refusal is None:
+        warn([*oro_shortfalls(config, sigmas), *about_experts(session.untrained)], session.is_main)
+    return refusal
 
 
 def oro_loss(

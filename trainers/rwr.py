@@ -62,8 +62,7 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
     recipe = recipe and watched(config, accelerator, recipe)
     session = make_session(config, accelerator, held_out_judges(config, recipe), scenes, model, recipe=config.recipe)
     model, state = session.model, session.state
-    source = scored or check_round(config, recipe, session, scenes)
-    check_levels(config, session, source)
+    source = check_levels(config, session, scored or check_round(config, recipe, session, scenes))
     check_disk(config.output_dir, session.disk_bytes())
     size, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     per_step = size * accumulation * accelerator.num_processes
@@ -253,12 +252,13 @@ def check_round(config: RWRConfig, recipe: Scorer | None, session: Session, scen
     return scenes
 
 
-def check_levels(config: RWRConfig, session: Session, source: Scenes | ScoredClips) -> None:
-    """Meet an adapter that is off in all of a rollout, and say which expert no step teaches."""
+def check_levels(config: RWRConfig, session: Session, source: Scenes | ScoredClips) -> Scenes | ScoredClips:
+    """Meet an adapter that is off in all of a rollout, and say which expert no step teaches; the source itself."""
     check_adapter_acts(config, plan_sigmas(session.model, config, source))
     session.untrained = experts_left_out(session.model, ranges=[config.denoising_sigma_range])
     warn(about_experts(session.untrained), session.is_main)
     session.learning.watches_steps = config.weighting == "uniform"  # elsewhere whole rounds are watched
+    return source
 
 
 def outline(config: RWRConfig, source: Scenes | ScoredClips) -> dict[str, str]:

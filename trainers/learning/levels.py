@@ -15,13 +15,21 @@ from trainers.settings.oro import OROConfig
 JUST_BELOW = 1e-6
 
 
+def why_adapter_is_off(config: ModelConfig, sigmas: Sequence[float]) -> str | None:
+    """What is wrong where the adapter is off at every noise level of the rollout, None where it acts."""
+    if any(in_range(sigma, config.adapter_sigma_range) for sigma in sigmas):
+        return None
+    return (
+        f"adapter_sigma_range {config.adapter_sigma_range} holds none of the rollout's noise levels {shown(sigmas)}: "
+        "no clip would show what is learned; widen it, or raise num_inference_steps"
+    )
+
+
 def check_adapter_acts(config: ModelConfig, sigmas: Sequence[float]) -> None:
     """Raise ValueError where the adapter is off at every noise level of the rollout."""
-    if not any(in_range(sigma, config.adapter_sigma_range) for sigma in sigmas):
-        raise ValueError(
-            f"adapter_sigma_range {config.adapter_sigma_range} holds none of the rollout's noise levels "
-            f"{shown(sigmas)}: no clip would show what is learned; widen it, or raise num_inference_steps"
-        )
+    why = why_adapter_is_off(config, sigmas)
+    if why is not None:
+        raise ValueError(why)
 
 
 def learning_steps(config: OROConfig, sigmas: Sequence[float]) -> list[int]:
@@ -40,20 +48,21 @@ def reference_steps(config: OROConfig, sigmas: Sequence[float]) -> list[int]:
     ]
 
 
-def check_oro_levels(config: OROConfig, sigmas: Sequence[float]) -> list[str]:
-    """What a run of ORO asks for and only partly gets, a line each.
+def why_oro_cannot_learn(config: OROConfig, sigmas: Sequence[float]) -> str | None:
+    """What is wrong where the reward can teach at no noise level of the rollout, None where it can."""
+    off = why_adapter_is_off(config, sigmas)
+    if off is not None or config.reward_weight == 0 or learning_steps(config, sigmas):
+        return off
+    return (
+        f"grad_steps {config.grad_steps} carries gradient only where adapter_sigma_range {config.adapter_sigma_range} "
+        f"switches the adapter off, of the noise levels {shown(sigmas)}: the reward would teach nothing; widen it, or "
+        "choose other grad_steps"
+    )
 
-    Raises:
-        ValueError: the reward could teach at no noise level.
-    """
-    check_adapter_acts(config, sigmas)
+
+def oro_shortfalls(config: OROConfig, sigmas: Sequence[float]) -> list[str]:
+    """What a run of ORO asks for and gets in part or not at all, a line each."""
     steps, active, said = learning_steps(config, sigmas), config.adapter_sigma_range, []
-    if config.reward_weight > 0 and not steps:
-        raise ValueError(
-            f"grad_steps {config.grad_steps} carries gradient only where adapter_sigma_range {active} switches the "
-            f"adapter off, of the noise levels {shown(sigmas)}: the reward would teach nothing; widen it, or choose "
-            "other grad_steps"
-        )
     if config.reward_weight > 0 and config.grad_steps in ("random", "one_step") and len(steps) < len(sigmas):
         off = len(sigmas) - len(steps)
         said.append(f"the adapter is off at {off} of the {len(sigmas)} steps that grad_steps {config.grad_steps} draws")

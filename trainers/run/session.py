@@ -91,8 +91,12 @@ class Session:
         """Which of them this process is, or belongs to."""
         return self.accelerator.process_index // self.config.context_parallel_size
 
-    def open(self, resume: Path | None, *, title: str) -> dict[str, float]:
-        """Make the folder, go on from `resume`, start trackers and progress bar, evaluate a run that is at step 0."""
+    def open(self, resume: Path | None, *, title: str, refusal: str | None = None) -> dict[str, float]:
+        """Make the folder, go on from `resume`, start trackers and progress bar, evaluate a run that is at step 0.
+
+        Raises:
+            ValueError: the refusal: its plan says that nothing can be learned. The folder keeps what was asked for.
+        """
         config, state, accelerator = self.config, self.state, self.accelerator
         if self.is_main:
             make_output_dir(config.output_dir, resume=config.resume_from_checkpoint is not None)
@@ -112,6 +116,8 @@ class Session:
                 runs=None if resume is None else ckpt.read_manifest(resume).get("trackers"),
             )
             self.processes = Trackers([MetricsFile(Path(config.output_dir), state.step, PROCESSES)])
+        if refusal is not None:
+            raise ValueError(refusal)
         self.stop.listen()
         quiet = config.disable_tqdm or not self.is_main
         self.progress = tqdm(total=config.max_steps, initial=state.step, desc=title, unit="step", disable=quiet)
