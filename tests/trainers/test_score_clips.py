@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from data.rows import load_split
+from reward_physics.observation import Instruments
+from rewards.recipe.recipe import Recipe, RecipeConfig
 from trainers.clips.folder import ClipFolder, Sample
 from trainers.clips.scored import ScoredClips
 from trainers.score_clips import ScoreClipsConfig, score_folder
@@ -65,3 +67,21 @@ def test_clips_of_other_scenes_are_refused(sampled, brightness, tmp_path):
         score_folder(ScoreClipsConfig(**sampled | {"split": "validation"}), recipe=brightness())
     with pytest.raises(ValueError, match="holds no clips"):
         score_folder(ScoreClipsConfig(**sampled | {"clips": str(tmp_path / "empty")}), recipe=brightness())
+
+
+def test_a_spread_is_that_of_a_scenes_clips_whatever_the_batches(sampled, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def bright(observation):\n    return observation.video.frames_BTCHW.mean((1, 2, 3, 4))\n"
+    )
+    config = RecipeConfig.model_validate({"rewards": [{"name": "mine.py:bright"}], "aggregation": "normalised_sum"})
+    recipe = Recipe(config, Instruments(mask="motion"), base=tmp_path)
+    expected = [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]  # k / 10 over the spread 0.05 of two clips that are 0.1 apart
+    found = []
+    for size in (1, 3, 4, 6):
+        settings = sampled | {"batch_size": size, "rescore": True}
+        rewards = score_folder(ScoreClipsConfig(**settings), recipe=recipe)
+        assert [rewards[f"train-{scene}-{seed}"] for scene in range(3) for seed in (0, 1)] == pytest.approx(
+            expected, abs=0.3
+        )
+        found.append(rewards)
+    assert all(rewards == pytest.approx(found[0]) for rewards in found)
