@@ -20,22 +20,30 @@ import torch
 from torch import Tensor
 
 from rewards.recipe.recipe import load_recipe
-from trainers.learning.batches import Batch, Scenes, condition_on, lasting
+from trainers.learning.batches import Batch, Scenes, check_not_given, condition_on, lasting
 from trainers.learning.clocks import Phases
 from trainers.learning.decode import score_latents
 from trainers.learning.figures import Processes, reward_metrics
+from trainers.learning.levels import (
+    about_experts,
+    oro_experts_left_out,
+    oro_shortfalls,
+    reference_steps,
+    why_oro_cannot_learn,
+)
 from trainers.learning.losses import denoising_loss, reference_distance
-from trainers.learning.rollout import Rollout, choose_grad_steps, in_range, recomputed, rollout
+from trainers.learning.rollout import Rollout, choose_grad_steps, recomputed, rollout
 from trainers.learning.scoring import Scorer, check_recipe, score
 from trainers.learning.streams import Stream, clip_generators
 from trainers.memory_plan.blank import FEW, Blank, Step
 from trainers.models import Condition, VideoModel
 from trainers.run.build import held_out_judges, make_session, start, watched
-from trainers.run.faults import warn_not_finite
-from trainers.run.finish import print_outline, print_sigmas
+from trainers.run.faults import warn, warn_not_finite
+from trainers.run.finish import plan_sigmas, print_outline, print_sigmas
 from trainers.run.folder import check_disk
-from trainers.run.session import mean_of
-from trainers.settings.options import exit_with_one_line, parse_config
+from trainers.run.session import Session, mean_of
+from trainers.run.standstill import check_first_step, why_reward_is_silent
+from trainers.settings.options import exit_with_one_line, parse_config, shared_levels
 from trainers.settings.oro import OROConfig
 
 
@@ -55,15 +63,19 @@ def train(config: OROConfig, *, recipe: Scorer | None = None, model: VideoModel 
     check_first_batch(config, recipe, model, scenes)
     check_disk(config.output_dir, session.disk_bytes())
     size = config.per_device_train_batch_size
+    sigmas = plan_sigmas(model, config, scenes)
+    refusal = check_levels(config, session, sigmas)
     if session.is_main:
         per_step = size * config.gradient_accumulation_steps * session.places
         rewards = f"{config.recipe}, weight {config.reward_weight:g}"
         print_outline(config, model, scenes, state.weights, per_step, resume, {"rewards": rewards})
-        print_sigmas(config, model, scenes)
+        print_sigmas(config, sigmas)
     if config.dry_run:
+        if refusal is not None:
+            raise ValueError(refusal)
         return {}
     processes = Processes.of(accelerator)
-    metrics = session.open(resume, title="ORO")
+    metrics = session.open(resume, title="ORO", refusal=refusal)
     while state.step < config.max_steps:
         started, records = time.perf_counter(), []
         for micro in range(config.gradient_accumulation_steps):
@@ -73,11 +85,25 @@ def train(config: OROConfig, *, recipe: Scorer | None = None, model: VideoModel 
             records.append(figures)
             session.backward(loss, micro)
             state.clips += size * session.places
-        metrics = mean_of(records) | session.update()
+        figures = mean_of(records)
+        if config.reward_weight > 0:
+            session.learning.silent = why_reward_is_silent(figures, given_first=config.image_conditioning)
+            if state.step == 0:
+                check_first_step(session.learning.silent, figures)
+        metrics = figures | session.update()
         shown = {"reward": f"{metrics['reward']:.3f}", "measurable": f"{metrics['measurable']:.0%}"}
         metrics = session.after_step(metrics, started, shown)
     session.close(metrics, method="ORO, the gradient of a differentiable reward through the rollout")
     return metrics
+
+
+def check_levels(config: OROConfig, session: Session, sigmas: list[float]) -> str | None:
+    """Say what the levels of gradient and adapter leave out; why nothing can be learned, None where something can."""
+    session.untrained = oro_experts_left_out(config, session.model, sigmas)
+    refusal = why_oro_cannot_learn(config, sigmas)
+    if refusal is None:
+        warn([*oro_shortfalls(config, sigmas), *about_experts(session.untrained)], session.is_main)
+    return refusal
 
 
 def oro_loss(
@@ -99,7 +125,7 @@ def oro_loss(
         max_ratio=config.max_pixel_grad_ratio,
         skip_first=config.image_conditioning,
         each_reward=config.log_reward_gradients,
-        everywhere=processes.gather,
+        processes=processes,
         phase=phase,
     )
     with phase("wait"):
@@ -155,8 +181,11 @@ def distance_to_reference(
     choices: torch.Generator,
     phase: Phases,
 ) -> Tensor | None:
-    """The mean of |v_on - v_off|^2 at some steps of the rollout; None where its weight is 0 or no step is in range."""
-    near = [i for i in range(len(trajectory.visited)) if in_range(trajectory.sigmas_S[i], config.reference_sigma_range)]
+    """The mean of |v_on - v_off|^2 at some steps of the rollout in which the adapter acts.
+
+    None where its weight is 0 or no step is in range.
+    """
+    near = reference_steps(config, trajectory.sigmas_S.tolist())
     if config.reference_weight == 0 or not near:
         return None
     drawn = [near[i] for i in torch.randperm(len(near), generator=choices)[: config.reference_steps].tolist()]
@@ -174,7 +203,9 @@ def denoising_on_data(
 ) -> Tensor:
     """The family's own training loss on the data's clips."""
     data = batch.video.frames_BTCHW[:, : condition.num_frames].to(model.device)
-    fresh, levels = clip_generators(config.seed, batch.numbers, Stream.DATA_NOISE), config.denoising_sigma_range
+    fresh = clip_generators(config.seed, batch.numbers, Stream.DATA_NOISE)
+    levels = shared_levels(config.denoising_sigma_range, config.adapter_sigma_range)
+    assert levels is not None
     with phase("regularisers"), phase.part("denoising"):
         clean = model.pin(model.encode_clip(data), condition)
         return denoising_loss(model, clean, condition, sigma_range=levels, generators=fresh)
@@ -212,6 +243,8 @@ def check_first_batch(config: OROConfig, recipe: Scorer, model: VideoModel, scen
     if config.denoising_weight > 0 and not batch.has_clips:
         raise ValueError(f"denoising_weight needs clips, and {config.dataset} holds prompts alone: set it to 0")
     num_frames = min(condition.num_frames, config.reward_num_frames or condition.num_frames)
+    if config.reward_weight > 0:
+        check_not_given(num_frames, config)
     video = batch.video.to(model.device)
     if batch.has_clips:
         true = video.with_frames(video.frames_BTCHW[:, :num_frames])

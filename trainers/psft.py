@@ -13,28 +13,29 @@ there is carried on through the decoder by one backward.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 
 import torch
 from torch import Tensor
 
 from rewards.recipe.recipe import load_recipe
-from trainers.learning.batches import Batch, Scenes, condition_on
+from trainers.learning.batches import Batch, Scenes, check_not_given, condition_on
 from trainers.learning.clocks import Phases
 from trainers.learning.decode import score_latents
 from trainers.learning.figures import Processes, reward_metrics
-from trainers.learning.losses import denoising_loss, noised
+from trainers.learning.levels import about_experts, check_adapter_acts, experts_left_out
+from trainers.learning.losses import denoising_loss, noised, told
 from trainers.learning.scoring import Scored, Scorer, check_recipe
 from trainers.learning.streams import Stream, clip_generators
 from trainers.memory_plan.blank import Blank, Step
 from trainers.models import Condition, VideoModel
 from trainers.run.build import held_out_judges, make_session, start, watched
-from trainers.run.faults import warn_not_finite
-from trainers.run.finish import print_outline
+from trainers.run.faults import warn, warn_not_finite
+from trainers.run.finish import plan_sigmas, print_outline
 from trainers.run.folder import check_disk
 from trainers.run.session import mean_of
-from trainers.settings.options import exit_with_one_line, parse_config
+from trainers.run.standstill import why_reward_is_silent
+from trainers.settings.options import exit_with_one_line, parse_config, shared_levels
 from trainers.settings.regression import PSFTConfig
 
 
@@ -53,6 +54,10 @@ def train(config: PSFTConfig, *, recipe: Scorer | None = None, model: VideoModel
     session = make_session(config, accelerator, judges, scenes, model, recipe=config.recipe, full=config.full)
     model, state = session.model, session.state
     check_first_batch(config, recipe, model, scenes)
+    if not config.full:
+        check_adapter_acts(config, plan_sigmas(model, config, scenes))
+    session.untrained = left_out(config, model)
+    warn(about_experts(session.untrained), session.is_main)
     check_disk(config.output_dir, session.disk_bytes())
     size, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     if session.is_main:
@@ -71,7 +76,10 @@ def train(config: PSFTConfig, *, recipe: Scorer | None = None, model: VideoModel
             records.append(figures)
             session.backward(loss, micro)
             state.clips += size * session.places
-        metrics = mean_of(records) | session.update()
+        figures = mean_of(records)
+        if config.physics_weight > 0:
+            session.learning.silent = why_reward_is_silent(figures, given_first=config.image_conditioning)
+        metrics = figures | session.update()
         metrics = session.after_step(metrics, started, {"denoising_loss": f"{metrics['denoising_loss']:.3f}"})
     session.close(metrics, method="PSFT, supervised fine-tuning on simulated clips")
     return metrics
@@ -83,7 +91,7 @@ def psft_loss(
     """The loss of one micro-batch and its figures."""
     with phase("encode"):
         condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers, Stream.NOISE))
-        condition = dataclasses.replace(condition, guidance_scale=1.0)  # guidance belongs to sampling
+        condition = told(condition)
         data = batch.video.frames_BTCHW[:, : condition.num_frames].to(model.device)
         clean = model.pin(model.encode_clip(data), condition)
     fresh = clip_generators(config.seed, batch.numbers, Stream.DATA_NOISE)
@@ -112,7 +120,9 @@ def physics_loss(
 ) -> tuple[Tensor, Scored]:
     """A sum with the gradient of minus the weighted reward of the predicted clean clips, and their scores."""
     drawn = clip_generators(config.seed, batch.numbers, Stream.PHYSICS_NOISE)
-    noisy, _, sigma_B = noised(model, clean, condition, sigma_range=config.physics_sigma_range, generators=drawn)
+    levels = physics_levels(config)
+    assert levels is not None
+    noisy, _, sigma_B = noised(model, clean, condition, sigma_range=levels, generators=drawn)
     with phase("predict"):
         prediction = model.predict(noisy, sigma_B, condition)
         predicted = model.pin(model.predicted_clean(noisy, prediction, sigma_B), condition)
@@ -125,13 +135,25 @@ def physics_loss(
         batch.columns,
         max_ratio=config.max_pixel_grad_ratio,
         skip_first=config.image_conditioning,
-        everywhere=processes.gather,
+        processes=processes,
         phase=phase,
     )
     assert scored.latent_grad is not None and scored.dropped_B is not None
     warn_not_finite("pixel gradient", scored.dropped_B, batch.ids, processes.index)
     # Backward of this sum is d reward / d latents carried on through the network.
     return -config.physics_weight * (predicted * scored.latent_grad).sum() / len(predicted), scored
+
+
+def physics_levels(config: PSFTConfig) -> list[float] | None:
+    """The noise levels at which the clean clip is predicted: where the adapter acts."""
+    active = [0.0, 1.0] if config.full else config.adapter_sigma_range
+    return shared_levels(config.physics_sigma_range, active)
+
+
+def left_out(config: PSFTConfig, model: VideoModel) -> list[str]:
+    """Files of the networks that neither loss teaches."""
+    physics = physics_levels(config) if config.physics_weight > 0 else None
+    return experts_left_out(model, ranges=[config.denoising_sigma_range, *([physics] if physics else [])])
 
 
 def blank_loss(config: PSFTConfig, blank: Blank) -> Tensor:
@@ -157,6 +179,7 @@ def check_first_batch(config: PSFTConfig, recipe: Scorer | None, model: VideoMod
         )
     if config.physics_weight > 0:
         assert recipe is not None
+        check_not_given(condition.num_frames, config)
         video = batch.video.with_frames(batch.video.frames_BTCHW[:, : condition.num_frames]).to(model.device)
         check_recipe(recipe, video, batch.columns, num_frames=condition.num_frames)
 

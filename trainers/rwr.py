@@ -27,7 +27,8 @@ from trainers.clips.scored import ScoredClips
 from trainers.learning.batches import Scenes, condition_on, lasting
 from trainers.learning.clocks import Phases
 from trainers.learning.figures import Processes
-from trainers.learning.losses import contrast_loss, denoising_loss, noised, reference_distance
+from trainers.learning.levels import about_experts, check_adapter_acts, experts_left_out
+from trainers.learning.losses import contrast_loss, denoising_loss, noised, reference_distance, told
 from trainers.learning.scoring import Scorer, score, warn_unmeasured
 from trainers.learning.streams import Stream, clip_generators, shuffled
 from trainers.memory_plan.blank import FEW, Blank, Step
@@ -37,12 +38,12 @@ from trainers.rounds.replay import Replay
 from trainers.rounds.sampling import sample_and_score, sample_round
 from trainers.run import averages
 from trainers.run.build import held_out_judges, make_session, start, watched
-from trainers.run.faults import warn_not_finite
-from trainers.run.finish import print_outline
+from trainers.run.faults import warn, warn_not_finite
+from trainers.run.finish import plan_sigmas, print_outline
 from trainers.run.folder import check_disk
 from trainers.run.parallel import wait_for_all
 from trainers.run.session import Session, mean_of
-from trainers.settings.options import exit_with_one_line, parse_config
+from trainers.settings.options import exit_with_one_line, parse_config, shared_levels
 from trainers.settings.regression import RWRConfig
 
 
@@ -62,7 +63,8 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
     recipe = recipe and watched(config, accelerator, recipe)
     session = make_session(config, accelerator, held_out_judges(config, recipe), scenes, model, recipe=config.recipe)
     model, state = session.model, session.state
-    source = check_scored(config, model, scored) if scored else check_round(config, recipe, session, scenes)
+    checked = check_scored(config, model, scored) if scored else check_round(config, recipe, session, scenes)
+    source = check_levels(config, session, checked)
     check_disk(config.output_dir, session.disk_bytes())
     size, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     per_step = size * accumulation * accelerator.num_processes
@@ -150,7 +152,7 @@ def rwr_loss(
     places, share = drawn_from(pool, config, numbers, per_step)
     with phase.part("encode"):
         clean, condition = pool.fetch(places, numbers)
-    condition = dataclasses.replace(condition, guidance_scale=1.0)  # guidance belongs to sampling
+    condition = told(condition)
     weight_B = None if config.weighting == "uniform" else pool.weight_M[places] * share
     fresh = clip_generators(config.seed, numbers, Stream.DATA_NOISE)
     levels, metrics = config.denoising_sigma_range, {}
@@ -176,7 +178,9 @@ def distance_to_reference(
     config: RWRConfig, model: VideoModel, clean: Tensor, condition: Condition, numbers: list[int]
 ) -> Tensor:
     """|v_on - v_off|^2 at the clips with noise of their own."""
-    fresh, levels = clip_generators(config.seed, numbers, Stream.REFERENCE_NOISE), config.reference_sigma_range
+    fresh = clip_generators(config.seed, numbers, Stream.REFERENCE_NOISE)
+    levels = shared_levels(config.reference_sigma_range, config.adapter_sigma_range)
+    assert levels is not None
     noisy, _, sigma_B = noised(model, clean, condition, sigma_range=levels, generators=fresh)
     return reference_distance(model, noisy, sigma_B, condition)
 
@@ -260,6 +264,15 @@ def check_round(config: RWRConfig, recipe: Scorer | None, session: Session, scen
     if scored.reward_B.shape != (2,) or not scored.reward_B.isfinite().all():
         raise ValueError(f"a reward must return one finite score a clip, shape (2,), got {scored.reward_B.tolist()}")
     return scenes
+
+
+def check_levels(config: RWRConfig, session: Session, source: Scenes | ScoredClips) -> Scenes | ScoredClips:
+    """Meet an adapter that is off in all of a rollout, and say which expert no step teaches; the source itself."""
+    check_adapter_acts(config, plan_sigmas(session.model, config, source))
+    session.untrained = experts_left_out(session.model, ranges=[config.denoising_sigma_range])
+    warn(about_experts(session.untrained), session.is_main)
+    session.learning.watches_steps = config.weighting == "uniform"  # elsewhere whole rounds are watched
+    return source
 
 
 def outline(config: RWRConfig, source: Scenes | ScoredClips) -> dict[str, str]:

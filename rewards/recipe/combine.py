@@ -95,19 +95,20 @@ def combine(
 
         sum_b   = sum_k w_k r_kb / s_k,   or   prod_k (r_kb / s_k)^w_k   under `product`
         total_b = min(sum_b, price + prod_j gate_jb (sum_b - price))      where every r_kb and gate_jb was measured
-                = price + visibility_weight (visibility_b - 1)            elsewhere
+                = min(price, worst_c total_c) + visibility_weight (visibility_b - 1)     elsewhere
 
-    A gate in [0, 1] so takes away what a clip is worth above the price of an unmeasurable one, and never adds. The
-    visibility term is never positive, so hiding an object never pays, and it is differentiable, so a hidden object is
-    pulled back into sight where the price alone has no gradient.
+    where c goes over the batch's measured clips: hiding is never worth more than the worst that was seen. A gate in
+    [0, 1] so takes away what a clip is worth above the price of an unmeasurable one, and never adds. The visibility
+    term is never positive, so hiding an object never pays, and it is differentiable, so a hidden object is pulled back
+    into sight where the price alone has no gradient.
 
     Args:
         observation: measured clips; its grad mode decides whether the total carries gradient.
         terms: rewards to train on.
         columns: columns of the data set, handed to the rewards that name them.
-        unmeasurable: what such a clip is worth: a number, or the worst total among the batch's measurable clips
-            (minus the sum of the weights' sizes, 0 under `product`, when there is none). With gates, which
-            need a price below what they take away, the worst is at most that fallback.
+        unmeasurable: the price, what such a clip is worth at most: a number, or the worst total among the batch's
+            measurable clips (minus the sum of the weights' sizes, 0 under `product`, when there is none). With gates,
+            which need a price below what they take away, the worst is at most that fallback.
         visibility_weight: >= 0.
         held_out: rewards to report and not to train on.
         gates: rewards in [0, 1].
@@ -174,6 +175,8 @@ def total_of(
     for value_B in gates.values():
         open_B = torch.where(value_B.detach().isnan(), 0.0, value_B)
         total_B = torch.where(total_B > price_B, price_B + open_B * (total_B - price_B), total_B)
+    if measurable_B.any():
+        price_B = price_B.minimum(total_B.detach()[measurable_B].min())
     if visibility_weight > 0 and not measurable_B.all():
         price_B = price_B + visibility_weight * (visibility() - 1)
     return torch.where(measurable_B, total_B, price_B.to(total_B.dtype)), measurable_B

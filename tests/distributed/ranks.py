@@ -127,7 +127,9 @@ class Recorder:
         self.gradients, self.hashes, self.model = [], [], None
 
     def keep(self, weights, gradient_of):
-        self.gradients.append([gradient_of(weight).detach().cpu().clone() for weight in weights])
+        found = [gradient_of(weight) for weight in weights]
+        zeros = [torch.zeros_like(weight) if one is None else one for weight, one in zip(weights, found, strict=True)]
+        self.gradients.append([one.detach().cpu().clone() for one in zeros])
 
     @contextlib.contextmanager
     def watching(self):

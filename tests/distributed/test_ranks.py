@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 from launches import OWN, alone, experiment, launch
+from safetensors.torch import load_file
 
 from trainers.models.tiny.wan import tiny_wan
 from trainers.monitor import resources as monitor_resources
@@ -130,6 +131,21 @@ def test_two_ranks_that_share_the_tokens_of_wan_have_the_gradients_of_one(world)
     assert found["wan_two"][0]["hashes"] == found["wan_two"][1]["hashes"]
     assert len(set(found["wan_two"][0]["hashes"])) == 3
     assert difference(world, "wan_two", "wan_one") < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_an_expert_without_gradient_stays_under_two_ranks_as_under_one(world):
+    """Weight decay would move the high-noise expert of a tiny A14B, which the last step does not visit."""
+    tiny_wan(world / "a14b", layout="a14b")
+    options = {"model_name_or_path": str(world / "a14b"), "image_conditioning": False, "lora_path": None}
+    options |= {"grad_steps": "last", "denoising_weight": 0.0, "reference_weight": 0.0, "weight_decay": 0.5}
+    options |= {"num_frames": 9, "max_steps": 2, "num_inference_steps": 4, "ema_decay": 0.0}
+    alone(world, [experiment(world, "experts_one", "oro", **options, per_device_train_batch_size=2)])
+    launch(world, [experiment(world, "experts_two", "oro", **options, per_device_train_batch_size=1)])
+    one, two = (load_file(world / f"experts_{count}" / "pytorch_lora_weights.safetensors") for count in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert "**Not trained:** `pytorch_lora_weights.safetensors`" in (world / "experts_two" / "README.md").read_text()
 
 
 @pytest.mark.slow

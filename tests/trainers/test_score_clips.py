@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from data.rows import load_split
+from reward_physics.observation import Instruments
+from rewards.recipe.recipe import Recipe, RecipeConfig
 from trainers.clips.folder import ClipFolder, Sample
 from trainers.clips.scored import ScoredClips
 from trainers.score_clips import ScoreClipsConfig, score_folder
@@ -81,3 +83,21 @@ def test_clips_are_measured_at_the_rate_that_they_were_made_at(toy_world, bright
     clips = ScoreClipsConfig(clips=str(folder.folder), dataset=str(toy_world / "clips"))
     score_folder(clips, recipe=Rates(brightness()))
     assert seen == [([8.0], 5)]
+
+
+def test_a_spread_is_that_of_a_scenes_clips_whatever_the_batches(sampled, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def bright(observation):\n    return observation.video.frames_BTCHW.mean((1, 2, 3, 4))\n"
+    )
+    config = RecipeConfig.model_validate({"rewards": [{"name": "mine.py:bright"}], "aggregation": "normalised_sum"})
+    recipe = Recipe(config, Instruments(mask="motion"), base=tmp_path)
+    expected = [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]  # k / 10 over the spread 0.05 of two clips that are 0.1 apart
+    found = []
+    for size in (1, 3, 4, 6):
+        settings = sampled | {"batch_size": size, "rescore": True}
+        rewards = score_folder(ScoreClipsConfig(**settings), recipe=recipe)
+        assert [rewards[f"train-{scene}-{seed}"] for scene in range(3) for seed in (0, 1)] == pytest.approx(
+            expected, abs=0.3
+        )
+        found.append(rewards)
+    assert all(rewards == pytest.approx(found[0]) for rewards in found)

@@ -67,7 +67,9 @@ class ScoredClips:
                 )
         self.size: tuple[int, ...] = chosen[0][-1]
         self._taken = [(indices, rate) for indices, rate, _ in chosen]
+        self.present_GN = torch.zeros(len(groups), largest)
         for (g, n), clip in zip(self._places, self.clips, strict=True):
+            self.present_GN[g, n] = 1.0
             self.measurable_GN[g, n] = float(math.isfinite(clip.reward))
             self.reward_GN[g, n] = clip.reward if math.isfinite(clip.reward) else 0.0
 

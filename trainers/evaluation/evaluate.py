@@ -19,7 +19,7 @@ from trainers.evaluation.measured import Evaluation, EvaluationConfig, MeasuredA
 from trainers.evaluation.reports import report_of
 from trainers.evaluation.scores import Scores
 from trainers.evaluation.tables import details_table, markdown_table
-from trainers.learning.scoring import Scored, Scorer, score
+from trainers.learning.scoring import Scored, Scorer, joined, priced_together, score
 
 
 def evaluate(
@@ -80,6 +80,7 @@ def measure_arm(
     each = [row for row in rows for _ in seeds]
     readings: list[dict[str, Any]] = []
     figures: list[dict[str, Any]] = []
+    parts: dict[str, list[Scored]] = {name: [] for name in instruments}
     with tqdm(total=len(each), desc=f"{arm.name}: measuring", unit="clip") as bar:
         for start in range(0, len(each), batch_size):
             batch_rows, pixels = each[start : start + batch_size], frames[start : start + batch_size]
@@ -88,14 +89,16 @@ def measure_arm(
             seen = {}
             for name, recipe in instruments.items():
                 scored, observation = score(recipe, video, reward_columns(batch))
-                seen[name] = scored, report.read(observation, video)
+                parts[name].append(scored)
+                seen[name] = report.read(observation, video)
             for clip, row in enumerate(batch_rows):
-                readings.append({name: of_clips[clip] for name, (_, of_clips) in seen.items()})
-                clip_figures = report.clip(pixels[clip], readings[-1], row, is_true=arm.is_true)
-                for name, (scored, _) in seen.items():
-                    clip_figures[name] |= score_of(scored, clip)
-                figures.append(about(row) | clip_figures)
+                readings.append({name: of_clips[clip] for name, of_clips in seen.items()})
+                figures.append(about(row) | report.clip(pixels[clip], readings[-1], row, is_true=arm.is_true))
                 bar.update()
+    for name, recipe in instruments.items():  # a price or a spread is that of the arm, whatever the batches were
+        scored = priced_together(recipe, joined(parts[name]))
+        for clip, clip_figures in enumerate(figures):
+            clip_figures[name] |= score_of(scored, clip)
     return MeasuredArm(
         arm=arm, rows=each, seeds=[*seeds] * len(rows), frames=frames, readings=readings, figures=figures
     )

@@ -186,6 +186,14 @@ def resized(video: Video, height: int | None, width: int | None) -> Video:
     )
 
 
+def check_not_given(num_frames: int, config: DataConfig) -> None:
+    """Raise ValueError where a reward is shown the first frame alone, and that frame is given."""
+    if num_frames == 1 and config.image_conditioning:
+        raise ValueError(
+            "the reward is shown 1 frame, which image_conditioning gives: it can change nothing; raise num_frames"
+        )
+
+
 def condition_on(
     model: VideoModel,
     batch: Batch,

@@ -18,12 +18,14 @@ from torch import Tensor
 from reward_physics.video import Video
 from rewards.recipe.in_parts import needs_its_batch
 from trainers.learning.clocks import Phases
+from trainers.learning.figures import ALONE, Processes, of_all
 from trainers.learning.scoring import (
     Scored,
     Scorer,
     joined,
     limit,
     no_gradient,
+    priced_together,
     score,
     score_with_gradient,
     some_columns,
@@ -45,7 +47,7 @@ def score_latents(
     max_ratio: float = float("inf"),
     skip_first: bool = False,
     each_reward: bool = False,
-    everywhere: Callable[[Tensor], Tensor] = lambda value_B: value_B,
+    processes: Processes = ALONE,
     phase: Phases,
 ) -> Scored:
     """Rewards of sampled clips and their gradient at the latents, where these have a graph; no other graph is left.
@@ -60,19 +62,21 @@ def score_latents(
         max_ratio: a clip whose gradient at the pixels is longer than this many times the median of the measurable clips
             of all processes is scaled down to it.
         skip_first, each_reward: as in `score_with_gradient`.
-        everywhere: gathers one value per clip from all processes, which all get here. What a recipe takes from its
-            batch (the price `worst` of a clip that cannot be measured, the spreads of `normalised_sum`) stays that of
-            one process's clips.
+        processes: all of them get here. What a recipe takes from its batch (the price `worst` of a clip that cannot be
+            measured, the spreads of `normalised_sum`) is that of the clips of all processes.
 
     Raises:
         ValueError: a reward that is not finite or has no gradient.
     """
     size = chunk_size or len(latents)
-    places = [slice(start, start + size) for start in range(0, len(latents), size)]
+    places = [slice(start, min(start + size, len(latents))) for start in range(0, len(latents), size)]
     scorer: Any = recipe
-    in_parts, whole = len(places) > 1, None
-    if in_parts and needs_its_batch(scorer):
+    everyone = len(processes.gather(torch.zeros(len(latents), device=latents.device)))
+    in_parts, whole = len(places) > 1 or everyone > len(latents), None
+    if in_parts and hasattr(scorer, "total") and needs_its_batch(scorer):
         whole = scores_without_gradient(model, latents, condition, recipe, video, columns, places, num_frames, phase)
+        whole = of_all(processes, whole)
+    first = processes.index * len(latents)
     parts: list[Scored] = []
     has_gradient = False
     for clips in places:
@@ -86,7 +90,7 @@ def score_latents(
                 some_columns(columns, clips),
                 skip_first=skip_first,
                 each_reward=each_reward,
-                clips=clips if in_parts else None,
+                clips=slice(first + clips.start, first + clips.stop) if in_parts else None,
                 whole=whole,
             )
         has_gradient = has_gradient or scored.pixel_grad_BTCHW is not None
@@ -94,13 +98,15 @@ def score_latents(
             parts.append(carried_back(scored, frames, leaf))
         del frames, leaf
     scored = joined(parts)
-    if not has_gradient:
+    with phase("wait"):  # a process without one waits for those that have one
+        having_M = processes.gather(torch.full((len(latents),), float(has_gradient), device=latents.device))
+    if not having_M.any() and not has_gradient:
         raise no_gradient(scored)
-    if in_parts:
-        reward_B, _ = scorer.total(scored.terms, scored.visibility_B)
-        scored = dataclasses.replace(scored, reward_B=reward_B.float())
     with phase("wait"):
-        return within_ratio(scored, everywhere, max_ratio)
+        if in_parts:
+            reward_M = priced_together(recipe, of_all(processes, scored)).reward_B
+            scored = dataclasses.replace(scored, reward_B=reward_M[first : first + len(latents)])
+        return within_ratio(scored, processes.gather, max_ratio)
 
 
 def shown(video: Video, frames_BTCHW: Tensor, clips: slice) -> Video:

@@ -36,6 +36,22 @@ class Processes:
         return cls(index=accelerator.process_index, gather=gather)
 
 
+ALONE = Processes()
+"""Of a single process."""
+
+
+def of_all(processes: Processes, scored: Scored) -> Scored:
+    """The scores of the clips of all processes, in their order; all must call. Reasons stay behind."""
+    reward_M = processes.gather(scored.reward_B)
+    return Scored(
+        reward_B=reward_M,
+        terms={name: processes.gather(value_B) for name, value_B in scored.terms.items()},
+        measurable_B=processes.gather(scored.measurable_B),
+        reasons=[None] * len(reward_M),
+        visibility_B=None if scored.visibility_B is None else processes.gather(scored.visibility_B),
+    )
+
+
 def reward_metrics(processes: Processes, scored: Scored) -> dict[str, float]:
     """Figures over the clips of all processes; a term's mean and spread are over the clips that could be measured."""
     reward_B = processes.gather(scored.reward_B)

@@ -6,6 +6,7 @@ Axes: B clips; latents as the model's family keeps them.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import torch
 from torch import Tensor
@@ -20,13 +21,26 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
+def told(condition: Condition) -> Condition:
+    """The condition without guidance: what predicts from it is the network told the prompt, and no mixture of two.
+
+    Clips are noised data, and E[noise - x_0 | x_sigma, prompt] is what such a network gives. A guided prediction
+    free + w (told - free) is no such mean: regressed on it, the network would learn to undo the guidance. A network
+    that is distilled to take guidance as an input is told guidance 1, that of the model it was distilled from.
+    """
+    return dataclasses.replace(
+        condition, guidance_scale=1.0, negative_BLD=None, negative_mask_BL=None, negative_pooled_BD=None
+    )
+
+
 def reference_distance(
     model: VideoModel, latents: Tensor, sigma_B: Tensor, condition: Condition, *, checkpointing: bool = False
 ) -> Tensor:
     """|v_on - v_off|^2: how far the adapter moves the prediction at given noisy latents.
 
-    The gradient goes through the adapter-on prediction alone, which `checkpointing` evaluates again in backward.
-    Only latents that the model denoises count.
+    Both are predictions of the condition's own guidance: along a guided rollout the distance is that of the guided
+    samplers. The gradient goes through the adapter-on prediction alone, which `checkpointing` evaluates again in
+    backward. Only latents that the model denoises count.
     """
     latents = latents.detach()
     with torch.no_grad():
@@ -46,11 +60,14 @@ def denoising_loss(
 ) -> Tensor:
     """The family's own training loss on clean latents: w |prediction - target|^2, sigma uniform in `sigma_range`.
 
+    The prediction is the one without guidance, whatever the condition samples with (`told`).
+
     Args:
         clean: encoded data.
         generators: one per clip; each draws its noise level and its noise.
         weight_B: what each clip's loss is multiplied by; by default 1.
     """
+    condition = told(condition)
     noisy, noise, sigma_B = noised(model, clean, condition, sigma_range=sigma_range, generators=generators)
     prediction = model.predict(noisy, sigma_B, condition)
     error = (prediction - model.training_target(clean, noise)) ** 2
@@ -75,7 +92,8 @@ def contrast_loss(
         (1 + A)/2 |v_+ - target|^2 + (1 - A)/2 |v_- - target|^2,    v_+- = v_o +- beta (v - v_o)
 
     Its gradient at v = v_o is 2 A beta (v_o - target) dv, and its minimum v = v_o + E[A (target - v_o)] / beta: a
-    sample of A = 0 teaches nothing, and no weight, however negative, drives v away without bound.
+    sample of A = 0 teaches nothing, and no weight, however negative, drives v away without bound. Both predictions are
+    those without guidance (`told`).
 
     Args:
         advantage_B: A of each clip, in [-1, 1].
@@ -87,6 +105,7 @@ def contrast_loss(
 
     Reference: Zheng et al., DiffusionNFT: Online Diffusion Reinforcement with Forward Process (2025), eq. 5.
     """
+    condition = told(condition)
     noisy, noise, sigma_B = noised(model, clean, condition, sigma_range=sigma_range, generators=generators)
     with policy, torch.no_grad():
         old = model.predict(noisy, sigma_B, condition)

@@ -89,6 +89,32 @@ def joined(parts: Sequence[Scored]) -> Scored:
     return Scored(**{name: together([getattr(part, name) for part in parts]) for name in fields})
 
 
+def priced_together(recipe: Scorer, scored: Scored) -> Scored:
+    """Scores whose prices and spreads are those of all these clips, in whatever batches they were scored.
+
+    A recipe takes the price `worst` and the scales of `normalised_sum` from the clips that it is shown together. What
+    belongs together is the group, so that no clip's score hangs on how the group was cut into batches. A scorer
+    without `total` scores each clip for itself.
+    """
+    scorer = cast(Any, recipe)
+    if scored.visibility_B is None or getattr(scorer, "total", None) is None:
+        return scored
+    with torch.no_grad():
+        return dataclasses.replace(scored, reward_B=scorer.total(scored.terms, scored.visibility_B)[0].float())
+
+
+def some_clips(scored: Scored, places: Sequence[int] | slice) -> Scored:
+    """The scores of some clips of a batch, without what was kept of their gradient."""
+    picked: list[int] = list(range(len(scored.reasons))[places]) if isinstance(places, slice) else list(places)
+    return Scored(
+        reward_B=scored.reward_B[picked],
+        terms={name: value_B[picked] for name, value_B in scored.terms.items()},
+        measurable_B=scored.measurable_B[picked],
+        reasons=[scored.reasons[place] for place in picked],
+        visibility_B=None if scored.visibility_B is None else scored.visibility_B[picked],
+    )
+
+
 def some_columns(columns: dict[str, Any], clips: slice) -> dict[str, Any]:
     """The data's columns of some clips of a batch."""
     return {name: value[clips] for name, value in columns.items()}

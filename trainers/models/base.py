@@ -118,6 +118,10 @@ class VideoModel(Protocol):
         """The networks that carry a LoRA, by the file that stock pipelines read it from."""
         ...
 
+    def network_at(self, sigma: float) -> str:
+        """Which of `networks` predicts at a noise level, by its file."""
+        ...
+
     @property
     def text_shape(self) -> tuple[int, int]:
         """Tokens and features of a prompt, as the network is given it."""

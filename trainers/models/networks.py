@@ -91,6 +91,10 @@ class StockNetworks:
         """The networks that carry a LoRA, by the file that stock pipelines read it from."""
         return {"pytorch_lora_weights.safetensors": self.transformer}
 
+    def network_at(self, sigma: float) -> str:
+        """Which of `networks` predicts at a noise level, by its file."""
+        return next(iter(self.networks))
+
     @property
     def _anchor(self) -> Tensor:
         return next(iter(self.networks.values())).proj_out.weight
@@ -130,7 +134,26 @@ class StockNetworks:
                 network.add_adapter(config)
             except ValueError as error:
                 raise ValueError(f"lora_target_modules {modules} do not fit this model: {error}") from error
+        idle = [
+            name for name in targets or () if not any(f".{layer}".endswith(f".{name}") for layer in self._with_lora())
+        ]
+        if idle:
+            raise ValueError(
+                f"lora_target_modules {', '.join(idle)} name no layer of this model: leave them out, or take "
+                f"{', '.join(self.lora_targets)}"
+            )
         self._finish_lora(trainable=True)
+
+    def _with_lora(self) -> list[str]:
+        """The layers that carry a LoRA, by name."""
+        from peft.tuners.lora import LoraLayer
+
+        return [
+            name
+            for network in self.networks.values()
+            for name, layer in network.named_modules()
+            if isinstance(layer, LoraLayer)
+        ]
 
     def load_lora(self, path: str | Path, *, trainable: bool = False) -> None:
         """Load a LoRA of any usual writer, from a safetensors file or a folder with one; nothing is unpickled.

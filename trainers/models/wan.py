@@ -86,6 +86,17 @@ class WanModel(StockModel):
         high, low = self.transformer.transformer, self.transformer.transformer_2
         return {"pytorch_lora_weights.safetensors": high, "pytorch_lora_weights_2.safetensors": low}
 
+    def network_at(self, sigma: float) -> str:
+        high, *low = self.networks
+        if not isinstance(self.transformer, Experts):
+            return high
+        return high if self._timestep(torch.tensor(sigma)) >= self.transformer.boundary else low[0]
+
+    def _timestep(self, sigma_B: Tensor) -> Tensor:
+        """What the network is told of a noise level; UniPC tells it whole timesteps."""
+        timestep = sigma_B.double() * self.train_steps
+        return (timestep.floor() if isinstance(self.scheduler, UniPCMultistepScheduler) else timestep).float()
+
     def _multiples(self) -> tuple[int, int]:
         patch = self.pipeline.transformer.config["patch_size"][1]
         return max(16, self.vae.spatial_compression_ratio * patch), self.vae.config["scale_factor_temporal"]
@@ -161,9 +172,7 @@ class WanModel(StockModel):
         return StatefulSchedule(sigmas=sigmas, timesteps_S=scheduler.timesteps, scheduler=scheduler)
 
     def _evaluate(self, latents: Tensor, sigma_B: Tensor, condition: Condition) -> Tensor:
-        timestep = sigma_B.double() * self.train_steps
-        timestep = timestep.floor() if isinstance(self.scheduler, UniPCMultistepScheduler) else timestep
-        timestep, inputs = timestep.float(), latents
+        timestep, inputs = self._timestep(sigma_B), latents
         if self.per_token:
             inputs = self.pin(latents, condition)
             rows, columns = self.pipeline.transformer.config["patch_size"][1:]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainers.clips.scored import ScoredClips
-from trainers.learning.advantages import reward_weights, weight_metrics
+from trainers.learning.advantages import GroupWeights, reward_weights, weight_metrics, why_nothing_differs
 from trainers.learning.batches import Batch, BatchSource, Scenes, condition_on
 from trainers.learning.streams import Stream, clip_generators
 from trainers.models import Condition, VideoModel
@@ -85,9 +85,29 @@ def online_pool(config: RWRConfig, session: Session, scenes: Scenes, replay: Rep
     return Pool(names=names, weight_M=weight_M, fetch=fetch, first_step=first_step, policy=policy)
 
 
+def check_scored(config: RWRConfig, session: Session, scored: ScoredClips, weights: GroupWeights) -> None:
+    """Meet scores from which nothing can be learned.
+
+    Raises:
+        ValueError: no clip could be measured.
+    """
+    if config.weighting == "uniform":
+        return
+    if not scored.measurable_GN.any():
+        raise ValueError(
+            f"scored: none of the {len(scored)} clips could be measured, so that all weights are 0: score them by a "
+            "recipe that measures them"
+        )
+    given = scored.reward_GN, scored.measurable_GN
+    why = why_nothing_differs(*given, weights, config.how, scored.present_GN)
+    if why is not None:
+        session.accelerator.print(f"warning: the scores teach nothing, and all clips are learned from alike: {why}")
+
+
 def offline_pool(config: RWRConfig, session: Session, scored: ScoredClips) -> tuple[Pool, dict[str, float]]:
     """The clips of scored folders, in groups of one prompt, and the figures of their weights."""
-    weights = reward_weights(scored.reward_GN, scored.measurable_GN, config.how)
+    weights = reward_weights(scored.reward_GN, scored.measurable_GN, config.how, present_GN=scored.present_GN)
+    check_scored(config, session, scored, weights)
 
     def fetch(places: list[int], numbers: list[int]) -> tuple[Tensor, Condition]:
         batch = scored.batch(places)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from trainers.learning.advantages import reward_weights, weight_metrics
+from trainers.learning.advantages import reward_weights, weight_metrics, why_nothing_differs
 from trainers.learning.batches import BatchSource, Scenes
 from trainers.learning.clocks import Phases
-from trainers.learning.figures import Processes, reward_metrics
+from trainers.learning.figures import Processes, of_all, reward_metrics
 from trainers.learning.rollout import rollout
-from trainers.learning.scoring import Scored, Scorer, joined, score
+from trainers.learning.scoring import Scored, Scorer, joined, priced_together, score, some_clips
 from trainers.learning.streams import Stream, clip_generators
 from trainers.models import VideoModel
 from trainers.rounds.pool import picked, prompts_of
@@ -55,10 +55,14 @@ def sample_round(
                 replay.write_policy(index, session.state.weights)
     with session.phases("wait"):
         wait_for_all(accelerator)
-        reward_M, measurable_M = (processes.gather(values).cpu() for values in (scored.reward_B, scored.measurable_B))
-        figures = reward_metrics(processes, scored)
+        everyone = priced_in_groups(recipe, of_all(processes, scored), samples)
+        reward_M, measurable_M = everyone.reward_B.cpu(), everyone.measurable_B.cpu()
+        figures = reward_metrics(Processes(), everyone)
     reward_GN, measurable_GN = reward_M.view(-1, samples), measurable_M.view(-1, samples)
     weights = reward_weights(reward_GN, measurable_GN, config.how)
+    if config.weighting != "uniform":
+        why = why_nothing_differs(reward_GN, measurable_GN, weights, config.how)
+        session.learning.rounds.note(accelerator, why, index, config.max_skipped_steps)
     wait_for_all(accelerator)
     if session.is_main:
         weight_M = weights.weight_GN.flatten()
@@ -71,6 +75,12 @@ def sample_round(
     wait_for_all(accelerator)
     session.state.clips = (index + 1) * count
     return figures | weight_metrics(reward_GN, measurable_GN, weights)
+
+
+def priced_in_groups(recipe: Scorer, scored_M: Scored, samples: int) -> Scored:
+    """Each prompt's samples priced and scaled among themselves, as if the recipe had been shown the group alone."""
+    starts = range(0, len(scored_M.reasons), samples)
+    return joined([priced_together(recipe, some_clips(scored_M, slice(start, start + samples))) for start in starts])
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from trainers.run.held_out import check_held_out
 from trainers.run.launch import settle_deepspeed, settle_launch
 from trainers.run.parallel import (
     engine_of,
+    is_sharded,
     make_accelerator,
     use_threads,
     wrap,
@@ -108,6 +109,11 @@ def make_session(
     optimizer = wrap(accelerator, model, optimizer, batch_size=per_device, max_grad_norm=norm)
     if config.eval_steps:
         check_held_out(model, held_out, judges, config)
+    if is_sharded(accelerator) and len(model.networks) > 1:
+        accelerator.print(
+            "warning: under DeepSpeed an expert that has no gradient in a step goes on by its momentum and decay; "
+            "without DeepSpeed it stays"
+        )
     if config.context_parallel_size > 1:
         share_sequence(accelerator, model, config.context_parallel_size)
     state = ckpt.TrainState(

@@ -106,6 +106,13 @@ class Watched:
             raise ValueError(f"{error} (process {self.process}{clips})") from error
 
 
+def warn(lines: Sequence[str], is_main: bool) -> None:
+    """Say things that a user should know before the first step, on the main process alone."""
+    if is_main:
+        sys.stderr.writelines(f"warning: {line}\n" for line in lines)
+        sys.stderr.flush()
+
+
 def warn_not_finite(what: str, bad_B: Tensor, clips: Sequence[str], process: int) -> None:
     """Say on stderr which clips of a batch something is not finite for."""
     bad_clips = [clip for clip, bad in zip(clips, bad_B.expand(len(clips)).tolist(), strict=True) if bad]

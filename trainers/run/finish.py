@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from ruamel.yaml import YAML
 from torch import Tensor
 
-from trainers.learning.batches import BatchSource, Scenes, condition_on
+from trainers.learning.batches import BatchSource, condition_on
+from trainers.learning.levels import reference_steps
 from trainers.learning.rollout import choose_grad_steps, in_range
 from trainers.learning.streams import clip_generators
 from trainers.models.base import VideoModel
@@ -65,21 +66,20 @@ def print_outline(
         print(f"{name:8} {value}")
 
 
-def print_sigmas(config: OROConfig, model: VideoModel, scenes: Scenes) -> None:
+def print_sigmas(config: OROConfig, sigmas: Sequence[float]) -> None:
     """Say at which noise levels of a rollout the gradient, the adapter and the distance to the reference act."""
     print("sigma    gradient adapter reference")
     steps = config.num_inference_steps
     carries = choose_grad_steps(config.grad_steps, steps, config.grad_steps_k, torch.Generator().manual_seed(0))
     drawn = config.grad_steps in ("random", "one_step")
-    sigmas = plan_sigmas(model, config, scenes)
+    near = reference_steps(config, sigmas) if config.reference_weight > 0 else []
     for i, sigma in enumerate(sigmas):
         gradient = "drawn" if drawn else "yes" if i in carries else "-"
         adapter = "on" if in_range(sigma, config.adapter_sigma_range) else "off"
-        near = config.reference_weight > 0 and in_range(sigma, config.reference_sigma_range)
-        print(f"{sigma:8.3f} {gradient:8} {adapter:7} {'yes' if near else '-'}")
+        print(f"{sigma:8.3f} {gradient:8} {adapter:7} {'yes' if i in near else '-'}")
 
 
-def plan_sigmas(model: VideoModel, config: OROConfig, scenes: Scenes) -> list[float]:
+def plan_sigmas(model: VideoModel, config: TrainerConfig, scenes: BatchSource) -> list[float]:
     """The noise levels of the run's rollouts."""
     batch = scenes.batch([0])
     condition = condition_on(model, batch, config, clip_generators(config.seed, batch.numbers))
@@ -95,12 +95,14 @@ def finish(
     method: str,
     recipe: str = "",
     full: bool = False,
+    untrained: Sequence[str] = (),
 ) -> None:
     """Write what was learned with its card, draw the reward curve, upload where asked for.
 
     Args:
         method: how it was trained, in words, for the card.
         recipe: file of the rewards, for the card.
+        untrained: files of the LoRAs that no step taught, for the card.
         full: write the whole pipeline into the folder `model`, not a LoRA in the stock format.
     """
     folder = Path(config.output_dir)
@@ -121,6 +123,7 @@ def finish(
         recipe=Path(recipe).read_text() if Path(recipe).is_file() else "",
         videos=sorted(str(path.relative_to(folder)) for path in folder.glob("eval/*/clips.mp4")),
         experts=len(model.networks),
+        untrained=untrained,
     )
     (folder / "README.md").write_text(card)
     draw_reward_curve(lines, folder / "reward_curve.png")

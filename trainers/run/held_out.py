@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from reward_physics.figures.intervals import bootstrap_interval
 from reward_physics.files.io import enlarge, upscale_factor, write_video
 from trainers.learning.batches import Scenes, condition_on, lasting
 from trainers.learning.rollout import sample
-from trainers.learning.scoring import Scorer, score
+from trainers.learning.scoring import Scored, Scorer, joined, priced_together, score
 from trainers.learning.streams import Stream, clip_generators
 from trainers.models.base import VideoModel
 from trainers.run.parallel import gathered_by_all
@@ -66,19 +67,21 @@ def evaluate_held_out(
         `judge/reward/low`, `judge/reward/high`; no ends with fewer than two scenes), the measurable share, and the
         median measured g. Nothing on a process other than 0.
     """
-    judged = merged(gathered_by_all(judge_scenes(model, scenes, judges, config, share or Share())))
-    if judged is None:
+    judged = in_order(gathered_by_all(judge_scenes(model, scenes, judges, config, share or Share())))
+    if not judged:
         return {}
-    means = judged.means()
+    means = means_of(judged, judges)
     if folder is None or trackers is None:
         return means
     folder.mkdir(parents=True, exist_ok=True)
-    picture = torch.cat(judged.pictures, dim=-1)  # scenes side by side, the data's clip above the generated one
-    write_video(folder / "clips.mp4", picture, fps=judged.fps)
+    fps, scenes_side_by_side = judged[0].fps, [picture for part in judged for picture in part.pictures]
+    picture = torch.cat(scenes_side_by_side, dim=-1)  # the data's clip above the generated one
+    write_video(folder / "clips.mp4", picture, fps=fps)
     scale = upscale_factor(*picture.shape[-2:], min_side_px=256)
-    trackers.video("eval/clips", enlarge(picture, scale), judged.fps, step)
-    if any(judged.g_m_s2.values()):
-        draw_g(judged.g_m_s2, folder / "g.png")
+    trackers.video("eval/clips", enlarge(picture, scale), fps, step)
+    g_m_s2 = {name: [g for part in judged for g in part.g_m_s2[name]] for name in judges}
+    if any(g_m_s2.values()):
+        draw_g(g_m_s2, folder / "g.png")
         trackers.image("eval/g", folder / "g.png", step)
     trackers.metrics(means, step)
     return means
@@ -106,48 +109,31 @@ class Share:
         return [(min(i, count - 1), i < count) for i in own if i < count or self.in_step]
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged:
-    """Some scenes as judges saw them; every list has one entry per scene.
+    """A batch of scenes as judges saw it.
 
     Args:
-        batches: the number of the batch that each scene was judged in.
-        reward, measurable: of each judge, by its name.
-        g_m_s2: measured by each judge, NaN where it measured none.
-        pictures: the data's clip above the generated one, frames_TCHW.
-        fps: of the clips.
+        batch: its number.
+        scored: by each judge, by its name.
+        g_m_s2: measured by each judge, a scene, NaN where it measured none.
+        pictures: the data's clip above the generated one, frames_TCHW, a scene.
+        fps: of the first clip.
     """
 
-    reward: dict[str, list[float]]
-    measurable: dict[str, list[float]]
+    batch: int
+    scored: dict[str, Scored]
     g_m_s2: dict[str, list[float]]
     pictures: list[Tensor]
-    batches: list[int] = dataclasses.field(default_factory=list)
-    fps: float = 1.0
-
-    def means(self) -> dict[str, float]:
-        """The figures that `evaluate` returns."""
-        means = {}
-        for name, rewards in self.reward.items():
-            means[f"{name}/reward"] = torch.tensor(rewards).mean().item()
-            means[f"{name}/measurable"] = torch.tensor(self.measurable[name]).mean().item()
-        for name, rewards in self.reward.items():
-            means |= ends_of(f"{name}/reward", torch.tensor(rewards))
-        for name, g_m_s2 in self.g_m_s2.items():
-            known = torch.tensor(g_m_s2)
-            known = known[known.isfinite()]
-            if len(known):
-                means[f"{name}/g_m_s2"] = known.median().item()
-        return means
+    fps: float
 
 
 def judge_scenes(
     model: VideoModel, scenes: Scenes, judges: dict[str, Scorer], config: TrainerConfig, share: Share
-) -> Judged | None:
-    """Generate and judge this process's share of the first `config.eval_scenes` scenes; None where it hands in none."""
+) -> list[Judged]:
+    """Generate and judge this process's share of the first `config.eval_scenes` scenes; none where it only helps."""
     count, size = min(config.eval_scenes, len(scenes)), config.per_device_train_batch_size
-    reward, measurable, g_m_s2 = ({name: [] for name in judges} for _ in range(3))
-    judged = Judged(reward=reward, measurable=measurable, g_m_s2=g_m_s2, pictures=[])
+    judged = []
     for index, counts in share.of(-(-count // size)):
         numbers = list(range(index * size, min((index + 1) * size, count)))
         batch = scenes.batch(numbers)
@@ -155,42 +141,37 @@ def judge_scenes(
         if not (counts and share.leads):
             continue
         video = batch.video.to(frames.device)
-        judged.fps = video.fps_B[0].item()
+        scored, g_m_s2 = {}, {}
         for name, judge in judges.items():
-            scored, observation = score(judge, video.with_frames(frames), batch.columns)
-            reward[name] += scored.reward_B.tolist()
-            measurable[name] += scored.measurable_B.tolist()
-            g_m_s2[name] += measured_g(observation, scored.measurable_B).tolist()
+            scored[name], observation = score(judge, video.with_frames(frames), batch.columns)
+            g_m_s2[name] = measured_g(observation, scored[name].measurable_B).tolist()
         truth = lasting(video.frames_BTCHW, frames.shape[1])
         shown = torch.cat([truth, frames], dim=-2) if batch.has_clips else frames
-        judged.pictures += list(shown.cpu())
-        judged.batches += [index] * len(numbers)
-    return judged if share.leads else None
+        fps = video.fps_B[0].item()
+        judged.append(Judged(batch=index, scored=scored, g_m_s2=g_m_s2, pictures=list(shown.cpu()), fps=fps))
+    return judged
 
 
-def merged(parts: list[Judged | None]) -> Judged | None:
-    """What several processes have judged, in the order of the scenes; None where there is nothing."""
-    found = [part for part in parts if part is not None and part.batches]
-    if not found:
-        return None
-    batches = [batch for part in found for batch in part.batches]
-    order = sorted(range(len(batches)), key=batches.__getitem__)
+def in_order(parts: Sequence[Sequence[Judged]]) -> list[Judged]:
+    """What several processes have judged, in the order of the scenes."""
+    return sorted((judged for part in parts for judged in part), key=lambda judged: judged.batch)
 
-    def joined(lists: list[list[Any]]) -> list[Any]:
-        flat = [value for one in lists for value in one]
-        return [flat[i] for i in order]
 
-    def by_judge(tables: list[dict[str, list[float]]]) -> dict[str, list[float]]:
-        return {name: joined([table[name] for table in tables]) for name in tables[0]}
-
-    return Judged(
-        reward=by_judge([part.reward for part in found]),
-        measurable=by_judge([part.measurable for part in found]),
-        g_m_s2=by_judge([part.g_m_s2 for part in found]),
-        pictures=joined([part.pictures for part in found]),
-        batches=sorted(batches),
-        fps=next(part.fps for part in found if min(batches) in part.batches),
-    )
+def means_of(judged: Sequence[Judged], judges: dict[str, Scorer]) -> dict[str, float]:
+    """The figures that `evaluate_held_out` returns, prices and spreads being those of all scenes together."""
+    means, ends = {}, {}
+    for name, judge in judges.items():
+        scored = priced_together(judge, joined([part.scored[name] for part in judged]))
+        means[f"{name}/reward"] = scored.reward_B.mean().item()
+        means[f"{name}/measurable"] = scored.measurable_B.mean().item()
+        ends |= ends_of(f"{name}/reward", scored.reward_B)
+    means |= ends
+    for name in judges:
+        known = torch.tensor([g for part in judged for g in part.g_m_s2[name]])
+        known = known[known.isfinite()]
+        if len(known):
+            means[f"{name}/g_m_s2"] = known.median().item()
+    return means
 
 
 def check_held_out(model: VideoModel, scenes: Scenes, judges: dict[str, Scorer], config: TrainerConfig) -> None:

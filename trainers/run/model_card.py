@@ -16,6 +16,7 @@ SECOND = (
     '\npipeline.load_lora_weights("PATH_OF_THIS_FOLDER", weight_name="pytorch_lora_weights_2.safetensors", '
     "load_into_transformer_2=True)"
 )
+UNTRAINED = "No step of the training had a gradient for this expert: its LoRA is what it was at the start."
 TOLD = {
     "recipe": "reward recipe",
     "reward_weight": "reward weight",
@@ -44,6 +45,7 @@ def model_card(
     recipe: str = "",
     videos: Sequence[str] = (),
     experts: int = 1,
+    untrained: Sequence[str] = (),
 ) -> str:
     """The text of the card.
 
@@ -55,6 +57,7 @@ def model_card(
         recipe: text of the recipe, which names the rewards.
         videos: paths of sampled clips, relative to the folder, from first to last.
         experts: networks that have a LoRA.
+        untrained: files of the LoRAs that no step of the training taught.
     """
     base = str(settings["model_name_or_path"])
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base) is not None and not Path(base).exists()
@@ -75,6 +78,8 @@ def model_card(
         _sampling(settings),
         f"## Training\n\nEvery setting is in `config.yaml`.\n\n| setting | value |\n|---|---|\n{rows}",
     ]
+    if untrained:
+        parts.append(f"**Not trained:** {', '.join(f'`{name}`' for name in untrained)}. {UNTRAINED}")
     if recipe:
         parts.append(f"## Rewards\n\n```yaml\n{recipe.strip()}\n```")
     if videos:

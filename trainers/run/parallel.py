@@ -168,13 +168,18 @@ def gathered(weights: Iterable[torch.nn.Parameter], *, write: bool = False) -> I
 
 
 def average_gradients(accelerator: Accelerator, weights: list[torch.nn.Parameter]) -> None:
-    """Give every process the mean gradient over all of them; DeepSpeed does so by itself."""
+    """Give every process the mean gradient over all of them; DeepSpeed does so by itself.
+
+    A weight that has no gradient on any process keeps none, as it does under one process: zeros in their place would
+    let AdamW move it by its momentum and its decay.
+    """
     if accelerator.num_processes == 1 or is_sharded(accelerator):
         return
     flat = torch.cat(
         [(torch.zeros_like(weight) if weight.grad is None else weight.grad).flatten() for weight in weights]
+        + [torch.tensor([float(weight.grad is not None) for weight in weights]).to(weights[0])]
     )
     torch.distributed.all_reduce(flat)
-    flat /= accelerator.num_processes
-    for weight, piece in zip(weights, flat.split([weight.numel() for weight in weights]), strict=True):
-        weight.grad = piece.view_as(weight).clone()
+    *pieces, holders = flat.split([*(weight.numel() for weight in weights), len(weights)])
+    for weight, piece, holder in zip(weights, pieces, holders.tolist(), strict=True):
+        weight.grad = (piece / accelerator.num_processes).view_as(weight) if holder else None

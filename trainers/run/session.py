@@ -40,6 +40,7 @@ from trainers.run.parallel import (
 )
 from trainers.run.process import held_gb, memory_gb, open_files, release_memory
 from trainers.run.records import parted, read_run
+from trainers.run.standstill import Learning
 from trainers.run.tracking import PROCESSES, MetricsFile, Trackers, open_trackers
 from trainers.settings.common import TrainerConfig
 
@@ -55,6 +56,8 @@ class Session:
         keep: called with a checkpoint's unfinished folder, by every process: what the trainer needs beyond the state.
         phases: clocks of the step's parts.
         skipped: steps without a finite gradient since the last with one.
+        learning: whether steps and rounds teach anything.
+        untrained: files of the networks whose LoRA no step teaches.
     """
 
     config: TrainerConfig
@@ -72,6 +75,8 @@ class Session:
     phases: Phases = dataclasses.field(default_factory=Phases)
     stop: StopSignal = dataclasses.field(default_factory=StopSignal)
     skipped: int = 0
+    learning: Learning = dataclasses.field(default_factory=Learning)
+    untrained: list[str] = dataclasses.field(default_factory=list)
     began_s: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
@@ -94,14 +99,19 @@ class Session:
         leads = self.accelerator.process_index % self.config.context_parallel_size == 0
         return Share(place=self.place, places=self.places, leads=leads, in_step=is_sharded(self.accelerator))
 
-    def open(self, resume: Path | None, *, title: str) -> dict[str, float]:
-        """Make the folder, go on from `resume`, start trackers and progress bar, evaluate a run that is at step 0."""
+    def open(self, resume: Path | None, *, title: str, refusal: str | None = None) -> dict[str, float]:
+        """Make the folder, go on from `resume`, start trackers and progress bar, evaluate a run that is at step 0.
+
+        Raises:
+            ValueError: the refusal: its plan says that nothing can be learned. The folder keeps what was asked for.
+        """
         config, state, accelerator = self.config, self.state, self.accelerator
         if self.is_main:
             make_output_dir(config.output_dir, resume=config.resume_from_checkpoint is not None)
             write_config(config)
         wait_for_all(accelerator)
         if resume is not None:
+            self.learning.moved = True  # by the steps before
             changed = ckpt.load_checkpoint(resume, state, config=dataclasses.asdict(config), **self._rank)
             accelerator.print(f"resumed from {resume}" + "".join(f"\n  changed: {line}" for line in changed))
         if self.is_main:
@@ -115,6 +125,8 @@ class Session:
             )
             self.processes = Trackers([MetricsFile(Path(config.output_dir), state.step, PROCESSES)])
         wait_for_all(accelerator)
+        if refusal is not None:
+            raise ValueError(refusal)
         self.stop.listen()
         quiet = config.disable_tqdm or not self.is_main
         self.progress = tqdm(total=config.max_steps, initial=state.step, desc=title, unit="step", disable=quiet)
@@ -134,7 +146,7 @@ class Session:
         A step whose gradient is not finite changes no weight.
 
         Raises:
-            ValueError: more such steps in a row than `max_skipped_steps`.
+            ValueError: more such steps in a row than `max_skipped_steps`, or more that taught nothing.
         """
         state = self.state
         with self.phases("wait"):
@@ -148,6 +160,7 @@ class Session:
                 "lower learning_rate or mend the reward, and resume from the last checkpoint"
             )
         if fine:
+            self.learning.step(self.accelerator, norm, state.step + 1, self.config.max_skipped_steps)
             state.optimizer.step()
         else:
             self.accelerator.print(f"warning: step {state.step + 1} has no finite gradient and changes nothing")
@@ -256,10 +269,18 @@ class Session:
         """Write what was learned, with its card and reward curve."""
         self.progress.close()
         self.stop.forget()
+        self.learning.end(self.accelerator)
         with averages.averaged(self.state), gathered(self.state.weights.values()):
             if self.trackers is not None:
                 finish(
-                    self.config, self.model, metrics, self.trackers, method=method, recipe=self.recipe, full=self.full
+                    self.config,
+                    self.model,
+                    metrics,
+                    self.trackers,
+                    method=method,
+                    recipe=self.recipe,
+                    full=self.full,
+                    untrained=self.untrained,
                 )
             wait_for_all(self.accelerator)
         self.accelerator.end_training()

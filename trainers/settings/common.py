@@ -104,7 +104,7 @@ class RunConfig:
     weight_decay: Weight = option(0.0, "AdamW's decay of the LoRA")
     max_grad_norm: Rate = option(1.0, "the gradient is scaled down to this norm")
     max_skipped_steps: Count = option(
-        3, "stop after more steps in a row than this without a finite gradient; such a step changes nothing"
+        3, "stop after more steps in a row than this without a finite gradient, or without any; in RWR rounds too"
     )
     reward_timeout_s: Weight = option(
         1800.0, "end the run where scoring one batch takes longer: a reward that hangs; 0 waits for ever"
@@ -126,6 +126,15 @@ class RunConfig:
     dry_run: bool = option(False, "print the plan of memory, build everything, print the plan and stop")
     memory_gib: Rate | None = option(None, "memory of a device that the plan is compared with; by default this one's")
     disable_tqdm: bool = option(False, "no progress bar")
+
+    @pydantic.model_validator(mode="after")
+    def _check_warmup(self) -> Self:
+        if self.max_steps == 1 and self.warmup_steps > 0:
+            raise ValueError(
+                f"warmup_steps must be 0 where max_steps is 1, got {self.warmup_steps}: the only step would have a "
+                "learning rate of 0"
+            )
+        return self
 
 
 @strict

@@ -37,6 +37,21 @@ def check_range(name: str, sigma_range: list[float]) -> None:
         raise ValueError(f"{name} must be two noise levels, 0 <= low <= high <= 1, got {sigma_range}")
 
 
+def shared_levels(levels: Sequence[float], active: Sequence[float]) -> list[float] | None:
+    """The noise levels of one range that lie in another as well, None where there are none."""
+    low, high = max(levels[0], active[0]), min(levels[1], active[1])
+    return [low, high] if low <= high else None
+
+
+def check_acting(name: str, levels: Sequence[float], active: Sequence[float]) -> None:
+    """Raise ValueError where the adapter is off at all noise levels of a loss."""
+    if shared_levels(levels, active) is None:
+        raise ValueError(
+            f"{name} must have noise levels in common with adapter_sigma_range {list(active)}, where the adapter acts, "
+            f"got {list(levels)}: nothing would be learned there; move the one or widen the other"
+        )
+
+
 C = TypeVar("C")
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 import pydantic
 
 from trainers.settings.common import TrainerConfig, check_offload, check_report_to
-from trainers.settings.options import Count, Positive, Rate, Weight, check_range, option, strict
+from trainers.settings.options import Count, Positive, Rate, Weight, check_acting, check_range, option, strict
 
 
 @strict
@@ -50,6 +50,13 @@ class OROConfig(TrainerConfig):
         check_offload(self)
         for name in ("reference_sigma_range", "denoising_sigma_range"):
             check_range(name, getattr(self, name))
+        if self.denoising_weight > 0:
+            check_acting("denoising_sigma_range", self.denoising_sigma_range, self.adapter_sigma_range)
+        if self.image_conditioning and self.reward_weight > 0 and self.reward_num_frames == 1:
+            raise ValueError(
+                "reward_num_frames must be above 1 where image_conditioning gives the first frame, got 1: the reward "
+                "would see what cannot be changed"
+            )
         if self.grad_steps_k > self.num_inference_steps:
             raise ValueError(
                 f"grad_steps_k must be at most num_inference_steps {self.num_inference_steps}, got {self.grad_steps_k}"

@@ -7,7 +7,7 @@ from typing import Literal
 import pydantic
 
 from trainers.settings.common import TrainerConfig, check_offload, check_report_to
-from trainers.settings.options import Count, Fraction, Positive, Rate, Weight, check_range, option, strict
+from trainers.settings.options import Count, Fraction, Positive, Rate, Weight, check_acting, check_range, option, strict
 
 
 def check_trained_levels(trained: list[float], active: list[float]) -> None:
@@ -86,6 +86,14 @@ class RWRConfig(TrainerConfig):
         for name in ("denoising_sigma_range", "reference_sigma_range"):
             check_range(name, getattr(self, name))
         check_trained_levels(self.denoising_sigma_range, self.adapter_sigma_range)
+        if self.reference_weight > 0:
+            check_acting("reference_sigma_range", self.reference_sigma_range, self.adapter_sigma_range)
+        compares = self.weighting == "signed" or (self.weighting == "reward" and self.absolute_scale == 0)
+        if compares and self.num_generations == 1 and not self.scored:
+            raise ValueError(
+                f"num_generations must be above 1 where weighting {self.weighting} compares the samples of a prompt, "
+                "got 1: no reward would teach anything"
+            )
         if self.top_k > self.num_generations and not self.scored:
             raise ValueError(f"top_k must be at most num_generations {self.num_generations}, got {self.top_k}")
         if self.weighting == "signed" and (self.scored or self.replay_rounds > 1):
@@ -132,6 +140,8 @@ class PSFTConfig(TrainerConfig):
         for name in ("denoising_sigma_range", "physics_sigma_range"):
             check_range(name, getattr(self, name))
         check_trained_levels(self.denoising_sigma_range, self.adapter_sigma_range)
+        if self.physics_weight > 0 and not self.full:
+            check_acting("physics_sigma_range", self.physics_sigma_range, self.adapter_sigma_range)
         if self.full and self.bf16:
             raise ValueError("full trains the network's own weights, which bf16 would keep from moving: set bf16 false")
         if self.full and self.lora_path:

@@ -182,3 +182,11 @@ def test_live_terms_carry_the_graph_of_each_reward():
     result = combine(observation, [giving(1.0, NAN, 3.0)], {})
     assert result.live_terms["constant"].requires_grad and not result.terms["constant"].requires_grad
     assert combine(observe(), [giving(1.0, 1.0, 1.0)], {}).live_terms == {}
+
+
+def test_a_price_is_never_above_the_worst_that_was_measured():
+    result = combine(observe(), [giving(-3.0, NAN, -5.0)], {}, unmeasurable=-1.0)
+    assert result.total_B.tolist() == [-3.0, -5.0, -5.0]
+    gate = [named("seen", 1.0, 1.0, 0.5)]
+    gated = combine(observe(), [giving(-3.0, NAN, -0.5)], {}, unmeasurable=-1.0, gates=gate)
+    assert gated.total_B.tolist() == [-3.0, -3.0, -0.75]

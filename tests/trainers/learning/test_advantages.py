@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from trainers.learning.advantages import reward_weights, weight_metrics
+from trainers.learning.advantages import reward_weights, weight_metrics, why_nothing_differs
 from trainers.settings.regression import Weighting
 
 REWARD_GN = torch.tensor([[-0.9, -0.1, -0.5, -0.3], [-0.2, -0.2, -0.8, -0.4]])
@@ -126,3 +126,59 @@ def test_what_cannot_be_measured_has_the_rank_of_its_price():
     torch.testing.assert_close(found.weight_GN, torch.tensor([[-2 / 3, 1, 1 / 3, -2 / 3], [0, 0, 0, 0]]))
     assert found.ess_G.tolist() == pytest.approx([(8 / 3) ** 2 / 2, 0.0])
     assert all(math.isfinite(value) for value in weight_metrics(reward, torch.zeros(2, 4), found).values())
+
+
+def ragged():
+    """Groups of four, two and one, padded with what is not there."""
+    present = torch.tensor([[1.0, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
+    return torch.zeros(3, 4), present
+
+
+@pytest.mark.parametrize("how", [{}, {"max_weight": 1.0}, {"max_weight": 2.0}, {"advantage": "group"}])
+def test_equal_samples_weigh_the_same_in_groups_of_unequal_size(how):
+    reward, present = ragged()
+    found = reward_weights(reward, present, Weighting(**(PLAIN | how)), present_GN=present)
+    assert torch.equal(found.weight_GN, present)
+    assert found.ess_G.tolist() == pytest.approx([4.0, 2.0, 1.0])
+    assert found.entropy_G.tolist() == pytest.approx([1.0, 1.0, 0.0])
+
+
+def test_a_group_weighs_as_many_samples_as_it_has():
+    """A padded group has the weights that it has alone."""
+    _, present = ragged()
+    reward = torch.where(present > 0, torch.tensor([-0.3, -0.1, -0.4, -0.2]), 0.0)
+    found = reward_weights(reward, present, Weighting(temperature=0.1, absolute_scale=0.0), present_GN=present)
+    assert found.weight_GN.sum(1).tolist() == pytest.approx([4.0, 2.0, 1.0])
+    alone = weights(reward[1:2, :2], ALL[:1, :2])
+    torch.testing.assert_close(found.weight_GN[1:2, :2], alone)
+
+
+def test_the_bound_leaves_equal_samples_that_take_the_share_of_hidden_ones():
+    hidden = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    found = weights(torch.zeros(2, 4), hidden, max_weight=2.0)
+    assert found.tolist() == [[4.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]
+
+
+def test_a_hidden_clip_never_wins_a_bad_group():
+    """A price of -1 lies above all that was measured: it counts as the group's worst, -9."""
+    reward = torch.tensor([[-3.0, -1.0, -9.0, -5.0]])
+    found = reward_weights(reward, torch.tensor([[1.0, 0, 1, 1]]), Weighting(signed=True))
+    torch.testing.assert_close(found.weight_GN, torch.tensor([[1.0, -2 / 3, -2 / 3, 1 / 3]]))
+
+
+def test_a_group_that_nobody_could_measure_has_no_advantage_whatever_its_prices():
+    found = reward_weights(torch.tensor([[-1.0, -1.1, -1.3]]), torch.zeros(1, 3), Weighting(signed=True))
+    assert found.weight_GN.tolist() == [[0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("how", [Weighting(signed=True), Weighting(absolute_scale=0.0), Weighting()])
+def test_it_is_said_why_nothing_differs(how):
+    def why(reward, measurable):
+        return why_nothing_differs(reward, measurable, reward_weights(reward, measurable, how), how)
+
+    constant = torch.full((2, 4), -0.37)
+    assert "all samples of a prompt have the same reward" in why(constant, ALL)
+    assert why(constant, torch.zeros(2, 4)) == "none of 8 clips could be measured"
+    assert why(REWARD_GN, ALL) is None
+    hidden = torch.tensor([[1.0, 0, 1, 1], [1, 1, 1, 1]])
+    assert why(torch.where(hidden > 0, constant, -2.0), hidden) is None

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import types
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 
 from reward_physics.observation import Instruments, Observation
 from reward_physics.video import Video
+from trainers.learning.scoring import Scored
 from trainers.monitor import __main__ as monitor
 from trainers.oro import train
-from trainers.run.held_out import Judged, Share, ends_of, measured_g, merged
+from trainers.run.held_out import Judged, Share, ends_of, in_order, means_of, measured_g
 
 
 def test_the_ends_of_a_mean_stand_beside_it():
@@ -52,18 +54,12 @@ def test_a_run_logs_the_interval_and_the_monitor_shows_it(toy_config, brightness
     assert 'alt="eval/reward"' in page and 'alt="eval/reward/low"' not in page
 
 
-def part(batches):
-    """What one process has judged, a scene a batch."""
-    pictures = [torch.full((1, 3, 2, 2), float(batch)) for batch in batches]
-    values = [float(batch) for batch in batches]
-    return Judged(
-        reward={"eval": values},
-        measurable={"eval": values},
-        g_m_s2={"eval": values},
-        pictures=pictures,
-        batches=list(batches),
-        fps=16.0,
-    )
+def judged(batch):
+    """What a process has judged of one batch, a scene."""
+    value = torch.tensor([float(batch)])
+    scored = Scored(reward_B=value, terms={}, measurable_B=value, reasons=[None])
+    pictures = [torch.full((1, 3, 2, 2), float(batch))]
+    return Judged(batch=batch, scored={"eval": scored}, g_m_s2={"eval": [float(batch)]}, pictures=pictures, fps=16.0)
 
 
 @pytest.mark.parametrize("places", [1, 2, 3, 8])
@@ -75,10 +71,32 @@ def test_every_batch_is_judged_once_and_in_step_where_no_process_may_be_alone(pl
 
 
 def test_parts_are_joined_in_the_order_of_the_scenes():
-    judged = merged([part([0, 2, 4]), None, part([1, 3])])
-    assert judged is not None and judged.reward == {"eval": [0.0, 1.0, 2.0, 3.0, 4.0]}
-    assert [picture[0, 0, 0, 0].item() for picture in judged.pictures] == [0, 1, 2, 3, 4]
-    assert judged.fps == 16.0 and merged([]) is None
+    found = in_order([[judged(0), judged(2), judged(4)], [], [judged(1), judged(3)]])
+    assert [part.batch for part in found] == [0, 1, 2, 3, 4] and in_order([]) == []
+    means = means_of(found, {"eval": types.SimpleNamespace()})
+    assert means["eval/reward"] == 2.0 and means["eval/g_m_s2"] == 2.0
+
+
+def test_prices_are_those_of_all_scenes_whatever_process_judged_them():
+    """A recipe prices a hidden clip at the worst of the clips that it is shown together."""
+
+    def total(terms, visibility_B):
+        bright_B = terms["bright"]
+        return bright_B.where(bright_B.isfinite(), bright_B.nan_to_num(nan=torch.inf).min()), None
+
+    def part(batch, bright):
+        value = torch.tensor([bright])
+        scored = Scored(
+            reward_B=torch.zeros(1),
+            terms={"bright": value},
+            measurable_B=value.isfinite().float(),
+            reasons=[None],
+            visibility_B=torch.ones(1),
+        )
+        return dataclasses.replace(judged(batch), scored={"eval": scored})
+
+    found = in_order([[part(0, 3.0), part(2, math.nan)], [part(1, 1.0)]])
+    assert means_of(found, {"eval": types.SimpleNamespace(total=total)})["eval/reward"] == pytest.approx(5 / 3)
 
 
 def test_clips_longer_than_the_datas_are_evaluated(toy_config, brightness):
