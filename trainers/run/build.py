@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from trainers.run.parallel import (
     use_threads,
     wrap,
 )
+from trainers.run.resumed import changes
 from trainers.run.session import Session
 from trainers.run.tracking import check_trackers
 from trainers.settings.common import ModelConfig, RunConfig, TrainerConfig
@@ -36,12 +38,15 @@ def start(config: C, step: Step[C]) -> tuple[Accelerator, Path | None]:
     """The processes, seeded, and the checkpoint to resume from. A dry run prints the step's plan of memory first.
 
     Raises:
-        ValueError: an output folder that must not be written to, a tracker that is missing, no such checkpoint.
+        ValueError: an output folder that must not be written to, a tracker that is missing, no such checkpoint, a setting
+            that cannot change on resume.
     """
     resuming = config.resume_from_checkpoint is not None
     check_output_dir(config.output_dir, overwrite=config.overwrite_output_dir, resume=resuming)
     check_trackers(config.report_to)
     resume = ckpt.find_resume(config.output_dir, config.resume_from_checkpoint)
+    if resume is not None:
+        changes(resume, ckpt.read_manifest(resume), dataclasses.asdict(config))
     use_threads(config.num_threads)
     accelerator = make_accelerator()
     set_seed(config.seed)

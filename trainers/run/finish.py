@@ -86,6 +86,17 @@ def plan_sigmas(model: VideoModel, config: OROConfig, scenes: Scenes) -> list[fl
     return model.schedule(config.num_inference_steps, condition).sigmas[:-1].tolist()
 
 
+def save_weights(model: VideoModel, folder: Path, *, full: bool) -> None:
+    """What is trained, in the stock format: the LoRA, or the whole networks under their names in the pipeline."""
+    if not full:
+        model.save_lora(folder)
+        return
+    networks = list(model.networks.values())
+    for name, part in model.pipeline.components.items():
+        if any(part is network for network in networks):
+            part.save_pretrained(folder / name)
+
+
 def finish(
     config: TrainerConfig,
     model: VideoModel,
