@@ -38,8 +38,8 @@ def start(config: C, step: Step[C]) -> tuple[Accelerator, Path | None]:
     """The processes, seeded, and the checkpoint to resume from. A dry run prints the step's plan of memory first.
 
     Raises:
-        ValueError: an output folder that must not be written to, a tracker that is missing, no such checkpoint, a setting
-            that cannot change on resume.
+        ValueError: an output folder that must not be written to, a tracker that is missing, no such checkpoint, a
+            setting that cannot change on resume.
     """
     resuming = config.resume_from_checkpoint is not None
     check_output_dir(config.output_dir, overwrite=config.overwrite_output_dir, resume=resuming)

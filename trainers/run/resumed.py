@@ -33,8 +33,8 @@ TAKES_EFFECT = {
 
 NEW_RUN = "start a new run from the checkpoint's LoRA with lora_path"
 REFUSED = {
-    "lora_path": "the LoRA that goes on is the checkpoint's",
-    "lora_r": "the LoRA that goes on is the checkpoint's",
+    "lora_path": "the checkpoint holds another LoRA",
+    "lora_r": "the checkpoint holds another LoRA",
     "lora_alpha": "it would scale what was learned",
     "full": "the weights that go on are the checkpoint's",
     "weighting": "the clips that are kept carry the other weights",
@@ -97,9 +97,9 @@ def changes(checkpoint: Path, manifest: Mapping[str, Any], config: Mapping[str, 
         later = " (from the next round on)" if rounds and name in NEXT_ROUND and step % config["inner_steps"] else ""
         lines.append(f"{name}: {old} -> {new}{later}")
     copied, recipe = checkpoint / "recipe.yaml", Path(str(config.get("recipe")))
-    if same("recipe", before.get("recipe"), config.get("recipe")) and copied.is_file() and recipe.is_file():
-        if copied.read_bytes() != recipe.read_bytes():
-            lines.append(f"recipe: the text of {recipe}")
+    named = same("recipe", before.get("recipe"), config.get("recipe")) and copied.is_file() and recipe.is_file()
+    if named and copied.read_bytes() != recipe.read_bytes():
+        lines.append(f"recipe: the text of {recipe}")
     return lines
 
 

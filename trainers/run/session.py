@@ -264,7 +264,11 @@ class Session:
         config = self.config
         size = sum(size_of(weight) * weight.element_size() for weight in self.state.weights.values())
         evaluations = config.max_steps // config.eval_steps + 1 if config.eval_steps else 0
-        return (6 if self.state.ema else 4) * size * (config.save_total_limit + 1) + evaluations * config.eval_scenes * 1_000_000 + 20_000_000
+        return (
+            (6 if self.state.ema else 4) * size * (config.save_total_limit + 1)
+            + evaluations * config.eval_scenes * 1_000_000
+            + 20_000_000
+        )
 
     @property
     def _rank(self) -> dict[str, int]:
