@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from trainers.run.parallel import (
     use_threads,
     wrap,
 )
+from trainers.run.resumed import changes
 from trainers.run.session import Session
 from trainers.run.tracking import check_trackers
 from trainers.settings.common import ModelConfig, RunConfig, TrainerConfig
@@ -39,7 +41,8 @@ def start(config: C, step: Step[C]) -> tuple[Accelerator, Path | None]:
     """The processes, seeded, and the checkpoint to resume from. A dry run prints the step's plan of memory first.
 
     Raises:
-        ValueError: an output folder that must not be written to, a tracker that is missing, no such checkpoint.
+        ValueError: an output folder that must not be written to, a tracker that is missing, no such checkpoint, a
+            setting that cannot change on resume.
     """
     resuming = config.resume_from_checkpoint is not None
     check_output_dir(config.output_dir, overwrite=config.overwrite_output_dir, resume=resuming)
@@ -50,6 +53,8 @@ def start(config: C, step: Step[C]) -> tuple[Accelerator, Path | None]:
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         max_grad_norm=config.max_grad_norm,
     )
+    if resume is not None:
+        changes(resume, ckpt.read_manifest(resume), dataclasses.asdict(config))
     use_threads(config.num_threads)
     accelerator = make_accelerator(config.reward_timeout_s)
     if (plugin := accelerator.state.deepspeed_plugin) is not None:

@@ -7,53 +7,27 @@ import hashlib
 import json
 import os
 import pickle
-import random
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainers.run.generators import get_rng, set_rng
 from trainers.run.parallel import gathered
+from trainers.run.resumed import changes
 
 MANIFEST = "checkpoint.json"
 STATE = "training_state.pt"
 REMOVING = ".removing-"
 SHARDS = "deepspeed"
 """Sub-folder of what DeepSpeed's engine writes of its sharded state."""
-
-CARRIED_ON = {  # settings that may change on resume without another meaning of the steps before
-    *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "max_steps", "logging_steps", "save_steps"),
-    *("save_total_limit", "eval_steps", "eval_scenes", "eval_recipe", "eval_split", "report_to", "run_name"),
-    *("push_to_hub", "hub_model_id", "dry_run", "memory_gib", "disable_tqdm", "gradient_checkpointing"),
-    *("max_skipped_steps", "reward_timeout_s"),
-    *("decode_checkpointing", "decode_chunk_size", "torch_compile"),
-}
-
-
-def get_rng() -> dict[str, Any]:
-    """The state of Python's, numpy's and torch's global generators, as plain values."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002  libraries draw from it
-    return {
-        "python": list(random.getstate()[1]),
-        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_rng(state: dict[str, Any]) -> None:
-    """Go on where `get_rng` was called."""
-    random.setstate((3, tuple(state["python"]), None))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+RAW = "raw"
+"""Sub-folder of the trained weights themselves, where their moving average is what is evaluated."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -62,7 +36,8 @@ class TrainState:
 
     Args:
         weights: the LoRA by name.
-        optimizer, scheduler: with state_dict and load_state_dict.
+        optimizer: with state_dict and load_state_dict.
+        scheduler: a LambdaLR.
         ema: moving average by name, empty where there is none.
         engine: DeepSpeed's, whose shards of the optimizer it writes and reads itself; None without it.
         step: optimizer steps done.
@@ -93,7 +68,8 @@ def save_checkpoint(
     state: TrainState,
     *,
     config: dict[str, Any],
-    save_lora: Any,
+    save_weights: Callable[[Path], None],
+    evaluated: Callable[[], AbstractContextManager[None]] = nullcontext,
     recipe: str | Path | None = None,
     keep: int = 2,
     process: int = 0,
@@ -106,7 +82,9 @@ def save_checkpoint(
 
     Args:
         config: settings as plain values, kept to compare on resume.
-        save_lora: called with a folder, writes the LoRA in the stock format.
+        save_weights: called with a folder, writes there what is trained in the stock format: into the checkpoint
+            itself what is evaluated, into `raw` what is trained further, where the two differ.
+        evaluated: inside it the weights are those that are evaluated; every process enters it.
         recipe: the reward recipe's file, copied.
         barrier: waits for the other processes.
         extra: called by every process with the folder, adds what the trainer needs beyond `state`.
@@ -121,11 +99,16 @@ def save_checkpoint(
     torch.save(get_rng(), temporary / f"rng_{process}.pt")
     with gathered(state.weights.values()):
         if process == 0:
-            save_lora(temporary)
+            save_weights(temporary / RAW if state.ema else temporary)
             torch.save(_body(state), temporary / STATE)
             if recipe is not None:
                 shutil.copyfile(recipe, temporary / "recipe.yaml")
         barrier()
+    if state.ema:
+        with evaluated(), gathered(state.weights.values()):
+            if process == 0:
+                save_weights(temporary)
+            barrier()
     if extra is not None:
         extra(temporary)
     if state.engine is not None:
@@ -150,10 +133,11 @@ def _body(state: TrainState) -> dict[str, Any]:
 
 def _finish(temporary: Path, final: Path, table: dict[str, Any], *, keep: int) -> None:
     """Write the manifest of a checkpoint's files, give it its name, and remove the oldest beyond `keep`."""
-    files = sorted(path for path in temporary.rglob("*") if path.is_file())
+    everything = sorted(temporary.rglob("*"))
+    files = [path for path in everything if path.is_file()]
     hashes = {path.relative_to(temporary).as_posix(): _sha256(path) for path in files}
     (temporary / MANIFEST).write_text(json.dumps(table | {"sha256": hashes}, indent=2, sort_keys=True))
-    for path in (*files, temporary / MANIFEST, temporary):
+    for path in (*everything, temporary / MANIFEST, temporary):
         _sync(path)
     if final.exists():
         _retire(final)
@@ -174,10 +158,12 @@ def load_checkpoint(
         Settings that differ from those of the checkpoint and change what the coming steps mean.
 
     Raises:
-        ValueError: no checkpoint there, a damaged or unlisted file, or another LoRA.
+        ValueError: no checkpoint there, a damaged or unlisted file, another LoRA, or a setting that cannot take
+            effect (`resumed.changes`).
     """
     path = Path(path)
     manifest = read_manifest(path)
+    changed = changes(path, manifest, config)
     check_files(path, manifest["sha256"])
     body = load_plain(path / STATE)
     _check_processes(path, state, manifest["num_processes"], num_processes)
@@ -189,21 +175,32 @@ def load_checkpoint(
             )
         for name, weight in state.weights.items():
             weight.copy_(body["weights"][name])
-    if state.engine is None:
-        state.optimizer.load_state_dict(body["optimizer"])
-    else:  # DeepSpeed unpickles its own files: they are those whose hashes were just compared
-        state.engine.load_checkpoint(str(path), tag=SHARDS, load_module_strict=False)
-    state.scheduler.load_state_dict(body["scheduler"])
+    _load_optimizer(path, state, body)
     for name in state.ema:
         state.ema[name].copy_(body["ema"].get(name, body["weights"][name]))
     state.step, state.clips = manifest["step"], manifest["clips"]
-    if manifest["num_processes"] == num_processes:
+    if manifest["num_processes"] == num_processes and manifest["config"].get("seed") == config.get("seed"):
         set_rng(load_plain(path / f"rng_{process}.pt"))
-    before = manifest["config"]
-    names = sorted((before.keys() | config.keys()) - CARRIED_ON)
-    return [
-        f"{name}: {before.get(name)} -> {config.get(name)}" for name in names if before.get(name) != config.get(name)
-    ]
+    return changed
+
+
+def _load_optimizer(path: Path, state: TrainState, body: dict[str, Any]) -> None:
+    """Moments and place in the schedule of a checkpoint; rates and all other settings stay those of the config."""
+    optimizer, scheduler = state.optimizer, state.scheduler
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    if state.engine is None:
+        optimizer.load_state_dict(body["optimizer"])
+    else:  # DeepSpeed unpickles its own files: they are those whose hashes were just compared
+        clip_grad = getattr(state.engine.optimizer, "clip_grad", None)
+        state.engine.load_checkpoint(str(path), tag=SHARDS, load_module_strict=False)
+        if clip_grad is not None:
+            state.engine.optimizer.clip_grad = clip_grad
+    for name in ("last_epoch", "_step_count"):
+        setattr(scheduler, name, body["scheduler"][name])
+    rates = zip(optimizer.param_groups, settings, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    for group, own, base, factor in rates:
+        group.update(own | {"lr": base * factor(scheduler.last_epoch)})
+    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
 def _check_processes(path: Path, state: TrainState, before: int, num_processes: int) -> None:

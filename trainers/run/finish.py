@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from torch import Tensor
 
+from trainers.clips.folder import write_text
 from trainers.learning.batches import BatchSource, condition_on
 from trainers.learning.levels import reference_steps
 from trainers.learning.rollout import choose_grad_steps, in_range
@@ -27,8 +32,16 @@ PIPELINE = "model"
 
 def write_config(config: TrainerConfig) -> None:
     """config.yaml in the run's folder: the file that starts the same run again."""
-    with (Path(config.output_dir) / "config.yaml").open("w") as file:
-        YAML().dump(dataclasses.asdict(config), file)
+    text = io.StringIO()
+    YAML().dump({name: _quoted(value) for name, value in dataclasses.asdict(config).items()}, text)
+    write_text(Path(config.output_dir) / "config.yaml", text.getvalue())
+
+
+def _quoted(value: Any) -> Any:
+    """A setting whose text YAML reads back as it is: line breaks and other unseen characters are escaped."""
+    if isinstance(value, list):
+        return [_quoted(part) for part in value]
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and not value.isprintable() else value
 
 
 def print_outline(
@@ -86,6 +99,17 @@ def plan_sigmas(model: VideoModel, config: TrainerConfig, scenes: BatchSource) -
     return model.schedule(config.num_inference_steps, condition).sigmas[:-1].tolist()
 
 
+def save_weights(model: VideoModel, folder: Path, *, full: bool) -> None:
+    """What is trained, in the stock format: the LoRA, or the whole networks under their names in the pipeline."""
+    if not full:
+        model.save_lora(folder)
+        return
+    networks = list(model.networks.values())
+    for name, part in model.pipeline.components.items():
+        if any(part is network for network in networks):
+            part.save_pretrained(folder / name)
+
+
 def finish(
     config: TrainerConfig,
     model: VideoModel,
@@ -113,15 +137,14 @@ def finish(
     lines = read_metrics(folder / "metrics.jsonl")
     if not metrics and lines:  # resumed at its end: nothing was left to do
         metrics = {name: value for line in lines[-2:] for name, value in line.items() if name != "step"}
-    pipeline = type(model.pipeline).__name__
-    settings = dataclasses.asdict(config)  # pyright: ignore[reportArgumentType]
+    settings = dataclasses.asdict(config) | ({} if full else about_lora(model))  # pyright: ignore[reportArgumentType]
     card = model_card(
         settings,
-        pipeline=pipeline,
+        pipeline=stock_class(model, image=config.image_conditioning),
         method=method,
         metrics=metrics,
         recipe=Path(recipe).read_text() if Path(recipe).is_file() else "",
-        videos=sorted(str(path.relative_to(folder)) for path in folder.glob("eval/*/clips.mp4")),
+        videos=sampled_videos(folder, config.max_steps),
         experts=len(model.networks),
         untrained=untrained,
     )
@@ -132,6 +155,43 @@ def finish(
     if config.push_to_hub:
         push(folder, config.hub_model_id or folder.name)
     print(f"{'model' if full else 'LoRA'}, card and reward curve are in {folder}")
+
+
+def sampled_videos(folder: Path, last_step: int) -> list[str]:
+    """The evaluations' clips from first to last, relative to the run's folder."""
+    steps = {int(path.parent.name.removeprefix("step_")): path for path in folder.glob("eval/step_*/clips.mp4")}
+    return [str(steps[step].relative_to(folder)) for step in sorted(steps) if step <= last_step]
+
+
+def about_lora(model: VideoModel) -> dict[str, Any]:
+    """Rank, scale and layers of the LoRA on a model, whatever the settings say."""
+    adapters = [network.peft_config["default"] for network in model.networks.values()]
+    ranks = sorted({adapter.r for adapter in adapters} | {r for a in adapters for r in a.rank_pattern.values()})
+    alphas = sorted({a.lora_alpha for a in adapters} | {value for a in adapters for value in a.alpha_pattern.values()})
+    targets = adapters[0].target_modules
+    return {
+        "lora_r": ranks[0] if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
+        "lora_alpha": alphas[0] if len(alphas) == 1 else f"{alphas[0]:g} to {alphas[-1]:g}",
+        "lora_target_modules": targets if isinstance(targets, str) else ", ".join(sorted(layer_names(targets))),
+    }
+
+
+def layer_names(targets: Iterable[str]) -> set[str]:
+    """Names of layers without the places of their blocks: `blocks.0.attn.to_q` is `to_q`."""
+    return {re.sub(r"^.*\.(?=[A-Za-z_])", "", name) for name in targets}
+
+
+def stock_class(model: VideoModel, *, image: bool) -> str:
+    """The stock pipeline that samples as the run did: from a first frame and a text, or from a text alone."""
+    import diffusers
+
+    name = type(model.pipeline).__name__
+    if image and "ImageToVideo" not in name:
+        twin = name.replace("Pipeline", "ImageToVideoPipeline")
+        return twin if hasattr(diffusers, twin) else name
+    if not image and "ImageToVideo" in name and hasattr(diffusers, name.replace("ImageToVideo", "")):
+        return name.replace("ImageToVideo", "")
+    return name
 
 
 def push(folder: Path, name: str) -> None:

@@ -23,7 +23,10 @@ TOLD = {
     "max_steps": "optimizer steps",
     "per_device_train_batch_size": "clips a step and device",
     "learning_rate": "learning rate",
+    "lora_path": "LoRA that it began from",
     "lora_r": "LoRA rank",
+    "lora_alpha": "LoRA alpha",
+    "lora_target_modules": "layers with a LoRA",
     "grad_steps": "steps that carry gradient",
     "adapter_sigma_range": "noise levels of the adapter",
     "reference_weight": "weight of the distance to the reference",
@@ -68,7 +71,9 @@ def model_card(
         pipeline_tag="image-to-video" if settings.get("image_conditioning", True) else "text-to-video",
         tags=["lora", "video", "physics", "reinforcement-learning", "diffusers-training"],
     )
-    rows = "\n".join(f"| {words} | {_cell(settings[name])} |" for name, words in TOLD.items() if name in settings)
+    rows = "\n".join(
+        f"| {words} | {_cell(settings[name])} |" for name, words in TOLD.items() if settings.get(name) is not None
+    )
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# LoRA on {base}",

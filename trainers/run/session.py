@@ -27,7 +27,7 @@ from trainers.models import VideoModel
 from trainers.run import averages
 from trainers.run import checkpoint as ckpt
 from trainers.run.faults import STOPPED, StopSignal
-from trainers.run.finish import finish, write_config
+from trainers.run.finish import finish, save_weights, write_config
 from trainers.run.folder import make_output_dir
 from trainers.run.held_out import Share, evaluate_held_out
 from trainers.run.parallel import (
@@ -165,10 +165,11 @@ class Session:
         else:
             self.accelerator.print(f"warning: step {state.step + 1} has no finite gradient and changes nothing")
         state.optimizer.zero_grad(set_to_none=True)
+        learning_rate = state.scheduler.get_last_lr()[0]
         state.scheduler.step()
         state.step += 1
         averages.update_ema(state.ema, state.weights, self.config.ema_decay, state.step)
-        figures = {"learning_rate": state.scheduler.get_last_lr()[0], "skipped": float(not fine)}
+        figures = {"learning_rate": learning_rate, "skipped": float(not fine)}
         return figures | ({"grad_norm": norm} if fine else {})
 
     def after_step(self, metrics: dict[str, float], started: float, shown: dict[str, str]) -> dict[str, float]:
@@ -249,7 +250,8 @@ class Session:
                 config.output_dir,
                 self.state,
                 config=dataclasses.asdict(config),
-                save_lora=(lambda folder: None) if self.full else self.model.save_lora,
+                save_weights=lambda folder: save_weights(self.model, folder, full=self.full),
+                evaluated=lambda: averages.averaged(self.state),
                 recipe=self.recipe if Path(self.recipe).is_file() else None,
                 keep=config.save_total_limit,
                 barrier=functools.partial(wait_for_all, self.accelerator),
@@ -286,11 +288,16 @@ class Session:
         self.accelerator.end_training()
 
     def disk_bytes(self) -> int:
-        """What the run writes at most: per checkpoint the weights twice, two moments, the average; videos and logs."""
+        """What the run writes at most: per checkpoint the weights two or three times, two moments, the average;
+        videos and logs."""
         config = self.config
         size = sum(size_of(weight) * weight.element_size() for weight in self.state.weights.values())
         evaluations = config.max_steps // config.eval_steps + 1 if config.eval_steps else 0
-        return 5 * size * (config.save_total_limit + 1) + evaluations * config.eval_scenes * 1_000_000 + 20_000_000
+        return (
+            (6 if self.state.ema else 4) * size * (config.save_total_limit + 1)
+            + evaluations * config.eval_scenes * 1_000_000
+            + 20_000_000
+        )
 
     @property
     def _rank(self) -> dict[str, int]:

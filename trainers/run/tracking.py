@@ -171,8 +171,14 @@ def warn_dropped(name: str, error: Exception) -> None:
 def check_trackers(names: list[str]) -> None:
     """Raise ValueError where a named tracker is not installed."""
     for name in names:
-        if name != "none" and importlib.util.find_spec(name) is None:
+        if name not in ("none", "all") and importlib.util.find_spec(name) is None:
             raise ValueError(f"report_to names {name}, which is not installed: pip install {name}")
+
+
+def wanted(names: list[str]) -> list[str]:
+    """Each tracker once; `all` stands for those that are installed."""
+    known = [name for name in ("tensorboard", "trackio", "wandb") if "all" in names and importlib.util.find_spec(name)]
+    return [name for name in dict.fromkeys([*names, *known]) if name not in ("all", "none")]
 
 
 def open_trackers(
@@ -192,7 +198,7 @@ def open_trackers(
     folder = Path(folder)
     run_name = run_name or folder.name
     trackers: list[Tracker] = [MetricsFile(folder, resumed_step)]
-    for name in names:
+    for name in wanted(names):
         try:
             if name == "tensorboard":
                 trackers.append(TensorBoard(folder, run_name, config))

@@ -18,7 +18,7 @@ def check_offload(config: "ModelConfig") -> None:
 
 def check_report_to(report_to: Sequence[str]) -> None:
     """Raise ValueError where a tracker is not known."""
-    known = ("tensorboard", "trackio", "wandb", "none")
+    known = ("tensorboard", "trackio", "wandb", "all", "none")
     for name in report_to:
         if name not in known:
             raise ValueError(f"report_to must name {', '.join(known)}, got {name}{suggestion(name, known)}")
@@ -116,7 +116,7 @@ class RunConfig:
     eval_steps: Count = option(0, "evaluate every so many steps, and before the first; 0 is never")
     eval_scenes: Positive = option(6, "scenes of eval_split to evaluate on, with fixed noise")
     eval_recipe: str | None = option(None, "recipe of the held-out judge; by default the training recipe")
-    report_to: list[str] = option(["tensorboard"], "trackers: tensorboard, trackio, wandb, none")
+    report_to: list[str] = option(["tensorboard"], "trackers: tensorboard, trackio, wandb; or all, or none")
     run_name: str | None = option(None, "name of the run for the trackers; by default that of output_dir")
     push_to_hub: bool = option(False, "upload the final LoRA and its card")
     hub_model_id: str | None = option(None, "repository to upload to; by default the name of output_dir")

@@ -4,6 +4,7 @@
 import argparse
 import dataclasses
 import difflib
+import os
 import re
 import sys
 import typing
@@ -15,6 +16,8 @@ import pydantic
 from pydantic import Field
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from trainers.settings.values import as_a_flag, kinds_of, plain, take_what_files_take
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -52,6 +55,16 @@ def check_acting(name: str, levels: Sequence[float], active: Sequence[float]) ->
         )
 
 
+def _plain(config_class: type, given: Any) -> Any:
+    """A class's settings, each as `trainers.settings.values.plain` makes of it."""
+    values = getattr(given, "kwargs", given)  # pydantic hands on what a dataclass was called with, as an ArgsKwargs
+    if isinstance(values, dict):
+        kinds = kinds_of(config_class)
+        values = {name: plain(name, value, kinds[name]) if name in kinds else value for name, value in values.items()}
+        return values if isinstance(given, dict) else type(given)((), values)
+    return given
+
+
 C = TypeVar("C")
 
 
@@ -59,6 +72,8 @@ C = TypeVar("C")
 def strict(config_class: type[C]) -> type[C]:
     """A frozen, keyword-only pydantic dataclass that refuses unknown fields."""
     settings = pydantic.ConfigDict(extra="forbid")
+    before: Any = classmethod(_plain)
+    config_class._plain = pydantic.model_validator(mode="before")(before)  # pyright: ignore[reportAttributeAccessIssue]
     made: Any = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=settings)(config_class)
     return made
 
@@ -69,8 +84,11 @@ def suggestion(name: str, known: Sequence[str]) -> str:
     return f": did you mean {near[0]}?" if near else ""
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path, *, kind: str = "safe") -> dict[str, Any]:
     """Read a flat YAML file strictly: a key that comes twice is an error with its line.
+
+    Args:
+        kind: `safe` for values, `base` for every value's text.
 
     Raises:
         ValueError: no such file, no YAML, a repeated key, no mapping.
@@ -79,7 +97,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         near = suggestion(Path(path).name, [sibling.name for sibling in Path(path).parent.glob("*.y*ml")])
         raise ValueError(f"config file {path} does not exist{near}")
     try:
-        values = YAML(typ="safe").load(Path(path).read_text())
+        values = YAML(typ=kind, pure=True).load(Path(path).read_text(encoding="utf-8"))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ValueError(f"{path}, line {line}: {(error.problem or str(error)).splitlines()[0]}") from error
@@ -112,22 +130,45 @@ def parse_config(config_class: type[C], arguments: Sequence[str] | None = None) 
         for argument in arguments
         for part in (argument.split("=", 1) if argument.startswith("--config=") else [argument])
     ]
+    file: dict[str, Any] = {}
     if "--config" in arguments:
-        place = arguments.index("--config") + 1
-        if place == len(arguments):
+        place = arguments.index("--config")
+        if place + 1 == len(arguments):
             raise ValueError("--config needs the path of a YAML file")
-        for key in read_yaml(arguments[place]):
-            if key not in known and key != "env":
-                raise ValueError(f"{arguments[place]}: unknown key {key}{now_called(key, known)}")
+        file = read_settings(arguments[place + 1], config_class)
+        del arguments[place : place + 2]
     for argument in arguments:
         name = argument.split("=")[0].lstrip("-").replace("-", "_").removeprefix("no_")
         if argument.startswith("--") and name not in [*known, "config", "help"]:
             raise ValueError(f"unknown option {argument.split('=')[0]}{now_called(name, known, '--')}")
     parser = Parser(dataclass_types=[config_class], description=config_class.__doc__, allow_abbrev=False)  # pyright: ignore[reportArgumentType]
+    take_what_files_take(parser, config_class)
+    parser.set_defaults_with_config(**file)
     try:
-        return parser.parse_args_and_config(arguments)[0]  # pyright: ignore[reportReturnType]
+        return parser.parse_args_into_dataclasses(args=arguments)[0]  # pyright: ignore[reportReturnType]
     except pydantic.ValidationError as error:
         raise ValueError(_one_line(error)) from error
+
+
+def read_settings(path: str, config_class: type) -> dict[str, Any]:
+    """The settings of a YAML file, each as a flag of the same text would give it; `env` goes to the environment.
+
+    Raises:
+        ValueError: a file that cannot be read, a key that is not known, an `env` that is no table.
+    """
+    kinds, settings = kinds_of(config_class), {}
+    texts = read_yaml(path, kind="base")
+    for key, value in read_yaml(path).items():
+        name = str(key).replace("-", "_")
+        if name == "env" and name not in kinds:
+            if not isinstance(value, dict):
+                raise ValueError(f"{path}: env must hold `NAME: value` lines, got {value!r}")
+            os.environ.update({str(variable): str(text) for variable, text in texts["env"].items()})
+        elif name not in kinds:
+            raise ValueError(f"{path}: unknown key {key}{now_called(str(key), list(kinds))}")
+        else:
+            settings[name] = as_a_flag(value, texts.get(key, value), kinds[name])
+    return settings
 
 
 FORMER_NAMES = {
