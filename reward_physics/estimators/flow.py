@@ -168,7 +168,7 @@ def load_flow(name: str, *, updates: int = 6, autocast: bool = False, base: Path
 
 
 def find_flow(name: str, base: Path | None = None) -> Path | str:
-    """The weights that `load_flow` would read, or the name of published ones. Raises ValueError where there are none."""
+    """The weights that `load_flow` reads, or the name of published ones. Raises ValueError where there are none."""
     if name in SHIPPED:
         return SHIPPED[name]
     if name in _PUBLISHED:

@@ -36,7 +36,7 @@ def test_lengths_of_an_oblong_picture_are_divided_by_its_height(height_px, width
     true[:, 8:12, 4:8] = 1
     low[:, 10:14, 5:9] = 1
     assert published_l2(low, true) == pytest.approx(1.5 / (height_px * math.sqrt(2)))
-    # 6 pixels of 16 are common; of the others, by rows of the overhang: 1, 1, then (1, 1, 1, root 2), (2, 2, 2, root 5).
+    # 6 pixels of 16 are common. The others, by rows of the overhang: 1, 1, then (1, 1, 1, root 2), (2, 2, 2, root 5).
     mean = (2 + 3 + math.sqrt(2) + 6 + math.sqrt(5)) / 16
     assert published_chamfer(low, true) == pytest.approx(2 * mean / (height_px * math.sqrt(2)))
     assert published_iou(low[:, None], true[:, None]) == pytest.approx(6 / 26)
