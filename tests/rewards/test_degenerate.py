@@ -27,8 +27,8 @@ def scene(frames: int) -> tuple[Video, dict[str, torch.Tensor]]:
 def degenerate(frames: int) -> dict[str, torch.Tensor]:
     """Clips (T, 3, H, W) by name."""
     _, parts = scene(frames)
-    fall, mask = parts["fall"], parts["mask"][:, None].to(parts["fall"])
-    wall = (fall[:1] * (1 - mask[:1]) + 0.4 * mask[:1]).expand_as(fall)
+    fall = parts["fall"]
+    wall = fall[:1, :, :1].expand_as(fall)  # its columns are of one colour each, and the object is not in the first row
     first = torch.arange(frames).view(-1, 1, 1, 1) == 0
     noise = torch.rand(fall.shape, generator=torch.Generator().manual_seed(0))
     return {
@@ -176,8 +176,9 @@ def test_every_reward_alone_has_a_finite_gradient(setup, frames, at_rest):
         try:
             score_B = reward(**columns) if "match" in name or name == "first_frame" else reward()
         except ValueError as error:
-            assert any(why in str(error) for why in ("refused", "there is no depth", "at least 3 frames")), error
-            continue
+            if any(why in str(error) for why in ("refused", "there is no depth", "at least 3 frames")):
+                continue
+            raise
         assert not score_B.isinf().any(), name
         if not score_B.requires_grad:
             continue
