@@ -71,15 +71,18 @@ def cut_tracks(
 
 
 def _merged(cut: list[tuple[int, int]], excess_TT: Tensor, is_rest_TT: Tensor) -> list[tuple[int, int]]:
-    """The same cut where no two neighbouring flights are one parabola within noise that is alike in neighbours."""
+    """The same cut where no two flights, neighbours or with one rest between them, as at the top of a toss, are one
+    parabola within noise that is alike in neighbours."""
     pieces = list(cut)
     k = 0
     while k + 1 < len(pieces):
-        (i, j), (m, n) = pieces[k], pieces[k + 1]
-        both_fly = not bool(is_rest_TT[i, j]) and not bool(is_rest_TT[m, n])
-        increase = float(excess_TT[i, n] - excess_TT[i, j] - excess_TT[m, n])
+        between = k + 2 < len(pieces) and bool(is_rest_TT[pieces[k + 1]])
+        parts = pieces[k : k + 2 + between]
+        whole = parts[0][0], parts[-1][1]
+        both_fly = not bool(is_rest_TT[parts[0]]) and not bool(is_rest_TT[parts[-1]])
+        increase = float(excess_TT[whole]) - sum(float(excess_TT[part]) for part in parts[:: 1 + between])
         if both_fly and increase < _ONE_FLIGHT:
-            pieces[k : k + 2] = [(i, n)]
+            pieces[k : k + len(parts)] = [whole]
             k = max(0, k - 1)
         else:
             k += 1
