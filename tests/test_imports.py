@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "data": {"reward_physics", "data"},
     "trainers": set(PACKAGES),
 }
-BASE = {"camera", "grid", "figures"}
+BASE = {"camera", "grid", "figures", "beside"}
 SEEN = BASE | {"laws", "objects", "estimators", "video"}
 BELOW_RUN = {"settings", "models", "learning", "clips", "memory_plan"}
 LOOP = BELOW_RUN | {"run", "rounds"}
@@ -33,6 +33,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     "reward_physics": {
         "grid": set(),
         "once": set(),
+        "beside": set(),
         "camera": {"grid"},
         "figures": {"grid"},
         "video": {"camera", "grid"},

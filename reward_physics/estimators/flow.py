@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.optical_flow.raft import RAFT, raft_large, raft_small
 
+from reward_physics import beside
 from reward_physics.estimators.raft import RaftShape, encode, match
 from reward_physics.estimators.raft_keys import from_original, is_original
 from reward_physics.estimators.weights import (
@@ -32,6 +33,7 @@ SMALLEST_SIDE_PX = 128
 """RAFT's correlation pyramid of four levels needs this many pixels a side; smaller frames are enlarged."""
 
 SHIPPED = {"embedded": EMBEDDED / "flow", "judge": EMBEDDED / "judge_flow"}
+_PUBLISHED = {"torchvision/raft_small": raft_small, "torchvision/raft_large": raft_large}
 
 STRIDE_PX = 8
 """Sides must be multiples of this: RAFT matches on a grid of 8 x 8 px cells."""
@@ -143,7 +145,7 @@ def reduced(flow_N2HW: Tensor, height_px: int, width_px: int) -> Tensor:
     return flow_N2HW.permute(0, 2, 3, 1)
 
 
-def load_flow(name: str, *, updates: int = 6, autocast: bool = False) -> FlowEstimator:
+def load_flow(name: str, *, updates: int = 6, autocast: bool = False, base: Path | None = None) -> FlowEstimator:
     """A flow estimator by name.
 
     Args:
@@ -153,23 +155,31 @@ def load_flow(name: str, *, updates: int = 6, autocast: bool = False) -> FlowEst
             weights of RAFT small or large, in torchvision's key names or in those of RAFT's authors.
         updates: number of refinements.
         autocast: run the convolutions in bfloat16.
+        base: folder where a path is looked for first, before the working directory (a recipe's own).
 
     Raises:
         ValueError: no such estimator, or its weights are missing, corrupt or another network's.
     """
-    if name.startswith("torchvision/"):
-        builders = {"torchvision/raft_small": raft_small, "torchvision/raft_large": raft_large}
-        if name not in builders:
-            raise ValueError(f"flow: unknown estimator {name!r}: expected one of {', '.join(builders)}")
-        return FlowEstimator(builders[name](weights="DEFAULT"), updates=updates, autocast=autocast)
-    path = SHIPPED.get(name, Path(name))
-    if name not in SHIPPED and not path.exists():
-        raise ValueError(
-            f"flow: unknown estimator {name!r}: expected embedded, judge, torchvision/raft_small, "
-            "torchvision/raft_large, or the path of a folder or file of weights"
-        )
-    raft = _load_file(path) if path.is_file() else _load_folder(path)
+    where = find_flow(name, base)
+    if isinstance(where, str):
+        return FlowEstimator(_PUBLISHED[where](weights="DEFAULT"), updates=updates, autocast=autocast)
+    raft = _load_file(where) if where.is_file() else _load_folder(where)
     return FlowEstimator(raft, updates=updates, autocast=autocast)
+
+
+def find_flow(name: str, base: Path | None = None) -> Path | str:
+    """The weights that `load_flow` reads, or the name of published ones. Raises ValueError where there are none."""
+    if name in SHIPPED:
+        return SHIPPED[name]
+    if name in _PUBLISHED:
+        return name
+    path = beside.found(name, base)
+    if path is None:
+        raise ValueError(
+            f"flow: unknown estimator {name!r}: expected {', '.join((*SHIPPED, *_PUBLISHED))}, or the path of a folder "
+            f"or file of weights; {beside.looked_for(name, base)}"
+        )
+    return path
 
 
 def _load_folder(folder: Path) -> RAFT:

@@ -17,8 +17,12 @@ import torch
 from torch import Tensor
 
 from reward_physics.laws.flights import Flights
+from reward_physics.laws.path_errors import speed_sd
 
 _VISIBLE_SIGMAS = 3.0
+_LEAST_PUSH = 0.25
+"""An impact takes this share of the speed of the fall at least. What a path's own curves, a blurred frame or a hand at
+the end of a toss change is less, and no ground pushed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,8 @@ class Bounces:
         by_speed_BK, by_height_BK, by_time_BK: the coefficient three ways, no unit. Negative speeds' ratio: the body
             went on downwards.
         time_BK: when, s.
-        measured_BK: True where a falling flight meets another flight.
+        measured_BK: True where a falling flight meets another flight, and something pushed it up there: by more than
+            three standard errors of the change of its speed, and by a quarter of that speed.
         three_BK: True where all three ways are known: the body went up again, under a gravity that pulls down.
         spread_BK: largest less smallest of the three, zero where they are not all known.
     """
@@ -52,7 +57,12 @@ def measure_bounces(flights: Flights) -> Bounces:
     time_BT = flights.trajectory.time_BT
     step_B = (time_BT[:, 1:] - time_BT[:, :-1]).median(1).values if time_BT.shape[1] > 1 else time_BT[:, 0] + 1
     fast = fallen.detach() * step_B[:, None].to(fallen) > _VISIBLE_SIGMAS * flights.sigma_B[:, None]
-    measured = flights.flight_BK & after_flies & flights.meets_BK & fast
+    push_sd = (
+        speed_sd(flights, flights.end_s_BK).square() + speed_sd(flights, flights.start_s_BK).roll(-1, 1).square()
+    ).sqrt()
+    push = (risen + fallen).detach()
+    pushed = (push > _VISIBLE_SIGMAS * push_sd.to(push)) & (push > _LEAST_PUSH * fallen.detach())
+    measured = flights.flight_BK & after_flies & flights.meets_BK & fast & pushed
     fallen_safe = torch.where(measured, fallen, torch.ones_like(fallen))
     risen = torch.where(measured, risen, torch.zeros_like(risen))
     by_speed = risen / fallen_safe

@@ -9,8 +9,8 @@ dv = v_after - v_before at the contact and n the unit vector from body 1 to body
     restitution       e = -(v_after . n) / (v_before . n) of the relative velocity, in [0, 1]
     causality         no jump of velocity without contact; no contact with approach and no jump (e < 0: passing through)
 
-Contact is sought detached: the split of the relative track into two parabolas that leaves the least residual, among the
-frames where the bodies touch; a jump without contact is the same among the frames where they do not.
+Contact is sought detached: the moment at which the relative track changes its velocity most, against the error of that
+change, among the frames where the bodies touch; a jump without contact is the same among those where they do not.
 
 Axes: B clips, T frames, D coordinates (the last of them up), C contacts of a pair, 2 bodies.
 """
@@ -26,8 +26,8 @@ from torch import Tensor
 from reward_physics.laws.kinematics import fit_arc
 
 MIN_FRAMES = 4
-_WINDOW_FRAMES = 9
-_VISIBLE_SIGMAS = 3.0
+_WINDOW_FRAMES = 12
+_VISIBLE_SIGMAS, _VISIBLE_SDS = 3.0, 2.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,13 +126,16 @@ def jump_without_contact(pair: Pair, *, reach: float = 0.25) -> Jump:
 def momentum_error(jump: Jump, mass_ratio: float | None = None) -> Tensor:
     """How far the velocity changes are from conserving momentum, (B,), in [0, 1].
 
-    Masses unknown: (1 + cos(dv1, dv2)) / 2. Known: |m1 dv1 + m2 dv2| / (|m1 dv1| + |m2 dv2|), mass_ratio = m2 / m1.
+    Masses unknown: (1 + cos(dv1, dv2)) / 2. Known: relu(|m1 dv1 + m2 dv2| - s) / (|m1 dv1| + |m2 dv2|), mass_ratio
+    = m2 / m1, with s the standard error of a component of the sum.
     """
     dv1, dv2 = _safe_changes(jump)
     if mass_ratio is None:
         cosine = (dv1 * dv2).sum(-1) / (_norm(dv1) * _norm(dv2))
         return torch.where(jump.measured_B, 0.5 * (1 + cosine), torch.zeros_like(cosine))
-    error = _norm(dv1 + mass_ratio * dv2) / (_norm(dv1) + mass_ratio * _norm(dv2))
+    noise = (jump.dv_sd_B2 * jump.dv_sd_B2.new_tensor([1.0, mass_ratio])).norm(dim=-1)
+    away = (_norm(dv1 + mass_ratio * dv2) - noise).clamp(min=0)
+    error = away / (_norm(dv1) + mass_ratio * _norm(dv2))
     return torch.where(jump.measured_B, error, torch.zeros_like(error))
 
 
@@ -171,10 +174,11 @@ def restitution(jump: Jump) -> tuple[Tensor, Tensor]:
 
 
 def is_visible(jump: Jump, pair: Pair) -> Tensor:
-    """True where the relative velocity changes by more than the noise moves it, detached."""
+    """True where the relative velocity changes by more than 2.5 times its error, and by more than the noise a frame
+    (what is followed exactly may still tremble), detached."""
     change = (jump.after_BD - jump.before_BD).detach().norm(dim=-1)
-    step = _step(pair.time_BT)
-    return jump.measured_B & (change * step > _VISIBLE_SIGMAS * pair.sigma_B)
+    large = change * _step(pair.time_BT) > pair.sigma_B
+    return jump.measured_B & large & (change > _VISIBLE_SDS * change_error(jump))
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -209,20 +213,35 @@ def _safe_changes(jump: Jump) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _best_split(pair: Pair, allowed_BT: Tensor, used_BT: Tensor) -> Tensor:
-    """Last frame before the jump, (B,), -1 where no split is allowed: the two parabolas through the relative track's
-    used frames on its sides leave the least residual. A split between two frames is allowed where one of them is."""
+    """Last frame before the jump, (B,), -1 where no split is allowed: where the relative track changes its velocity
+    most, against the error of that change. A split between two frames is allowed where one of them is.
+
+    The change is that of a parabola with a kink midway between the two frames, dv (X^T X)^-1 dv: by so much the kink
+    lessens the squared residual. A split of least residual would be any quiet stretch beside the contact.
+    """
     batch, frames = allowed_BT.shape
-    best, cost = torch.full((batch,), -1, device=allowed_BT.device), pair.time_BT.new_full((batch,), torch.inf)
+    best, most = torch.full((batch,), -1, device=allowed_BT.device), pair.time_BT.new_full((batch,), -torch.inf)
     apart = pair.position_B2TD[:, 1] - pair.position_B2TD[:, 0]
     for s in range(MIN_FRAMES - 1, frames - MIN_FRAMES):
         sides = [used_BT & side for side in _windows(torch.full_like(best, s), frames)]
         good = (allowed_BT[:, s] | allowed_BT[:, s + 1]) & torch.stack([x.sum(1) >= MIN_FRAMES for x in sides]).all(0)
-        rss = sum(
-            ((_rss(pair.time_BT, apart, side) / side.sum(1).clamp(min=1)) for side in sides), torch.zeros_like(cost)
-        )
-        better = good & (rss < cost)
-        best, cost = torch.where(better, s, best), torch.where(better, rss, cost)
+        change = _kink(apart, sides[0] | sides[1], s + 0.5).to(most)
+        better = good & (change > most)
+        best, most = torch.where(better, s, best), torch.where(better, change, most)
     return best
+
+
+def _kink(position: Tensor, inside: Tensor, at: float) -> Tensor:
+    """Squared residual that a kink at the frame `at` takes from a parabola through the frames inside, (B,)."""
+    weight = inside.double()
+    tau = torch.arange(position.shape[1], device=position.device).double() - at
+    design = torch.stack((torch.ones_like(tau), tau, tau.square(), tau.clamp(min=0)), dim=-1)
+    target = torch.where(inside[..., None], position, torch.zeros_like(position)).double()
+    weighted = (design * weight[..., None]).mT
+    eye = torch.eye(4, dtype=tau.dtype, device=tau.device)
+    inverse = torch.linalg.inv(weighted @ design + 1e-9 * eye)
+    change = (inverse @ (weighted @ target))[:, 3]
+    return change.square().sum(-1) / inverse[:, 3, 3].clamp(min=1e-12)
 
 
 def _windows(split_B: Tensor, frames: int) -> tuple[Tensor, Tensor]:
@@ -230,19 +249,6 @@ def _windows(split_B: Tensor, frames: int) -> tuple[Tensor, Tensor]:
     before = (frame <= split_B[:, None]) & (frame > split_B[:, None] - _WINDOW_FRAMES)
     after = (frame > split_B[:, None]) & (frame <= split_B[:, None] + _WINDOW_FRAMES)
     return before, after
-
-
-def _rss(time: Tensor, position: Tensor, inside: Tensor) -> Tensor:
-    """Residual of a parabola through the frames inside, (B,)."""
-    weight = inside.double()
-    mid = (weight * time).sum(1) / weight.sum(1).clamp(min=1)
-    tau = (time - mid[:, None]).double() / _step(time).double()[:, None]
-    design = torch.stack((torch.ones_like(tau), tau, tau.square()), dim=-1)
-    target = torch.where(inside[..., None], position, torch.zeros_like(position)).double()
-    weighted = (design * weight[..., None]).mT
-    eye = torch.eye(3, dtype=tau.dtype, device=tau.device)
-    solved = torch.linalg.solve(weighted @ design + 1e-9 * eye, weighted @ target)
-    return (weight[..., None] * (target - design @ solved).square()).sum((1, 2)).to(time)
 
 
 def _jump_at(pair: Pair, split_B: Tensor, used_BT: Tensor) -> Jump:

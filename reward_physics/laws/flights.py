@@ -21,6 +21,7 @@ from torch import Tensor
 
 from reward_physics.laws.arcs import Segments, find_segments
 from reward_physics.laws.kinematics import MIN_FRAMES, ArcFit, fit_arc
+from reward_physics.laws.path_errors import speed_sd
 
 _NEIGHBOURS_FRAMES = 3
 _GRID = 65
@@ -73,8 +74,8 @@ class Flights:
         measured_BK: True where a piece is fitted.
         flight_BK: True where it moves vertically too.
         rest_BK: True where it stands still.
-        from_rest_BK: True where a flight is known to begin without velocity: after a rest that it meets, or by
-            `at_rest_B`.
+        from_rest_BK: True where a flight is known to begin without velocity: after a rest that it meets, unless it
+            begins upwards (a hand throws it), or by `at_rest_B`.
         weights_BKT: the frames of each piece, detached.
         sigma_B: noise of the positions.
         trajectory: what was fitted.
@@ -236,7 +237,9 @@ def _met(flights: Flights) -> Flights:
     # The norm has no derivative at zero: there its gradient is zero.
     length = torch.where(gap.detach().norm(dim=-1) > 0, (gap.square().sum(-1) + 1e-24).sqrt(), 0 * gap.sum(-1))
     start = torch.cat((first[:, :1], torch.where(meets[:, :-1], time[:, :-1], first[:, 1:])), dim=1)
-    from_rest = torch.nn.functional.pad(meets[:, :-1] & flights.rest_BK[:, :-1], (1, 0))
+    climb = flights.velocity_at(start[..., None])[:, :, 0, -1].detach()
+    thrown = climb > 3 * speed_sd(flights, start.detach())
+    from_rest = torch.nn.functional.pad(meets[:, :-1] & flights.rest_BK[:, :-1], (1, 0)) & ~thrown
     if flights.trajectory.at_rest_B is not None:
         trusted = flights.trajectory.weight_BT.detach() > 0.1
         clip_starts = torch.where(trusted, time_BT, torch.inf).amin(1)

@@ -48,7 +48,7 @@ def cut_tracks(
     floor_B = sigma_floor_B.detach().double()
     sigma_B = _noise(flight_rss_BTT, count_BTT, floor_B)
     # Where impacts follow each other so closely that most windows hold one, the quietest window is the noise.
-    quiet_B = _noise(flight_rss_BTT, count_BTT, floor_B, width=5, quantile=0.0)
+    quiet_B = _quietest(flight_rss_BTT, count_BTT, floor_B)
     sigma_B = torch.where((sigma_B > LOUD * floor_B) & ~released, torch.minimum(sigma_B, quiet_B), sigma_B)
     variance, nats = sigma_B.square()[:, None, None], math.log(2 * time.shape[1])
     flight_cost = torch.where(count_BTT >= _SHORTEST_FLIGHT, flight_rss_BTT / variance + 6 * nats, torch.inf)
@@ -71,15 +71,18 @@ def cut_tracks(
 
 
 def _merged(cut: list[tuple[int, int]], excess_TT: Tensor, is_rest_TT: Tensor) -> list[tuple[int, int]]:
-    """The same cut where no two neighbouring flights are one parabola within noise that is alike in neighbours."""
+    """The same cut where no two flights, neighbours or with one rest between them, as at the top of a toss, are one
+    parabola within noise that is alike in neighbours."""
     pieces = list(cut)
     k = 0
     while k + 1 < len(pieces):
-        (i, j), (m, n) = pieces[k], pieces[k + 1]
-        both_fly = not bool(is_rest_TT[i, j]) and not bool(is_rest_TT[m, n])
-        increase = float(excess_TT[i, n] - excess_TT[i, j] - excess_TT[m, n])
+        between = k + 2 < len(pieces) and bool(is_rest_TT[pieces[k + 1]])
+        parts = pieces[k : k + 2 + between]
+        whole = parts[0][0], parts[-1][1]
+        both_fly = not bool(is_rest_TT[parts[0]]) and not bool(is_rest_TT[parts[-1]])
+        increase = float(excess_TT[whole]) - sum(float(excess_TT[part]) for part in parts[:: 1 + between])
         if both_fly and increase < _ONE_FLIGHT:
-            pieces[k : k + 2] = [(i, n)]
+            pieces[k : k + len(parts)] = [whole]
             k = max(0, k - 1)
         else:
             k += 1
@@ -129,17 +132,27 @@ def _segment_residuals(time: Tensor, position: Tensor, weight: Tensor) -> tuple[
     return torch.where(enough[..., 0, 0], rss, torch.zeros_like(rss)), about_mean, count
 
 
-def _noise(rss: Tensor, count: Tensor, floor: Tensor, *, width: int = 6, quantile: float = 0.3) -> Tensor:
+def _noise(rss: Tensor, count: Tensor, floor: Tensor, *, width: int = 6) -> Tensor:
     """Noise of a coordinate from parabolas through `width` frames: a low quantile, since windows that hold an impact
     are large. 0.66 is the 0.3 quantile of a chi-squared with 6 degrees of freedom, a degree."""
-    frames = rss.shape[1]
-    width = min(width, frames)
-    i = torch.arange(frames - width + 1, device=rss.device)
-    window, full = rss[:, i, i + width - 1], count[:, i, i + width - 1] >= width
-    degrees = max(2 * width - 6, 1)
-    values = torch.where(full, window / degrees, torch.nan)
-    low = torch.nanquantile(values, quantile, dim=1) / 0.66
+    low = torch.nanquantile(_windows(rss, count, min(width, rss.shape[1])), 0.3, dim=1) / 0.66
     return torch.maximum(torch.nan_to_num(low, nan=0.0).sqrt(), floor)
+
+
+def _quietest(rss: Tensor, count: Tensor, floor: Tensor) -> Tensor:
+    """The same from the quietest window of five frames alone. Of n windows of white noise the least chi-squared with 4
+    degrees of freedom is 0.75 / sqrt(n) a degree in the median (drawn for n from 4 to 240, within a fifth)."""
+    windows = _windows(rss, count, min(5, rss.shape[1]))
+    least = torch.where(windows.isnan(), torch.inf, windows).amin(1)
+    expected = (0.75 * (~windows.isnan()).sum(1).clamp(min=1).to(rss).rsqrt()).clamp(max=0.66)
+    return torch.maximum((least / expected).nan_to_num(posinf=0.0).sqrt(), floor)
+
+
+def _windows(rss: Tensor, count: Tensor, width: int) -> Tensor:
+    """Squared residuals a degree of freedom of every window of `width` frames that are all seen, NaN elsewhere."""
+    i = torch.arange(rss.shape[1] - width + 1, device=rss.device)
+    window, full = rss[:, i, i + width - 1], count[:, i, i + width - 1] >= width
+    return torch.where(full, window / max(2 * width - 6, 1), torch.nan)
 
 
 def _best_partition(cost: Tensor, skip_BT: Tensor) -> list[list[tuple[int, int]]]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def trajectory_of(observation: Observation) -> Trajectory:
     """The object's path with axes (right, away from the camera, up), or (right, up) in pixels."""
     image, times, instruments = observation.image_track, observation.video.times_BT, observation.instruments
-    noise_px = _noise_px(image, instruments.centroid_noise_px)
+    noise_px = observation.centroid_noise_px().double()
     if observation.no_metres is None:
         track, camera = observation.track, observation.camera_for_metres()
         per_px = track.metres_per_px_BT.median(1).values
@@ -48,7 +48,7 @@ def trajectory_of(observation: Observation) -> Trajectory:
         )
     camera = observation.video.camera
     if camera is None:
-        return path_in_pixels(image, times, instruments.centroid_noise_px, observation.video.at_rest_B)
+        return path_in_pixels(image, times, noise_px, observation.video.at_rest_B)
     uv = image.centroid_BT2.double()
     per_px = 1 / camera.focal_px_B.double()
     return Trajectory(
@@ -62,7 +62,9 @@ def trajectory_of(observation: Observation) -> Trajectory:
     )
 
 
-def path_in_pixels(image: ImageTrack, time_BT: Tensor, noise_px: float, at_rest_B: Tensor | None = None) -> Trajectory:
+def path_in_pixels(
+    image: ImageTrack, time_BT: Tensor, noise_px: float | Tensor, at_rest_B: Tensor | None = None
+) -> Trajectory:
     """A track in the image as a path (right, up) in pixels."""
     flip = image.centroid_BT2.new_tensor([1.0, -1.0]).double()
     radius = _radius_px(image)
@@ -118,9 +120,12 @@ def _half_extent_px(mask_B2HW: Tensor, centre_B22: Tensor) -> Tensor:
     return _SDS * (along_B2 + 1 / 12).sqrt()
 
 
-def _noise_px(image: ImageTrack, least_px: float) -> float | Tensor:
+def _noise_px(image: ImageTrack, least_px: float | Tensor) -> float | Tensor:
     """Noise of a position, px: the least one, or what the track itself reports where that is more."""
-    return least_px if image.noise_px_B is None else image.noise_px_B.double().clamp(min=least_px)
+    if image.noise_px_B is None:
+        return least_px
+    noise_px = image.noise_px_B.double()
+    return torch.maximum(noise_px, torch.as_tensor(least_px, dtype=noise_px.dtype, device=noise_px.device))
 
 
 def _radius_px(image: ImageTrack) -> Tensor:

@@ -132,7 +132,9 @@ def fit_distance(
         moment = (robust * centred.square()).sum(1).clamp(min=1e-12)
         raw = (robust * centred * (distance - mean[:, None])).sum(1) / moment
         residual = (distance - mean[:, None] - raw[:, None] * centred).detach()
-        variance = (robust * residual.square()).sum(1) / (mass - 2).clamp(min=1) + (0.005 * mean.detach()).square()
+        # Where no frame is trusted all of this is zero, and would divide zero by zero.
+        least = (0.005 * mean.detach()).square().clamp(min=1e-12)
+        variance = (robust * residual.square()).sum(1) / (mass - 2).clamp(min=1) + least
         # Depth errors of neighbouring frames are alike: three frames count as one.
         noise_of_slope = 3 * variance / moment
         shrunk = speed_sd_m_s**2 / (speed_sd_m_s**2 + noise_of_slope)

@@ -17,11 +17,11 @@ def momentum(observation: Observation, *, mass_ratio: float | None = None, frict
 
         r = -error - relu(|dv_t| - mu |dv_n| - u) / |dv|
         error = relu((1 + cos(dv1, dv2)) / 2 - sin(s / 2)^2)     masses unknown
-              = |dv1 + q dv2| / (|dv1| + q |dv2|)                mass_ratio q = m2 / m1 known
+              = relu(|dv1 + q dv2| - s) / (|dv1| + q |dv2|)      mass_ratio q = m2 / m1 known
 
     with dv each body's change of velocity at the contact, in the picture: for bodies at one distance from the camera.
-    s is the standard error of the angle between the two, u that of the first: of a change no larger than its own noise
-    nobody can say which way it points.
+    s is the standard error of the angle between the two, or of a component of their sum, u that of the first: of a
+    change no larger than its own noise nobody can say which way it points.
 
     Args:
         observation: clips with `Video.object_masks_BNHW`.

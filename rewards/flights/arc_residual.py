@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from reward_physics.laws.path_errors import place_sd
 from reward_physics.observation import Observation
 
 
 def arc_residual(observation: Observation, *, first_only: bool = False) -> Tensor:
     """Minus the mean squared distance of the track from its parabolas, in shares of the way, unit-free:
 
-        r = -(mean_t |x_t - p(t)|^2 + sum_k gap_k^2) / way^2
+        r = -(mean_t |x_t - p(t)|^2 + sum_k relu(gap_k - 3 s_k)^2) / way^2
 
     over the frames of all flights; gap is the distance between neighbouring pieces where they meet, which a body that
-    jumps from place to place leaves open, and way the diagonal of the box that the flights fill. 0 for parabolas that
-    meet, whatever their acceleration: it says nothing of g.
+    jumps from place to place leaves open, s its standard error (short pieces are known badly at their ends), and way
+    the diagonal of the box that the flights fill. 0 for parabolas that meet, whatever their acceleration: it says
+    nothing of g.
 
     Args:
         observation: any track, even in pixels.
@@ -44,6 +46,8 @@ def arc_residual(observation: Observation, *, first_only: bool = False) -> Tenso
     flies = flights.flies_B
     way = torch.where(flies[:, None], high - low, torch.ones_like(high)).square().sum(-1).detach()
     beside = flights.flight_BK | torch.nn.functional.pad(flights.flight_BK[:, 1:], (0, 1))
-    gaps = torch.where(beside, flights.gap_BK, torch.zeros_like(flights.gap_BK)).square().sum(1)
+    ends, starts = place_sd(flights, flights.end_s_BK), place_sd(flights, flights.start_s_BK).roll(-1, 1)
+    open_BK = (flights.gap_BK - 3 * (ends.square() + starts.square()).sqrt().to(flights.gap_BK)).clamp(min=0)
+    gaps = torch.where(beside, open_BK, torch.zeros_like(open_BK)).square().sum(1)
     gaps = torch.zeros_like(gaps) if first_only else gaps
     return observation.like_clips(torch.where(flies, -(mean + gaps) / way, torch.nan))

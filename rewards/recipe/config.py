@@ -30,8 +30,8 @@ class _Strict(pydantic.BaseModel):
 class InstrumentsConfig(_Strict):
     """What the clips are measured with; see `reward_physics.observation.Instruments`.
 
-    `flow` and `depth` are names for `load_flow` and `load_depth`, or null; `depth: known` takes the object's
-    distance in the first frame from the data.
+    `flow` and `depth` are names for `load_flow` and `load_depth`, or null; a path is looked for beside the recipe, then
+    from the working directory. `depth: known` takes the object's distance in the first frame from the data.
     """
 
     flow: Name | None = "embedded"
@@ -58,16 +58,27 @@ class InstrumentsConfig(_Strict):
             raise ValueError(f"unknown mask {value!r}: {hint}")
         return value
 
-    def build(self) -> Instruments:
-        """Load the estimators."""
+    def build(self, base: Path | None = None) -> Instruments:
+        """Load the estimators; paths of weights are looked for in `base`, the recipe's folder, first."""
         from reward_physics.estimators.flow import load_flow
         from reward_physics.estimators.load import load_depth
 
         settings = self.model_dump(exclude={"flow", "depth", "flow_updates", "autocast"})
         known = self.depth == "known"
-        flow = None if self.flow is None else load_flow(self.flow, updates=self.flow_updates, autocast=self.autocast)
-        depth = None if self.depth is None or known else load_depth(self.depth, autocast=self.autocast)
+        common: dict[str, Any] = {"autocast": self.autocast, "base": base}
+        flow = None if self.flow is None else load_flow(self.flow, updates=self.flow_updates, **common)
+        depth = None if self.depth is None or known else load_depth(self.depth, **common)
         return Instruments(flow=flow, depth=depth, known_distance=known, **settings)
+
+    def check_weights(self, base: Path | None = None) -> None:
+        """Raise ValueError where the weights that `build` would read do not exist; loads nothing."""
+        from reward_physics.estimators.flow import find_flow
+        from reward_physics.estimators.load import find_depth
+
+        if self.flow is not None:
+            find_flow(self.flow, base)
+        if self.depth not in (None, "known"):
+            find_depth(str(self.depth), base)
 
 
 class NamedReward(_Strict):

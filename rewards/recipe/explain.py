@@ -31,9 +31,10 @@ def explain(path: str | Path) -> str:
     Raises:
         ValueError: anything wrong with the recipe, one line.
     """
-    config = read_recipe(path)
+    config, base = read_recipe(path), Path(path).resolve().parent
     try:
-        recipe = Recipe(config, _stand_ins(config), base=Path(path).resolve().parent)
+        config.instruments.check_weights(base)
+        recipe = Recipe(config, _stand_ins(config), base=base)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     lines = [f"{path}", "", "Instruments", *_instruments(config), ""]

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from reward_physics import beside
 from rewards.recipe.wrappers import takes_observation
 
 SEARCH_PATH = "REWARD_PHYSICS_PATH"
@@ -113,7 +114,8 @@ def _find(where: str, spec: str, base: Path | None) -> Path:
     """The file, which lies in a folder that the recipe may name files of, also once links are followed."""
     extra_folders = [Path(folder) for folder in os.environ.get(SEARCH_PATH, "").split(os.pathsep) if folder]
     roots = [folder for folder in (base, Path(), *extra_folders) if folder is not None]
-    tried = [Path(where)] if Path(where).is_absolute() else [root / where for root in roots]
+    tried = beside.places(where, base)
+    tried += [] if tried[0].is_absolute() and len(tried) == 1 else [folder / where for folder in extra_folders]
     path = next((path for path in tried if path.is_file()), None)
     if path is None:
         raise ValueError(f"reward {spec!r}: no such file: {', '.join(str(path) for path in tried)}")

@@ -111,9 +111,9 @@ def load_recipe(path: str | Path, *, for_gradient: bool = False) -> Recipe:
     Raises:
         ValueError: anything wrong with the file, one line that says where and what to do.
     """
-    config = read_recipe(path)
+    config, base = read_recipe(path), Path(path).resolve().parent
     try:
-        recipe = Recipe(config, config.instruments.build(), base=Path(path).resolve().parent)
+        recipe = Recipe(config, config.instruments.build(base), base=base)
         if for_gradient:
             recipe.check_differentiable()
     except ValueError as error:

@@ -112,7 +112,8 @@ def _recipe_for(options: argparse.Namespace) -> Recipe:
         changes |= {"depth": None, "first_frame_distance": False, "floor_height_m": None}
         changes["mask"] = finder.name if options.mask is not None and by_first_mask_alone else "motion"
     config = config.model_copy(update={"instruments": config.instruments.model_copy(update=changes)})
-    return Recipe(config, config.instruments.build(), base=Path(options.recipe).resolve().parent)
+    base = Path(options.recipe).resolve().parent
+    return Recipe(config, config.instruments.build(base), base=base)
 
 
 def _score(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:

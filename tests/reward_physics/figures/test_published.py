@@ -29,6 +29,19 @@ def test_a_vertical_error_reads_half_and_is_divided_by_the_diagonal():
     assert metrics.trajectory_l2(*centroids, missing=99.0).item() == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize(("height_px", "width_px"), [(24, 40), (40, 24)])
+def test_lengths_of_an_oblong_picture_are_divided_by_its_height(height_px, width_px):
+    """A square of 4 x 4 that is 2 px too low and 1 px too far right: L2 (2 + 1) / 2 px, over H sqrt(2)."""
+    true, low = torch.zeros(2, 1, height_px, width_px)
+    true[:, 8:12, 4:8] = 1
+    low[:, 10:14, 5:9] = 1
+    assert published_l2(low, true) == pytest.approx(1.5 / (height_px * math.sqrt(2)))
+    # 6 pixels of 16 are common. The others, by rows of the overhang: 1, 1, then (1, 1, 1, root 2), (2, 2, 2, root 5).
+    mean = (2 + 3 + math.sqrt(2) + 6 + math.sqrt(5)) / 16
+    assert published_chamfer(low, true) == pytest.approx(2 * mean / (height_px * math.sqrt(2)))
+    assert published_iou(low[:, None], true[:, None]) == pytest.approx(6 / 26)
+
+
 def test_chamfer_is_the_sum_of_both_ways():
     """Squares of 4 x 4 two rows apart: half lie in the other, the rest 1 and 2 away: 0.75 each way."""
     low = torch.stack([square(2), square(10), square(18)])

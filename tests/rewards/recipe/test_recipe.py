@@ -245,3 +245,30 @@ def test_a_recipe_says_how_its_finder_finds_and_what_it_needs(tmp_path, instrume
     words = explain(path)
     assert says in words
     assert f"needs the object's mask in the first frame: {needs}\n" in words
+
+
+def test_paths_of_weights_are_looked_for_beside_the_recipe(root, tmp_path, monkeypatch, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for kind in ("flow", "depth"):
+        (tmp_path / f"my{kind}").symlink_to(root / "data" / "drops" / "estimators" / kind)
+    path = write(tmp_path, "instruments: {flow: myflow, depth: ./mydepth}\nrewards: [{name: gravity}]")
+    instruments = load_recipe(path).instruments
+    assert instruments.flow is not None and instruments.depth is not None
+    assert main(["check", str(path)]) == 0
+
+
+@pytest.mark.parametrize("kind", ["flow", "depth"])
+def test_weights_that_are_nowhere_are_refused_with_every_place(kind, tmp_path, monkeypatch, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    weights = {"flow": "null", "depth": "null"} | {kind: "./mine"}
+    path = write(
+        tmp_path, "instruments: {{flow: {flow}, depth: {depth}}}\nrewards: [{{name: gravity}}]".format(**weights)
+    )
+    with pytest.raises(ValueError, match=f"{kind}: unknown estimator './mine'") as caught:
+        load_recipe(path)
+    for folder in (tmp_path, tmp_path / "elsewhere"):
+        assert f"{folder}/mine" in str(caught.value)
+    assert main(["check", str(path)]) == 2, "the check needs no network to see it"
+    assert "looked for" in capsys.readouterr().err
