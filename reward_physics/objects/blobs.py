@@ -20,8 +20,10 @@ from reward_physics.objects.ghosts import without_ghosts
 LEAST_CHANGE = 0.04
 """Changes of colour under this (ten of 256 levels) are never an object: compression leaves as much."""
 
+PLATE_FRAMES = 41
+"""Frames that the background plate is the median of, at most."""
+
 _NOISE_FACTOR = 6.0
-_PLATE_FRAMES = 41
 _MOST_BLOBS = 24
 _LEAST_AREA_PX = 4
 _SHADES, _TINT = (0.25, 1.6), 0.05
@@ -67,7 +69,7 @@ def background_plate(frames_TCHW: Tensor, *, hidden_THW: Tensor | None = None) -
             never seen, the nearest pixel at which it is.
     """
     frames = len(frames_TCHW)
-    keep = torch.linspace(0, frames - 1, min(frames, _PLATE_FRAMES), device=frames_TCHW.device).round().long().unique()
+    keep = torch.linspace(0, frames - 1, min(frames, PLATE_FRAMES), device=frames_TCHW.device).round().long().unique()
     chosen = frames_TCHW.detach()[keep]
     if hidden_THW is None:
         return without_ghosts(chosen.median(dim=0).values, chosen, least_change=LEAST_CHANGE)
@@ -110,7 +112,7 @@ def threshold_of(frames_TCHW: Tensor, plate_CHW: Tensor) -> Tensor:
     The usual change is the median over the first or over the second half of the frames, whichever is less: an object
     that stands still for one half is no noise.
     """
-    chosen = change_from(frames_TCHW[:: max(1, len(frames_TCHW) // _PLATE_FRAMES)], plate_CHW)
+    chosen = change_from(frames_TCHW[:: max(1, len(frames_TCHW) // PLATE_FRAMES)], plate_CHW)
     half = (len(chosen) + 1) // 2
     usual = torch.minimum(chosen[:half].median(dim=0).values, chosen[-half:].median(dim=0).values)
     usual = F.avg_pool2d(usual[None], 5, stride=1, padding=2, count_include_pad=False)[0]

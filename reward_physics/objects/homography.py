@@ -20,7 +20,7 @@ from torch import Tensor
 
 from reward_physics.grid import pixel_grid
 
-_WORKING_SIDE_PX = 256
+WORKING_SIDE_PX = 256
 _LEVELS = 4
 _STEPS = 12
 _WORTH_IT = 0.1
@@ -57,7 +57,7 @@ def camera_motion(frames_TCHW: Tensor, *, reference: int | None = None) -> Camer
     """
     frames, (height, width) = len(frames_TCHW), frames_TCHW.shape[-2:]
     middle = frames // 2 if reference is None else reference
-    scale = min(1.0, _WORKING_SIDE_PX / max(height, width))
+    scale = min(1.0, WORKING_SIDE_PX / max(height, width))
     size = (max(16, round(height * scale)), max(16, round(width * scale)))
     grey = frames_TCHW.detach().float().mean(dim=1, keepdim=True)
     grey = F.interpolate(grey, size=size, mode="bilinear", antialias=True) if size != (height, width) else grey

@@ -111,7 +111,7 @@ def choose_path(paths: Sequence[Path]) -> Path | None:
     Shadows and reflections are left out: of two paths that move alike the softer, and what only shades the background
     where something else looks at least a quarter as much like a thing in flight.
     """
-    return max(_things(paths), key=_merit, default=None)
+    return max(_things(paths), key=merit, default=None)
 
 
 def choose_paths(paths: Sequence[Path]) -> list[Path]:
@@ -120,11 +120,11 @@ def choose_paths(paths: Sequence[Path]) -> list[Path]:
     a later piece of its path.
     """
     chosen: list[Path] = []
-    for path in sorted(_things(paths), key=_merit, reverse=True):
+    for path in sorted(_things(paths), key=merit, reverse=True):
         if not chosen:
             chosen = [path]
             continue
-        alike = _merit(path) >= _LEAST_MERIT * _merit(chosen[0]) and flight(path)[0] > SHORTEST_PATH
+        alike = merit(path) >= _LEAST_MERIT * merit(chosen[0]) and flight(path)[0] > SHORTEST_PATH
         if alike and all(_seen_together(path, partner) for partner in chosen):
             chosen.append(path)
     return chosen
@@ -135,8 +135,8 @@ def _things(paths: Sequence[Path]) -> list[Path]:
     clear = [path for path in paths if not any(_is_shadow_of(path, caster) for caster in paths if caster is not path)]
     moving = [path for path in clear if path.extent_px > max(2.0, 0.3 * path.diameter_px)]
     lit = [path for path in moving if path.shades_P.mean() <= 0.5]
-    least = _LEAST_MERIT * max((_merit(path) for path in moving), default=0.0)
-    return lit if any(_merit(path) >= least for path in lit) else moving
+    least = _LEAST_MERIT * max((merit(path) for path in moving), default=0.0)
+    return lit if any(merit(path) >= least for path in lit) else moving
 
 
 def without_merged(paths: Sequence[Path]) -> list[Path]:
@@ -190,7 +190,8 @@ def _longest_flight(path: Path) -> tuple[int, float, int]:
     return best
 
 
-def _merit(path: Path) -> float:
+def merit(path: Path) -> float:
+    """How much a path looks like a thing in flight: its points in free flight, less for what is short or changes."""
     points, extent = flight(path)
     far = extent / (extent + 5 * path.diameter_px)
     constant = float(np.exp(-np.std(np.log(path.area_P))))
@@ -210,7 +211,7 @@ def _is_shadow_of(path: Path, caster: Path) -> bool:
     together, i, j = np.intersect1d(path.frames_P, caster.frames_P, return_indices=True)
     if len(together) < max(SHORTEST_PATH, 0.5 * len(path)):
         return False
-    step = _visible_step(caster.centre_P2[j])
+    step = visible_step(caster.centre_P2[j])
     apart = _moved(path.centre_P2[i] - caster.centre_P2[j], step)
     moved = _moved(caster.centre_P2[j], step)
     alike = np.linalg.norm(apart, axis=1).mean() < 0.5 * np.linalg.norm(moved, axis=1).mean()
@@ -218,7 +219,7 @@ def _is_shadow_of(path: Path, caster: Path) -> bool:
     return bool(alike and relative < 0.7)
 
 
-def _visible_step(centre_P2: np.ndarray) -> int:
+def visible_step(centre_P2: np.ndarray) -> int:
     """Points over which a motion can be told from the noise of its points; 1 for what moves by a pixel from one to the
     next."""
     step = 1

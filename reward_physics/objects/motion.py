@@ -138,7 +138,7 @@ def follow_path(soft_THW: Tensor, path: Path, ticks_T: np.ndarray, rivals: Seque
     frames, height, width = soft_THW.shape
     present = torch.zeros(frames, dtype=torch.bool, device=soft_THW.device)
     present[path.frames_P] = True
-    window = _windows(path, ticks_T, height, width).to(soft_THW) * present[:, None, None]
+    window = discs_of(path, ticks_T, height, width).to(soft_THW) * present[:, None, None]
     for rival in rivals:
         window = window * (_in_radii(path, ticks_T, soft_THW) <= _in_radii(rival, ticks_T, soft_THW))
     return OneMoving(
@@ -168,7 +168,7 @@ def _find(
         if all(path is None for path in candidates):
             break
         chosen, contrasts = candidates, [_contrast(blobs, path) for path in candidates]
-        windows = [_windows(path, ticks_T, height, width, widened=1.3) for path in chosen if path is not None]
+        windows = [discs_of(path, ticks_T, height, width, widened=1.3) for path in chosen if path is not None]
         hidden = torch.stack(windows).amax(0).to(still.device) > 0
     if not chosen:
         return [_nothing(frames_TCHW) for _ in range(1 if masks_NHW is None else len(masks_NHW))]
@@ -247,13 +247,29 @@ def interpolated(path: Path, ticks_T: np.ndarray) -> np.ndarray:
     return centre
 
 
-def _windows(path: Path, ticks_T: np.ndarray, height: int, width: int, *, widened: float = 1.0) -> Tensor:
-    """Discs (T, H, W) around the object from its first frame to its last: one inside, falling to zero at the edge."""
+def discs_of(
+    path: Path,
+    ticks_T: np.ndarray,
+    height: int,
+    width: int,
+    *,
+    widened: float = 1.0,
+    only: Sequence[int] | np.ndarray | None = None,
+) -> Tensor:
+    """Discs (T, H, W) around the object from its first frame to its last: one inside, falling to zero at the edge.
+
+    Args:
+        widened: times its radius.
+        only: the frames that are asked for, by default all.
+    """
     centre = torch.from_numpy(interpolated(path, ticks_T)).float()
     radius = np.interp(ticks_T, path.ticks_P, _radius_px(path)) * widened
     u, v = pixel_axes(height, width, like=centre)
-    discs = torch.zeros(len(ticks_T), height, width, device=centre.device)
-    for t in range(path.frames_P[0], path.frames_P[-1] + 1):
+    frames = range(len(ticks_T)) if only is None else only
+    discs = torch.zeros(len(frames), height, width, device=centre.device)
+    for n, t in enumerate(frames):
+        if not path.frames_P[0] <= t <= path.frames_P[-1]:
+            continue
         away = torch.hypot(u[None] - centre[t, 0], v[:, None] - centre[t, 1])
-        discs[t] = ((float(radius[t]) + _EDGE_PX - away) / _EDGE_PX).clamp(0, 1)
+        discs[n] = ((float(radius[t]) + _EDGE_PX - away) / _EDGE_PX).clamp(0, 1)
     return discs
