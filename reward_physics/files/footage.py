@@ -230,9 +230,7 @@ def clock_of(footage: Footage, fps: float | Literal["container"] | None) -> Cloc
         raise ValueError(f"fps is not given and never guessed: give --fps (the container {claim}), or --fps container")
     shots = list(_times(footage))
     if len(shots) < LEAST_FRAMES:
-        raise ValueError(
-            f"{path} has {len(shots)} frame(s) to measure: an acceleration needs at least {LEAST_FRAMES}"
-        )
+        raise ValueError(f"{path} has {len(shots)} frame(s) to measure: an acceleration needs at least {LEAST_FRAMES}")
     times = np.array([time for time in shots if time is not None])
     steps = np.diff(times) if len(times) == len(shots) else np.zeros(0)
     rounding = _CLOCK_S.get(path.suffix.lower(), _OTHER_CLOCK_S)

@@ -41,9 +41,7 @@ _Choose = Callable[[list[Path], Tensor | None], list[Path | None]]
 """Paths and, where they are known, the objects' masks in the first frame (N, H, W) -> the path of each object."""
 
 
-def find_moving(
-    frames_BTCHW: Tensor, first_mask_BHW: Tensor | None = None, ticks_BT: Tensor | None = None
-) -> Found:
+def find_moving(frames_BTCHW: Tensor, first_mask_BHW: Tensor | None = None, ticks_BT: Tensor | None = None) -> Found:
     """Find the moving object of every clip.
 
     Args:
@@ -88,9 +86,7 @@ def find_all_moving(
     return _found(frames_BTCHW, first_masks_BNHW, all_of, ticks_BT)
 
 
-def _found(
-    frames_BTCHW: Tensor, masks_BNHW: Tensor | None, choose: _Choose, ticks_BT: Tensor | None
-) -> list[Found]:
+def _found(frames_BTCHW: Tensor, masks_BNHW: Tensor | None, choose: _Choose, ticks_BT: Tensor | None) -> list[Found]:
     """One Found per object, from what is chosen among the paths of every clip."""
     even_T = np.arange(frames_BTCHW.shape[1], dtype=float)
     clips = [
@@ -151,9 +147,7 @@ def follow_path(soft_THW: Tensor, path: Path, ticks_T: np.ndarray, rivals: Seque
     )
 
 
-def _find(
-    frames_TCHW: Tensor, masks_NHW: Tensor | None, choose: _Choose, ticks_T: np.ndarray
-) -> list[OneMoving]:
+def _find(frames_TCHW: Tensor, masks_NHW: Tensor | None, choose: _Choose, ticks_T: np.ndarray) -> list[OneMoving]:
     """The chosen objects of one clip."""
     still, height, width = frames_TCHW.detach(), *frames_TCHW.shape[-2:]
     hidden = None if masks_NHW is None else _not_yet_moved(still, masks_NHW.any(0))
@@ -247,29 +241,13 @@ def interpolated(path: Path, ticks_T: np.ndarray) -> np.ndarray:
     return centre
 
 
-def discs_of(
-    path: Path,
-    ticks_T: np.ndarray,
-    height: int,
-    width: int,
-    *,
-    widened: float = 1.0,
-    only: Sequence[int] | np.ndarray | None = None,
-) -> Tensor:
-    """Discs (T, H, W) around the object from its first frame to its last: one inside, falling to zero at the edge.
-
-    Args:
-        widened: times its radius.
-        only: the frames that are asked for, by default all.
-    """
+def discs_of(path: Path, ticks_T: np.ndarray, height: int, width: int, *, widened: float = 1.0) -> Tensor:
+    """Discs (T, H, W) around the object from its first frame to its last: one inside, falling to zero at the edge."""
     centre = torch.from_numpy(interpolated(path, ticks_T)).float()
     radius = np.interp(ticks_T, path.ticks_P, _radius_px(path)) * widened
     u, v = pixel_axes(height, width, like=centre)
-    frames = range(len(ticks_T)) if only is None else only
-    discs = torch.zeros(len(frames), height, width, device=centre.device)
-    for n, t in enumerate(frames):
-        if not path.frames_P[0] <= t <= path.frames_P[-1]:
-            continue
+    discs = torch.zeros(len(ticks_T), height, width, device=centre.device)
+    for t in range(path.frames_P[0], path.frames_P[-1] + 1):
         away = torch.hypot(u[None] - centre[t, 0], v[:, None] - centre[t, 1])
-        discs[n] = ((float(radius[t]) + _EDGE_PX - away) / _EDGE_PX).clamp(0, 1)
+        discs[t] = ((float(radius[t]) + _EDGE_PX - away) / _EDGE_PX).clamp(0, 1)
     return discs

@@ -19,9 +19,6 @@ from reward_physics.grid import centroid
 from reward_physics.objects.blobs import PLATE_FRAMES, Blobs, background_plate, change_from, find_blobs, threshold_of
 from reward_physics.objects.homography import WORKING_SIDE_PX, camera_motion, stabilised
 from reward_physics.objects.linking import Path, choose_paths, find_paths, merit, path_at
-from reward_physics.objects.motion import discs_of
-
-_PASSES = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,24 +52,16 @@ def survey(images_THWC: np.ndarray, ticks_T: np.ndarray, first_mask_HW: Tensor |
         first_mask_HW: the object in the first frame, where that is known.
     """
     images, still = _steadied(images_THWC)
-    count, height, width = images.shape[:3]
+    count = len(images)
     keep = np.unique(np.linspace(0, count - 1, min(count, PLATE_FRAMES)).round().astype(int))
     sample = _numbers(images[keep])
-    hidden: Tensor | None = None
-    paths: list[Path] = []
-    for _ in range(_PASSES):
-        plate = background_plate(sample, hidden_THW=hidden)
-        found = find_paths(_blobs(images, plate, threshold_of(sample, plate)), ticks_T)
-        if first_mask_HW is not None:
-            known = _at_mask(found, first_mask_HW)
-            chosen = [] if known is None else [known]
-        else:
-            chosen = choose_paths(found)
-        if not chosen:
-            break
-        paths = chosen
-        masks = [discs_of(path, ticks_T, height, width, widened=1.3, only=keep) for path in paths]
-        hidden = torch.stack(masks).amax(0) > 0
+    plate = background_plate(sample)
+    found = find_paths(_blobs(images, plate, threshold_of(sample, plate)), ticks_T)
+    if first_mask_HW is None:
+        paths = choose_paths(found)
+    else:
+        known = _at_mask(found, first_mask_HW)
+        paths = [] if known is None else [known]
     return _sight(paths, still) if paths else None
 
 

@@ -157,7 +157,9 @@ def _measure(
         "frames": list(reading.numbers),
     }
     objects = seen.objects if len(seen.objects) > 1 else []
-    result |= {"objects": [_object(n, body, no_metres, reading) for n, body in enumerate(objects, 1)]} if objects else {}
+    result |= (
+        {"objects": [_object(n, body, no_metres, reading) for n, body in enumerate(objects, 1)]} if objects else {}
+    )
     if not options.report:
         return result, {"name": path}
     page = _page(path, result, seen, summary.unit)

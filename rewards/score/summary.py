@@ -58,6 +58,8 @@ def summarise(
     trajectory = observation.trajectory
     trajectory = dataclasses.replace(trajectory, sigma_B=trajectory.sigma_B * noise.to(trajectory.sigma_B))
     flights = find_flights(trajectory, min_frames=observation.instruments.min_frames)
+    if measured and not bool(flights.flies_B[0]):
+        measured, why = False, "no free flight: the object goes along a level line, as what rolls or slides does"
     if not in_metres:
         missing["g_m_s2"] = no_metres or "no scale"
     elif not measured:
@@ -91,7 +93,8 @@ def _usual_speed_px_s(observation: Observation) -> float | None:
     """Median speed of the object over the frames that show it, in flight or not; None where there is none."""
     if observation.found.reasons[0] is not None:
         return None
-    used = observation.image_track.weight_BT[0] > 0.1
+    # A border that cuts the object takes its place from g; its speed along the border is still to be seen.
+    used = observation.image_track.visible_BT[0] > 0.5
     centre = observation.image_track.centroid_BT2[0][used].double().cpu().numpy()
     time = observation.video.times_BT[0][used].cpu().numpy()
     if len(time) < 2:
