@@ -140,6 +140,9 @@ class Finder(abc.ABC):
     """Whether the camera's motion is taken out first: flow is then measured in a crop of the steadied frames that
     follows the object."""
 
+    whole_picture: ClassVar[bool] = True
+    """Whether it needs the clip's whole picture; else a part of it, at another size, serves as well."""
+
     noise_diameters: ClassVar[float] = 0.0
     """Noise that is expected of its centroids, in diameters of the object."""
 

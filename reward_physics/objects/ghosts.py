@@ -49,7 +49,7 @@ def without_ghosts(plate_CHW: Tensor, frames_TCHW: Tensor, *, least_change: floa
 
 def _regions(change_CHW: np.ndarray, least_change: float) -> list[tuple[tuple[slice, slice], np.ndarray]]:
     """Connected regions of change, parted where it goes the other way: an object came or went. Each is a box with its
-    surroundings, and the mask in the box."""
+    surroundings, and its pixels there."""
     size = np.sqrt(np.square(change_CHW).mean(axis=0))
     labels = np.zeros(size.shape, dtype=np.int32)
     count = int(np.asarray(ndimage.label(size > least_change, structure=_NEIGHBOURS, output=labels)))

@@ -23,6 +23,7 @@ class Motion(Finder):
     description = "by what moves against the background, the camera's own motion taken out"
     needs = ("steady_frames_BTCHW", "camera_motions")
     steadies = True
+    whole_picture = False
     noise_diameters = 0.05
     shared = ("depth", "camera_motions", "steady_frames_BTCHW")
 

@@ -21,7 +21,6 @@ import torch
 from rich.console import Console
 
 from reward_physics.objects.finders import FINDERS
-from reward_physics.objects.moving import Motion
 from reward_physics.observation import Observation
 from rewards.recipe.file import read_recipe
 from rewards.recipe.recipe import Recipe
@@ -131,7 +130,7 @@ def _score(
 def _measure(
     path: str, options: argparse.Namespace, recipe: Recipe, progress: Progress
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    by_motion = recipe.instruments.finder.name == Motion.name
+    by_motion = not recipe.instruments.finder.whole_picture
     reading = read(path, options, by_motion=by_motion, saying=progress.saying, tick=progress.tick)
     observation = recipe.observe(reading.video, grad=False)
     no_metres = observation.no_metres
