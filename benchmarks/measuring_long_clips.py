@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -113,14 +113,20 @@ def measure(clip: Drawn, path: Path) -> dict[str, float | None]:
     """Seconds, processor seconds, peak memory (MB) and g of the command on a file, in a process of its own."""
     command = [sys.executable, "-m", "rewards.score", str(path), "--recipe", str(RECIPE), "--json"]
     command += ["--fps", f"{clip.fps:g}", "--px_per_m", f"{clip.px_per_m:g}"]
-    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    read = json.loads(output)
+    began = time.monotonic()
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.DEVNULL)
+        # What this one process used, whatever others there were.
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"the command ended with status {process.returncode}: {' '.join(command)}")
+        output.seek(0)
+        read = json.load(output)
     return {
         "seconds": time.monotonic() - began,
-        "processor_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "peak_mb": after.ru_maxrss / 1024,
+        "processor_seconds": used.ru_utime + used.ru_stime,
+        "peak_mb": used.ru_maxrss / 1024,
         "g_m_s2": read["g_m_s2"],
     }
 
