@@ -120,6 +120,14 @@ class Camera:
             self, intrinsics_B33=self.intrinsics_B33 * scale[:, None], height_px=height_px, width_px=width_px
         )
 
+    def part(self, left: float, top: float, *, height_px: int, width_px: int, scale: float) -> Camera:
+        """The same camera for a part of its image that begins at (left, top), px, and is then made `scale` times as
+        large."""
+        corner = self.intrinsics_B33.new_tensor([[0.0, 0.0, left], [0.0, 0.0, top], [0.0, 0.0, 0.0]])
+        size = self.intrinsics_B33.new_tensor([scale, scale, 1.0])
+        intrinsics = (self.intrinsics_B33 - corner) * size[:, None]
+        return dataclasses.replace(self, intrinsics_B33=intrinsics, height_px=height_px, width_px=width_px)
+
     def expanded(self, batch_size: int) -> Camera:
         """A camera of one clip repeated for `batch_size` clips; one that has that size already is returned as it is."""
         if self.batch_size == batch_size:

@@ -20,9 +20,12 @@ class Video:
     """A batch of clips of one size.
 
     Args:
-        frames_BTCHW: colours in [0, 1], floating point, three channels. Values are not clamped here.
+        frames_BTCHW: colours in [0, 1], floating point, three channels. Values are not clamped here. Half precision
+            becomes float32 here: places are measured to hundredths of a pixel.
         fps_B: frames a second of each clip, > 0. `Video.make` also takes one number. There is no default: an
             acceleration is metres times fps squared.
+        frame_times_BT: each frame's own time, s, rising; for frames that a camera took at uneven times. None where
+            they are 1 / fps apart. With it `fps_B` says how many frames come in a second on average.
         camera: pinhole camera of each clip (or one for all), or None when unknown; then there are no metres.
         first_mask_BHW: 1 on the object in the first frame and 0 elsewhere, or None when unknown.
         object_depth_m_B: z-depth of the object's centre in the first frame, m, or None when unknown.
@@ -34,7 +37,8 @@ class Video:
             the scale.
 
     Raises:
-        ValueError: wrong shape or type, frame rate or scale not positive, camera of another size.
+        ValueError: wrong shape or type, frame rate or scale not positive, times that do not rise, camera of another
+            size.
     """
 
     frames_BTCHW: Tensor
@@ -46,6 +50,7 @@ class Video:
     px_per_m_B: Tensor | None = None
     object_diameter_m_B: Tensor | None = None
     object_masks_BNHW: Tensor | None = None
+    frame_times_BT: Tensor | None = None
 
     def __post_init__(self) -> None:
         self._check_frames()
@@ -55,6 +60,7 @@ class Video:
         bad = ~(torch.isfinite(self.fps_B) & (self.fps_B > 0))
         if bad.any():
             raise ValueError(f"fps must be > 0, got {self.fps_B[bad][0].item():g}: give the clip's frames a second")
+        self._check_times()
         mask = self.first_mask_BHW
         if mask is not None and mask.shape != (batch, height, width):
             raise ValueError(
@@ -91,6 +97,20 @@ class Video:
             raise ValueError(f"frames must have shape (B, T, 3, H, W), got {tuple(frames.shape)}: move the axes first")
         if not frames.is_floating_point():
             raise ValueError(f"frames must be floating point in [0, 1], got {frames.dtype}: divide bytes by 255")
+        if frames.dtype not in (torch.float32, torch.float64):
+            object.__setattr__(self, "frames_BTCHW", frames.float())
+
+    def _check_times(self) -> None:
+        times = self.frame_times_BT
+        if times is None:
+            return
+        if times.shape != (self.batch_size, self.num_frames):
+            raise ValueError(
+                f"frame times must have shape {(self.batch_size, self.num_frames)}, one a frame, "
+                f"got {tuple(times.shape)}"
+            )
+        if not torch.isfinite(times).all() or not (times.diff(dim=1) > 0).all():
+            raise ValueError("frame times must be finite and rise from frame to frame, s: leave out repeated frames")
 
     @classmethod
     def make(
@@ -144,8 +164,27 @@ class Video:
     @property
     def times_BT(self) -> Tensor:
         """Time of every frame in seconds from the first, float64."""
+        if self.frame_times_BT is not None:
+            return self.frame_times_BT.double() - self.frame_times_BT[:, :1].double()
         frame = torch.arange(self.num_frames, dtype=torch.float64, device=self.fps_B.device)
         return frame / self.fps_B.double()[:, None]
+
+    @property
+    def ticks_BT(self) -> Tensor:
+        """Time of every frame in usual steps from frame to frame, float64: 0, 1, 2, ... at a constant rate."""
+        if self.frame_times_BT is None or self.num_frames < 2:
+            frame = torch.arange(self.num_frames, dtype=torch.float64, device=self.fps_B.device)
+            return frame.expand(self.batch_size, -1)
+        times = self.times_BT
+        return times / times.diff(dim=1).median(dim=1, keepdim=True).values
+
+    def refuse_uneven_times(self, name: str) -> None:
+        """Raise ValueError where frames come at uneven times, for what compares neighbours without asking when."""
+        if self.frame_times_BT is not None:
+            raise ValueError(
+                f"{name} compares neighbouring frames and needs a constant frame rate, and these come at uneven times: "
+                "convert the clip to a constant rate"
+            )
 
     def detached(self) -> Video:
         """The same clips cut from the graph that made them."""

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from data.published.video_folder import frame_indices
 from reward_physics.files.io import read_video
-from reward_physics.files.readers import FRAME_SUFFIXES
+from reward_physics.files.shots import FRAME_SUFFIXES
 
 REAL_FPS, SIM_FPS = 120.0, 16.0
 TEXTS = ("caption", "prompt", "text", "description")

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from reward_physics.files.io import VIDEO_SUFFIXES, read_video
-from reward_physics.files.readers import FRAME_SUFFIXES
+from reward_physics.files.shots import FRAME_SUFFIXES
 
 PROMPTS = "prompts.json"
 

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reward_physics.files.readers import container_rate, read_whole
+from reward_physics.files.readers import read_whole
+from reward_physics.files.shots import container_rate
 from reward_physics.video import Video
 
 VIDEO_SUFFIXES = (".mp4", ".gif")

@@ -147,7 +147,7 @@ def _until_impact(
     left = int(weight_T.sum() - late_T.sum())
     if left >= min_frames:
         weight_T[late_T] = 0
-    elif (late_T & (time_T > impact + _LATE * (time_T[1] - time_T[0]))).any():
+    elif (late_T & (time_T > impact + _LATE * _usual_step(time_T))).any():
         return torch.zeros_like(time_T), nan, too_few_frames(left, min_frames)
     return weight_T, impact, None
 
@@ -232,7 +232,7 @@ def _meeting_time(
 ) -> Tensor:
     """Where the parabolas of two neighbouring segments cross, within a frame of the gap between them; NaN if
     nowhere."""
-    origin, step = time[before[1]], time[1] - time[0]
+    origin, step = time[before[1]], _usual_step(time)
 
     def parabola(segment: tuple[int, int]) -> Tensor:
         i, k = segment
@@ -252,3 +252,8 @@ def _meeting_time(
     if not near:
         return time.new_tensor(float("nan"))
     return origin + min(near, key=lambda r: abs(r - gap / 2))
+
+
+def _usual_step(time_T: Tensor) -> Tensor:
+    """Usual time from frame to frame, s."""
+    return time_T.diff().median()

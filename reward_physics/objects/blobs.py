@@ -20,8 +20,10 @@ from reward_physics.objects.ghosts import without_ghosts
 LEAST_CHANGE = 0.04
 """Changes of colour under this (ten of 256 levels) are never an object: compression leaves as much."""
 
+PLATE_FRAMES = 41
+"""Frames that the background plate is the median of, at most."""
+
 _NOISE_FACTOR = 6.0
-_PLATE_FRAMES = 41
 _MOST_BLOBS = 24
 _LEAST_AREA_PX = 4
 _SHADES, _TINT = (0.25, 1.6), 0.05
@@ -67,7 +69,7 @@ def background_plate(frames_TCHW: Tensor, *, hidden_THW: Tensor | None = None) -
             never seen, the nearest pixel at which it is.
     """
     frames = len(frames_TCHW)
-    keep = torch.linspace(0, frames - 1, min(frames, _PLATE_FRAMES), device=frames_TCHW.device).round().long().unique()
+    keep = torch.linspace(0, frames - 1, min(frames, PLATE_FRAMES), device=frames_TCHW.device).round().long().unique()
     chosen = frames_TCHW.detach()[keep]
     if hidden_THW is None:
         return without_ghosts(chosen.median(dim=0).values, chosen, least_change=LEAST_CHANGE)
@@ -104,13 +106,13 @@ def change_from(frames_TCHW: Tensor, plate_CHW: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def threshold(change_THW: Tensor) -> Tensor:
+def threshold_of(frames_TCHW: Tensor, plate_CHW: Tensor) -> Tensor:
     """Change (H, W) above which a pixel is taken to have changed: six times its usual one, smoothed.
 
     The usual change is the median over the first or over the second half of the frames, whichever is less: an object
     that stands still for one half is no noise.
     """
-    chosen = change_THW[:: max(1, len(change_THW) // _PLATE_FRAMES)]
+    chosen = change_from(frames_TCHW[:: max(1, len(frames_TCHW) // PLATE_FRAMES)], plate_CHW)
     half = (len(chosen) + 1) // 2
     usual = torch.minimum(chosen[:half].median(dim=0).values, chosen[-half:].median(dim=0).values)
     usual = F.avg_pool2d(usual[None], 5, stride=1, padding=2, count_include_pad=False)[0]
@@ -126,9 +128,8 @@ def find_blobs(frame_CHW: Tensor, change_HW: Tensor, threshold_HW: Tensor, plate
     count = int(np.asarray(ndimage.label(changed.cpu().numpy(), structure=np.ones((3, 3)), output=labels)))
     change, frame = change_HW.cpu().numpy(), frame_CHW.cpu().numpy()
     plate = None if plate_CHW is None else plate_CHW.cpu().numpy()
-    ids = np.arange(1, count + 1)
-    total = ndimage.sum_labels(change, labels, ids) if count else np.zeros(0)
-    area = ndimage.sum_labels(np.ones_like(change), labels, ids) if count else np.zeros(0)
+    total = np.bincount(labels.ravel(), weights=change.ravel(), minlength=count + 1)[1:]
+    area = np.bincount(labels.ravel(), minlength=count + 1)[1:].astype(float)
     order = [n for n in np.argsort(-total) if area[n] >= _LEAST_AREA_PX][:_MOST_BLOBS]
     boxes = ndimage.find_objects(labels)
     rows = [_describe(frame, change, labels, n + 1, boxes[n], plate) for n in order]

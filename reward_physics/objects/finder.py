@@ -89,6 +89,8 @@ class Clips(Protocol):
     @property
     def object_masks_BNHW(self) -> Tensor | None: ...
     @property
+    def ticks_BT(self) -> Tensor: ...
+    @property
     def batch_size(self) -> int: ...
     @property
     def height_px(self) -> int: ...
@@ -137,6 +139,9 @@ class Finder(abc.ABC):
     steadies: ClassVar[bool] = False
     """Whether the camera's motion is taken out first: flow is then measured in a crop of the steadied frames that
     follows the object."""
+
+    whole_picture: ClassVar[bool] = True
+    """Whether it needs the clip's whole picture; else a part of it, at another size, serves as well."""
 
     noise_diameters: ClassVar[float] = 0.0
     """Noise that is expected of its centroids, in diameters of the object."""

@@ -22,6 +22,7 @@ _CLEARLY = 0.7
 """Another look is taken only where its contrast at the border is less than this share of the plate's."""
 
 _NEAR_PX = 3
+_AROUND_PX = 4 * _NEAR_PX
 _NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
@@ -39,31 +40,43 @@ def without_ghosts(plate_CHW: Tensor, frames_TCHW: Tensor, *, least_change: floa
     plate = plate_CHW.cpu().numpy().copy()
     for ends in (frames_TCHW[-_ENDS_FRAMES:], frames_TCHW[:_ENDS_FRAMES]):
         end_plate = ends.median(dim=0).values.cpu().numpy()
-        for region in _regions(end_plate - plate, least_change):
-            if _border_contrast(end_plate, region) < _CLEARLY * _border_contrast(plate, region):
-                plate[:, region] = end_plate[:, region]
+        for box, region in _regions(end_plate - plate, least_change):
+            part, end_part = plate[(slice(None), *box)], end_plate[(slice(None), *box)]
+            if _border_contrast(end_part, region) < _CLEARLY * _border_contrast(part, region):
+                part[:, region] = end_part[:, region]
     return torch.from_numpy(plate).to(plate_CHW)
 
 
-def _regions(change_CHW: np.ndarray, least_change: float) -> list[np.ndarray]:
-    """Connected regions of change (H, W), parted where it goes the other way: an object came or went."""
+def _regions(change_CHW: np.ndarray, least_change: float) -> list[tuple[tuple[slice, slice], np.ndarray]]:
+    """Connected regions of change, parted where it goes the other way: an object came or went. Each is a box with its
+    surroundings, and its pixels there."""
     size = np.sqrt(np.square(change_CHW).mean(axis=0))
     labels = np.zeros(size.shape, dtype=np.int32)
     count = int(np.asarray(ndimage.label(size > least_change, structure=_NEIGHBOURS, output=labels)))
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     regions = []
-    for label in range(1, count + 1):
-        inside = labels == label
-        area = int(inside.sum())
-        if not _LEAST_AREA_PX <= area <= _LARGEST_SHARE * inside.size:
+    for label, tight in enumerate(ndimage.find_objects(labels), 1):
+        if not _LEAST_AREA_PX <= areas[label - 1] <= _LARGEST_SHARE * labels.size:
             continue
-        changes = change_CHW[:, inside]
+        box = _widened(tight, labels.shape)
+        inside = labels[box] == label
+        changes = change_CHW[(slice(None), *box)][:, inside]
         way = np.linalg.svd(changes, full_matrices=False)[0][:, 0]
         for sign in (1.0, -1.0):
             part = inside.copy()
             part[inside] = sign * (way @ changes) > 0
             if part.sum() >= _LEAST_AREA_PX:
-                regions.append(ndimage.binary_dilation(part, _NEIGHBOURS) & ~(inside & ~part))
+                regions.append((box, ndimage.binary_dilation(part, _NEIGHBOURS) & ~(inside & ~part)))
     return regions
+
+
+def _widened(box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """A box with all that the contrast at its region's border looks at."""
+    rows, columns = (
+        slice(max(0, side.start - _AROUND_PX), min(length, side.stop + _AROUND_PX))
+        for side, length in zip(box, shape, strict=True)
+    )
+    return rows, columns
 
 
 def _border_contrast(picture_CHW: np.ndarray, region_HW: np.ndarray) -> float:

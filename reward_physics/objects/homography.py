@@ -13,6 +13,7 @@ compositional algorithm with a robust error function.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from reward_physics.grid import pixel_grid
 
-_WORKING_SIDE_PX = 256
+WORKING_SIDE_PX = 256
+_BLURRED_TOGETHER = 8
 _LEVELS = 4
 _STEPS = 12
 _WORTH_IT = 0.1
@@ -57,14 +59,14 @@ def camera_motion(frames_TCHW: Tensor, *, reference: int | None = None) -> Camer
     """
     frames, (height, width) = len(frames_TCHW), frames_TCHW.shape[-2:]
     middle = frames // 2 if reference is None else reference
-    scale = min(1.0, _WORKING_SIDE_PX / max(height, width))
+    scale = min(1.0, WORKING_SIDE_PX / max(height, width))
     size = (max(16, round(height * scale)), max(16, round(width * scale)))
     grey = frames_TCHW.detach().float().mean(dim=1, keepdim=True)
     grey = F.interpolate(grey, size=size, mode="bilinear", antialias=True) if size != (height, width) else grey
-    pyramid = _pyramid(grey)
     probes = sorted({round(share * (frames - 1)) for share in (0, 0.25, 0.5, 0.75, 1)} - {middle})
     if not probes:
         probes = [middle]
+    pyramid = _pyramid(grey, sorted({middle, *probes}))
     kind, left = "static", _misfit(pyramid, middle, {t: torch.eye(3, device=grey.device) for t in probes})
     for richer in ("shift", "similarity", "homography"):
         homographies = _register(pyramid, middle, richer, probes)
@@ -74,6 +76,7 @@ def camera_motion(frames_TCHW: Tensor, *, reference: int | None = None) -> Camer
             kind, left = richer, misfit
     motion = torch.eye(3, dtype=torch.float64, device=grey.device).repeat(frames, 1, 1)
     if kind != "static":
+        pyramid = _pyramid(grey, range(frames))
         homographies = _register(pyramid, middle, kind, range(frames))
         motion[list(homographies)] = torch.stack(list(homographies.values())).double()
     to_working = torch.diag(motion.new_tensor([size[1] / width, size[0] / height, 1.0]))
@@ -217,17 +220,26 @@ def _tukey(residual_M: Tensor, inside_M: Tensor) -> Tensor:
     return (1 - (centred / (4.685 * spread)).square()).clamp(min=0).square() * inside_M
 
 
-def _pyramid(images_T1HW: Tensor) -> list[Tensor]:
-    """Blurred images, each level half the size of the one before."""
+def _pyramid(images_T1HW: Tensor, only: Sequence[int]) -> list[Tensor]:
+    """Blurred images, each level half the size of the one before; the frames that are not asked for are left empty."""
     kernel = images_T1HW.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     kernel = (kernel[:, None] * kernel[None])[None, None]
 
     def blurred(x: Tensor) -> Tensor:
         return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), kernel)
 
-    levels = [blurred(images_T1HW)]
-    while len(levels) < _LEVELS and min(levels[-1].shape[-2:]) >= 40:
-        levels.append(F.avg_pool2d(blurred(levels[-1]), 2))
+    levels: list[Tensor] = []
+    # A convolution lays out 25 copies of the pictures it is given.
+    for part in torch.as_tensor(only, device=images_T1HW.device).split(_BLURRED_TOGETHER):
+        level = blurred(images_T1HW[part])
+        for n in range(_LEVELS):
+            if n:
+                level = F.avg_pool2d(blurred(level), 2)
+            if len(levels) == n:
+                levels.append(level.new_zeros(len(images_T1HW), *level.shape[1:]))
+            levels[n][part] = level
+            if min(level.shape[-2:]) < 40:
+                break
     return levels
 
 

@@ -54,11 +54,12 @@ def _by_blobs(seen: Measurements) -> list[Found]:
     for clip, soft in enumerate(soft_BTHW.detach()):
         half = torch.full_like(soft[0], 0.5)
         blobs = [find_blobs(frame, inside, half) for frame, inside in zip(frames[clip].detach(), soft, strict=True)]
-        paths = without_merged(choose_paths(find_paths(blobs)))
+        ticks_T = seen.video.ticks_BT[clip].cpu().numpy()
+        paths = without_merged(choose_paths(find_paths(blobs, ticks_T)))
         tracked = seen.image_track.centroid_BT2[clip].detach().double().cpu().numpy()
         paths.sort(key=lambda path, tracked=tracked: _apart(path, tracked))
         apart = [(path, [rival for rival in paths if rival is not path]) for path in paths]
-        clips.append([follow_path(soft_BTHW[clip], path, rivals) for path, rivals in apart])
+        clips.append([follow_path(soft_BTHW[clip], path, ticks_T, rivals) for path, rivals in apart])
     return stack_objects(clips, frames) if any(len(clip) > 1 for clip in clips) else []
 
 

@@ -258,7 +258,7 @@ class Observation:
             elif enough[clip]:
                 reasons.append(None)
             else:
-                reasons.append("object leaves the picture" if seen[clip] else "object not visible in enough frames")
+                reasons.append(_why_not_whole(image, clip) if seen[clip] else "object not visible in enough frames")
         return reasons
 
     @once
@@ -288,3 +288,13 @@ class Observation:
             return least_px_B
         diameter = scale.typical_diameter_px(self.diameter_px_BT, self.image_track.weight_BT)
         return torch.maximum(least_px_B, share * diameter.to(least_px_B))
+
+
+def _why_not_whole(image: ImageTrack, clip: int) -> str:
+    """Why an object that is seen is not seen whole: it leaves, or goes along the border, which cuts it all the time."""
+    seen = image.visible_BT[clip].detach() > 0.5
+    centre, radius = image.centroid_BT2[clip, seen].detach(), image.radius_px_BT[clip, seen].median()
+    across = (centre.amax(0) - centre.amin(0)).amin()
+    if bool((seen.float().mean() > 0.8) & (across < radius)):
+        return "no free flight: the object goes along the picture's border, which cuts it"
+    return "object leaves the picture"

@@ -35,13 +35,14 @@ def pde_residual(
         (B,), no unit. NaN where nothing flows: a frozen clip.
 
     Raises:
-        ValueError: no flow, another stride, fewer than three frames, or an unknown equation.
+        ValueError: no flow, another stride, fewer than three frames, uneven times, or an unknown equation.
     """
     flow, laws = observation.flow_BSHW2, ("advection", "continuity", "inertia")
     if equation not in laws:
         raise ValueError(f"pde_residual: equation must be one of {', '.join(laws)}, got {equation!r}")
     if flow is None or observation.instruments.flow_stride != 1:
         raise ValueError("pde_residual needs optical flow with flow_stride 1: set instruments.flow in the recipe")
+    observation.video.refuse_uneven_times("pde_residual")
     if flow.shape[1] < 2:
         raise ValueError(f"pde_residual needs at least 3 frames, got {flow.shape[1] + 1}")
     # Frames and flow meet at the frames between two pairs.

@@ -33,6 +33,7 @@ def continuity(observation: Observation, *, allowed: float = 0.5, tolerance: flo
     """
     if not (allowed >= 0 and tolerance > 0):
         raise ValueError(f"continuity: needs allowed >= 0 and tolerance > 0, got {allowed}, {tolerance}")
+    observation.video.refuse_uneven_times("continuity")
     return of_bodies(observation, lambda track: _of_one(track, allowed, tolerance), worst=True)
 
 

@@ -30,6 +30,7 @@ def steadiness(observation: Observation, *, jerk_px: float = 0.4) -> Tensor:
     """
     if not jerk_px > 0:
         raise ValueError(f"steadiness: jerk_px must be > 0, got {jerk_px}")
+    observation.video.refuse_uneven_times("steadiness")
     flow = observation.flow_BSHW2
     if flow is None:
         raise ValueError("steadiness needs optical flow: set instruments.flow in the recipe")

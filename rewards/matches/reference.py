@@ -74,7 +74,7 @@ def measured(
 def _key(name: str, video: Video, reference_BTCHW: Tensor, clip: int) -> bytes:
     """A digest of all that the measurement depends on."""
     camera = video.camera
-    parts = [reference_BTCHW[clip], video.fps_B[clip]]
+    parts = [reference_BTCHW[clip], video.times_BT[clip] if video.frame_times_BT is not None else video.fps_B[clip]]
     parts += [] if video.first_mask_BHW is None else [video.first_mask_BHW[clip]]
     parts += [] if camera is None else [camera.intrinsics_B33[clip], camera.world_from_camera_B44[clip]]
     digest = hashlib.blake2b(f"{name}{tuple(reference_BTCHW.shape)}".encode(), digest_size=16)

@@ -19,15 +19,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 
-from reward_physics.files.readers import read_clip
 from reward_physics.objects.finders import FINDERS
 from reward_physics.observation import Observation
-from reward_physics.video import Video
 from rewards.recipe.file import read_recipe
 from rewards.recipe.recipe import Recipe
-from rewards.score.inputs import CameraFile, fps_of, frames_of, masks_from, positive
+from rewards.score.inputs import CameraFile, fps_of, frames_of, positive
+from rewards.score.progress import Progress, measure_in_steps
+from rewards.score.reading import Reading, read
 from rewards.score.summary import summarise
 from rewards.score.table import flat, shown, tables
 
@@ -56,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--frames", type=frames_of, metavar="FIRST:LAST", help="frames to read, both included")
     parse.add_argument("--stride", type=int, help="frames between the two images of a flow; default: the recipe's")
     parse.add_argument("--json", action="store_true", help="nothing but JSON on standard output")
+    parse.add_argument("--disable_tqdm", action="store_true", help="no progress bar; there is none off a terminal")
     parse.add_argument("--report", metavar="DIR", help="folder for an HTML report")
     return parse
 
@@ -74,13 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parse.error(" ".join(str(error).split()))
     console = Console(stderr=options.json)
     results, pages = [], []
-    with Progress(console=console, transient=True, disable=len(options.clips) < 2) as progress:
-        task = progress.add_task("scoring", total=len(options.clips))
+    with Progress(len(options.clips), disabled=options.disable_tqdm) as progress:
         for path in options.clips:
-            result, page = _score(path, options, recipe)
+            progress.begin(path)
+            result, page = _score(path, options, recipe, progress)
             results.append(result)
             pages.append(page)
-            progress.advance(task)
     if options.report:
         from rewards.score.page import write_report
 
@@ -116,10 +115,12 @@ def _recipe_for(options: argparse.Namespace) -> Recipe:
     return Recipe(config, config.instruments.build(base), base=base)
 
 
-def _score(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+def _score(
+    path: str, options: argparse.Namespace, recipe: Recipe, progress: Progress
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """One clip as JSON and as a section of the report; what is wrong with it is its `error`."""
     try:
-        return _measure(path, options, recipe)
+        return _measure(path, options, recipe, progress)
     except (ValueError, MemoryError, OSError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         failed = {"g_m_s2": None, "clip": path, "error": message}
@@ -127,33 +128,38 @@ def _score(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[dict
 
 
 @torch.no_grad()
-def _measure(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
-    clip = read_clip(path, fps=options.fps, frames=options.frames)
-    video = _video(clip, options)
-    observation = recipe.observe(video, grad=False)
+def _measure(
+    path: str, options: argparse.Namespace, recipe: Recipe, progress: Progress
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    by_motion = not recipe.instruments.finder.whole_picture
+    reading = read(path, options, by_motion=by_motion, saying=progress.saying, tick=progress.tick)
+    observation = recipe.observe(reading.video, grad=False)
     no_metres = observation.no_metres
     if no_metres is not None:
         no_metres += ": give --px_per_m, --object_diameter_m, or a --camera and a recipe with metric depth"
     seen = observation
     if no_metres is not None:
         # One pixel stands for one metre: ratios do not change, and nothing is reported in metres.
-        seen = recipe.observe(dataclasses.replace(video, camera=None, px_per_m_B=torch.ones(1)), grad=False)
-    summary = summarise(seen, in_metres=no_metres is None, no_metres=no_metres)
+        in_pixels = dataclasses.replace(reading.video, camera=None, px_per_m_B=torch.ones(1))
+        seen = recipe.observe(in_pixels, grad=False)
+    measure_in_steps(seen, progress.saying)
+    summary = summarise(seen, in_metres=no_metres is None, no_metres=no_metres, scale=reading.scale)
     if seen is not observation:
         observation.__dict__.update({name: seen.__dict__[name] for name in _SHARED if name in seen.__dict__})
     scores, refused = _judge(recipe, observation)
-    notes = _notes(seen, options, clip.container_fps)
     result: dict[str, Any] = {
         **summary.numbers,
         "rewards": scores,
         "not_measurable": {**summary.missing, **refused},
-        "notes": notes,
+        "notes": [*reading.notes, *_notes(seen, options, reading.clock.container_fps)],
         "clip": path,
-        "fps": clip.fps,
-        "frames": [clip.first_frame, clip.first_frame + video.num_frames - 1],
+        "fps": reading.clock.fps,
+        "frames": list(reading.numbers),
     }
     objects = seen.objects if len(seen.objects) > 1 else []
-    result |= {"objects": [_object(n, body, no_metres) for n, body in enumerate(objects, 1)]} if objects else {}
+    result |= (
+        {"objects": [_object(n, body, no_metres, reading) for n, body in enumerate(objects, 1)]} if objects else {}
+    )
     if not options.report:
         return result, {"name": path}
     page = _page(path, result, seen, summary.unit)
@@ -164,32 +170,16 @@ def _measure(path: str, options: argparse.Namespace, recipe: Recipe) -> tuple[di
     return result, page
 
 
-def _video(clip: Any, options: argparse.Namespace) -> Video:
-    """The clip with what the options say of it."""
-    height, width = clip.frames_TCHW.shape[-2:]
-    masks_NHW = None if options.mask is None else masks_from(options.mask, height, width)
-    return Video(
-        frames_BTCHW=clip.frames_TCHW[None],
-        fps_B=torch.tensor([float(clip.fps)]),
-        camera=None if options.camera is None else options.camera.build(height, width),
-        first_mask_BHW=None if masks_NHW is None else masks_NHW[:1],
-        object_masks_BNHW=None if masks_NHW is None or len(masks_NHW) < 2 else masks_NHW[None],
-        px_per_m_B=None if options.px_per_m is None else torch.tensor([float(options.px_per_m)]),
-        object_diameter_m_B=None
-        if options.object_diameter_m is None
-        else torch.tensor([float(options.object_diameter_m)]),
-    )
-
-
-def _object(number: int, observation: Observation, no_metres: str | None) -> dict[str, Any]:
+def _object(number: int, observation: Observation, no_metres: str | None, reading: Reading) -> dict[str, Any]:
     """One of several objects as JSON."""
-    summary = summarise(observation, in_metres=no_metres is None, no_metres=no_metres)
-    seen = (observation.image_track.weight_BT[0] > 0.1).nonzero()[:, 0]
-    first = int(seen[0]) if len(seen) else None
+    summary = summarise(observation, in_metres=no_metres is None, no_metres=no_metres, scale=reading.scale)
+    shown = (observation.image_track.weight_BT[0] > 0.1).nonzero()[:, 0]
+    first = int(shown[0]) if len(shown) else None
+    place = None if first is None else observation.image_track.centroid_BT2[0, first].tolist()
     return {
         **summary.numbers,
         "object": number,
-        "first_at_px": None if first is None else observation.image_track.centroid_BT2[0, first].tolist(),
+        "first_at_px": None if place is None else reading.in_clip_px(place),
         "first_in_frame": first,
         "not_measurable": summary.missing,
     }

@@ -16,6 +16,7 @@ from reward_physics.laws.bounces import measure_bounces
 from reward_physics.laws.energy import measure_energy
 from reward_physics.laws.flights import Flights, find_flights
 from reward_physics.laws.galileo import measure_galileo
+from reward_physics.objects.linking import visible_step
 from reward_physics.observation import Observation
 
 
@@ -37,13 +38,16 @@ class Summary:
 
 
 @torch.no_grad()
-def summarise(observation: Observation, *, in_metres: bool, no_metres: str | None = None) -> Summary:
+def summarise(
+    observation: Observation, *, in_metres: bool, no_metres: str | None = None, scale: float = 1.0
+) -> Summary:
     """Summarise an observation of one clip.
 
     Args:
         observation: with metres, or with pixels standing for them (`px_per_m_B` of one).
         in_metres: which of the two.
         no_metres: why there are none.
+        scale: pixels of the observation per pixel of the clip; what is given in pixels is in the clip's.
     """
     fit, missing = observation.fit, {}
     why = fit.reasons[0]
@@ -54,6 +58,8 @@ def summarise(observation: Observation, *, in_metres: bool, no_metres: str | Non
     trajectory = observation.trajectory
     trajectory = dataclasses.replace(trajectory, sigma_B=trajectory.sigma_B * noise.to(trajectory.sigma_B))
     flights = find_flights(trajectory, min_frames=observation.instruments.min_frames)
+    if measured and not bool(flights.flies_B[0]):
+        measured, why = False, "no free flight: the object goes along a level line, as what rolls or slides does"
     if not in_metres:
         missing["g_m_s2"] = no_metres or "no scale"
     elif not measured:
@@ -68,16 +74,34 @@ def summarise(observation: Observation, *, in_metres: bool, no_metres: str | Non
     }
     numbers["unit_free"] = _unit_free(observation, flights, measured, why, missing)
     numbers["energy_drift"] = _energy(flights, 9.81 if in_metres else None, measured, missing)
+    per_px = float(observation.track.metres_per_px_BT.median())
     if not in_metres:
-        numbers["acceleration_px_s2"] = g if measured else None
+        numbers["acceleration_px_s2"] = g / scale if measured else None
         if not measured:
             missing["acceleration_px_s2"] = why or "unknown"
     else:
         numbers["speed_at_mid_flight_m_s"] = float(fit.velocity_B3[0].norm()) if measured else None
-    per_px = float(observation.track.metres_per_px_BT.median())
-    numbers["px_per_m"] = 1 / per_px if in_metres else None
-    numbers["object_diameter_px"] = float(observation.diameter_px_BT[0].max()) and _typical(observation)
+    speed = _usual_speed_px_s(observation)
+    numbers["speed_m_s"] = None if speed is None or not in_metres else speed * per_px
+    numbers["speed_px_s"] = None if speed is None else speed / scale
+    numbers["px_per_m"] = 1 / per_px / scale if in_metres else None
+    numbers["object_diameter_px"] = (float(observation.diameter_px_BT[0].max()) and _typical(observation)) / scale
     return Summary(numbers=_plain(numbers), missing=missing, flights=flights, unit="m" if in_metres else "px")
+
+
+def _usual_speed_px_s(observation: Observation) -> float | None:
+    """Median speed of the object over the frames that show it, in flight or not; None where there is none."""
+    if observation.found.reasons[0] is not None:
+        return None
+    # A border that cuts the object takes its place from g; its speed along the border is still to be seen.
+    used = observation.image_track.visible_BT[0] > 0.5
+    centre = observation.image_track.centroid_BT2[0][used].double().cpu().numpy()
+    time = observation.video.times_BT[0][used].cpu().numpy()
+    if len(time) < 2:
+        return None
+    step = min(len(time) - 1, visible_step(centre))
+    moved = np.linalg.norm(centre[step:] - centre[:-step], axis=1)
+    return float(np.median(moved / (time[step:] - time[:-step])))
 
 
 def _typical(observation: Observation) -> float:

@@ -74,6 +74,7 @@ class http:
     def __call__(self, observation: Observation, **columns: Any) -> Tensor:
         """The server's scores (B,); see `on_failure`. Raises ValueError that names the address."""
         video = observation.video
+        video.refuse_uneven_times("the reward server's clip")
         body = {
             "version": 1,
             "clips": [

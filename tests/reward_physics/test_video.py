@@ -46,3 +46,27 @@ def test_wrong_shapes_and_types_are_refused():
         Video.make(frames(), 16.0, first_mask_BHW=torch.ones(2, 8, 8))
     with pytest.raises(ValueError, match="resized"):
         Video.make(frames(), 16.0, camera=Camera.looking(height_px=64, width_px=64, fov_y_deg=40))
+
+
+def test_frames_may_have_times_of_their_own():
+    times = torch.tensor([[1.0, 1.01, 1.06, 1.08, 1.10]] * 2)
+    video = Video(frames_BTCHW=frames(), fps_B=torch.tensor([40.0, 40.0]), frame_times_BT=times)
+    torch.testing.assert_close(video.times_BT[0], torch.tensor([0, 0.01, 0.06, 0.08, 0.10]).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(video[[1]].ticks_BT[0], video.times_BT[0] / 0.02, atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="law compares neighbouring frames"):
+        video.refuse_uneven_times("law")
+
+
+def test_times_that_do_not_rise_are_refused():
+    for times in ([[0.0, 0.1, 0.1, 0.2, 0.3]] * 2, [[0.0, 0.1, 0.2, 0.3]] * 2):
+        with pytest.raises(ValueError, match="frame times must"):
+            Video(frames_BTCHW=frames(), fps_B=torch.tensor([10.0, 10.0]), frame_times_BT=torch.tensor(times))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_becomes_single_and_carries_the_gradient(dtype):
+    pixels = frames().to(dtype).requires_grad_()
+    video = Video.make(pixels, 16.0)
+    assert video.dtype == torch.float32
+    video.frames_BTCHW.sum().backward()
+    assert pixels.grad is not None

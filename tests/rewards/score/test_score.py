@@ -186,9 +186,6 @@ def _file(tmp_path, name: str):
     elif name == "sizes":
         write_frames(path, frames[:6])
         Image.new("RGB", (50, 50)).save(path / "0003.png")
-    elif name == "uneven.gif":
-        images = [Image.fromarray((f.permute(1, 2, 0).numpy() * 255).astype(np.uint8)) for f in frames]
-        images[0].save(path, save_all=True, append_images=images[1:], duration=[40, 400, 40, 40, 40, 40, 40, 40])
     elif name == "nothing":
         path.mkdir()
     return str(path)
@@ -204,7 +201,6 @@ def _file(tmp_path, name: str):
         ("cut.mp4", "cannot read"),
         ("huge", "10000 x 10000"),
         ("sizes", "one size"),
-        ("uneven.gif", "constant frame rate"),
         ("nothing", "no frames"),
     ],
 )
