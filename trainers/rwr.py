@@ -63,8 +63,7 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
     recipe = recipe and watched(config, accelerator, recipe)
     session = make_session(config, accelerator, held_out_judges(config, recipe), scenes, model, recipe=config.recipe)
     model, state = session.model, session.state
-    checked = check_scored(config, model, scored) if scored else check_round(config, recipe, session, scenes)
-    source = check_levels(config, session, checked)
+    source = checked_source(config, recipe, session, scenes, scored)
     check_disk(config.output_dir, session.disk_bytes())
     size, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     per_step = size * accumulation * accelerator.num_processes
@@ -266,8 +265,15 @@ def check_round(config: RWRConfig, recipe: Scorer | None, session: Session, scen
     return scenes
 
 
-def check_levels(config: RWRConfig, session: Session, source: Scenes | ScoredClips) -> Scenes | ScoredClips:
-    """Meet an adapter that is off in all of a rollout, and say which expert no step teaches; the source itself."""
+def checked_source(
+    config: RWRConfig, recipe: Scorer | None, session: Session, scenes: Scenes | None, scored: ScoredClips | None
+) -> Scenes | ScoredClips:
+    """Where clips come from, tried out.
+
+    An adapter that is off in all of a rollout is met, and an expert that no step teaches is named.
+    """
+    model = session.model
+    source = check_scored(config, model, scored) if scored else check_round(config, recipe, session, scenes)
     check_adapter_acts(config, plan_sigmas(session.model, config, source))
     session.untrained = experts_left_out(session.model, ranges=[config.denoising_sigma_range])
     warn(about_experts(session.untrained), session.is_main)

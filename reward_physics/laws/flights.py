@@ -100,6 +100,11 @@ class Flights:
     trajectory: Trajectory
     reasons: list[str | None]
 
+    @property
+    def time_BT(self) -> Tensor:
+        """When each frame was taken, s."""
+        return self.trajectory.time_BT
+
     def position_at(self, time_BKN: Tensor) -> Tensor:
         """Positions (B, K, N, D) on each fitted path at N times (s)."""
         tau = (time_BKN - self.mid_time_BK[..., None]).to(self.position_BKD)[..., None]

@@ -13,37 +13,51 @@ Axes: B clips, K pieces of a clip.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from reward_physics.laws.flights import Flights
+
+class Pieces(Protocol):
+    """What is asked of fitted pieces, as `reward_physics.laws.flights.Flights` has it."""
+
+    @property
+    def accel_var_BK(self) -> Tensor: ...
+    @property
+    def mid_time_BK(self) -> Tensor: ...
+    @property
+    def rest_BK(self) -> Tensor: ...
+    @property
+    def weights_BKT(self) -> Tensor: ...
+    @property
+    def sigma_B(self) -> Tensor: ...
+    @property
+    def time_BT(self) -> Tensor: ...
 
 
 @torch.no_grad()
-def speed_sd(flights: Flights, time_BK: Tensor) -> Tensor:
+def speed_sd(pieces: Pieces, time_BK: Tensor) -> Tensor:
     """Standard error (B, K) of a component of each piece's velocity at a time (s); 0 for a rest."""
-    u2, duration = _share(flights, time_BK)
-    return (flights.accel_var_BK * duration.square() / 60 * (1 + 15 * u2)).sqrt() * ~flights.rest_BK
+    u2, duration = _share(pieces, time_BK)
+    return (pieces.accel_var_BK * duration.square() / 60 * (1 + 15 * u2)).sqrt() * ~pieces.rest_BK
 
 
 @torch.no_grad()
-def place_sd(flights: Flights, time_BK: Tensor) -> Tensor:
+def place_sd(pieces: Pieces, time_BK: Tensor) -> Tensor:
     """Standard error (B, K) of a coordinate of each piece's place at a time (s); for a rest that of the mean."""
-    u2, duration = _share(flights, time_BK)
+    u2, duration = _share(pieces, time_BK)
     spread = 1 + 3 * u2 + 1.25 * (3 * u2 - 1).square()
-    flown = (flights.accel_var_BK * duration**4 / 720 * spread).sqrt()
-    frames = (flights.weights_BKT > 0.1).sum(-1).clamp(min=1).to(flown)
-    return torch.where(flights.rest_BK, flights.sigma_B[:, None].to(flown) * frames.rsqrt(), flown)
+    flown = (pieces.accel_var_BK * duration**4 / 720 * spread).sqrt()
+    frames = (pieces.weights_BKT > 0.1).sum(-1).clamp(min=1).to(flown)
+    return torch.where(pieces.rest_BK, pieces.sigma_B[:, None].to(flown) * frames.rsqrt(), flown)
 
 
-def _share(flights: Flights, time_BK: Tensor) -> tuple[Tensor, Tensor]:
+def _share(pieces: Pieces, time_BK: Tensor) -> tuple[Tensor, Tensor]:
     """u^2 and T of every piece."""
-    time, used = flights.trajectory.time_BT[:, None], flights.weights_BKT > 0.1
+    time, used = pieces.time_BT[:, None], pieces.weights_BKT > 0.1
     first, last = torch.where(used, time, torch.inf).amin(-1), torch.where(used, time, -torch.inf).amax(-1)
     frames = used.sum(-1).clamp(min=2)
     duration = (last - first).clamp(min=1e-9) * frames / (frames - 1)
-    u = 2 * (time_BK - flights.mid_time_BK) / duration
-    return u.square().to(flights.accel_var_BK), duration.to(flights.accel_var_BK)
+    u = 2 * (time_BK - pieces.mid_time_BK) / duration
+    return u.square().to(pieces.accel_var_BK), duration.to(pieces.accel_var_BK)
