@@ -273,7 +273,7 @@ def _jump_at(pair: Pair, split_B: Tensor, used_BT: Tensor) -> Jump:
     apart = (pair.position_B2TD[:, 1] - pair.position_B2TD[:, 0]).detach()[rows, at]
     apart = torch.where(measured[:, None], apart, torch.ones_like(apart))
     share_B22 = _speed_variance(pair.time_BT[:, None, None], time_B[:, None, None, None], weight)
-    sd_B2 = pair.sigma_B[:, None] * share_B22.sum(-1).sqrt()
+    sd_B2 = pair.sigma_B[:, None].to(velocity) * share_B22.sum(-1).sqrt().to(velocity)
     return Jump(
         dv_B2D=velocity[:, :, 1] - velocity[:, :, 0],
         dv_sd_B2=torch.where(measured[:, None], sd_B2, torch.zeros_like(sd_B2)),

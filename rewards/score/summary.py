@@ -58,7 +58,7 @@ def summarise(
     trajectory = observation.trajectory
     trajectory = dataclasses.replace(trajectory, sigma_B=trajectory.sigma_B * noise.to(trajectory.sigma_B))
     flights = find_flights(trajectory, min_frames=observation.instruments.min_frames)
-    if measured and not bool(flights.flies_B[0]):
+    if measured and not bool(flights.flies_B[0]) and _is_level(observation):
         measured, why = False, "no free flight: the object goes along a level line, as what rolls or slides does"
     if not in_metres:
         missing["g_m_s2"] = no_metres or "no scale"
@@ -87,6 +87,14 @@ def summarise(
     numbers["px_per_m"] = 1 / per_px / scale if in_metres else None
     numbers["object_diameter_px"] = (float(observation.diameter_px_BT[0].max()) and _typical(observation)) / scale
     return Summary(numbers=_plain(numbers), missing=missing, flights=flights, unit="m" if in_metres else "px")
+
+
+def _is_level(observation: Observation) -> bool:
+    """Whether the fitted path bends away from its chord by less than a twentieth of its length."""
+    time = observation.trajectory.time_BT[0][observation.arc.weights_BT[0] > 0]
+    seconds, fit = float(time[-1] - time[0]), observation.fit
+    bend = float(fit.accel_B3[0].norm()) * seconds**2 / 8
+    return bend < 0.05 * float(fit.velocity_B3[0].norm()) * seconds
 
 
 def _usual_speed_px_s(observation: Observation) -> float | None:

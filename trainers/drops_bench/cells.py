@@ -32,7 +32,7 @@ ABLATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rwr_hot": ("rwr", ("--weighting", "reward", "--target_ess", "0.6", "--absolute_scale", "0")),
     "rwr_n4": ("rwr", ("--num_generations", "4", "--prompts_per_round", "32")),
     "oro_last": ("oro", ("--grad_steps", "last")),
-    "oro_early": ("oro", ("--adapter_sigma_range", "0.86", "1")),
+    "oro_early": ("oro", ("--adapter_sigma_range", "0.86", "1", "--denoising_weight", "0")),
     "oro_free": ("oro", FREE),
     "oro_control": ("oro", ("--reward_weight", "0")),
     "psft_physics": ("psft", ("--physics_weight", "1")),

@@ -1,6 +1,7 @@
 """Settings of a run: frozen pydantic dataclasses, read from flags and one flat YAML file through TRL's TrlParser."""
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
@@ -130,9 +131,9 @@ class RunConfig:
     @pydantic.model_validator(mode="after")
     def _check_warmup(self) -> Self:
         if self.max_steps == 1 and self.warmup_steps > 0:
-            raise ValueError(
-                f"warmup_steps must be 0 where max_steps is 1, got {self.warmup_steps}: the only step would have a "
-                "learning rate of 0"
+            warnings.warn(
+                f"nothing is learned: warmup_steps {self.warmup_steps} gives the only step a learning rate of 0",
+                stacklevel=2,
             )
         return self
 
