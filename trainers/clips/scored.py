@@ -20,10 +20,8 @@ import torch
 from torch import Tensor
 
 from reward_physics.video import Video
-from trainers.clips.folder import Sample, read_clip, read_samples, write_text
+from trainers.clips.folder import REWARDS, Sample, read_clip, read_samples, write_text
 from trainers.learning.batches import Batch
-
-REWARDS = "rewards.jsonl"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data import rows as data_rows
 from reward_physics.video import Video
+from trainers.learning.of_text import columns_of_text, without_scene
 from trainers.learning.streams import shuffled
 from trainers.models.base import Condition, VideoModel
 from trainers.settings.common import DataConfig, GenerationConfig
@@ -45,11 +46,18 @@ class BatchSource(Protocol):
 class Scenes:
     """The rows of a split that a config keeps, shuffled anew each epoch.
 
+    Args:
+        own_clips: the clips that are judged are the data's own, or made from them. Otherwise what the rows know of
+            their scenes is withheld where the model is given no first frame: it draws another scene.
+
     Raises:
         ValueError: no such split, or no row is left.
     """
 
-    def __init__(self, config: DataConfig, split: str, *, seed: int = 0, shuffle: bool = True) -> None:
+    def __init__(
+        self, config: DataConfig, split: str, *, seed: int = 0, shuffle: bool = True, own_clips: bool = False
+    ) -> None:
+        self.of_text = not (config.image_conditioning or own_clips)
         root = None if config.dataset == "drops" else Path(config.dataset)
         if root is not None and not root.is_dir():
             raise ValueError(f"dataset must be `drops` or a folder of splits, but {config.dataset} does not exist")
@@ -101,6 +109,8 @@ class Scenes:
         if self.config.num_frames is not None:
             video = video.with_frames(video.frames_BTCHW[:, : self.config.num_frames])
         columns = data_rows.reward_columns(batch)
+        if self.of_text:
+            video, columns = without_scene(video), columns_of_text(columns)
         return Batch(video=video, captions=batch["caption"], ids=batch["id"], columns=columns, numbers=numbers)
 
 

@@ -1,0 +1,72 @@
+"""Clips that a model made of text alone: it drew a scene of its own, of which the data's row knows nothing.
+
+The row's first mask, its camera, the object's distance and the true clip are another scene's. A recipe that needs one
+of them is refused here, and the others are not shown any.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from data.rows import TENSORS
+from reward_physics.video import Video
+from rewards.recipe.explain import needs
+from trainers.learning.scoring import Scorer
+
+METRES = "needs: metres"
+SCENE_COLUMNS = frozenset({"reference_BTCHW", "radius_m_B", "height_m_B", "impact_times_s", "at_rest_B", "scene"}) | {
+    name for name, _ in TENSORS.values()
+}
+"""Columns that describe the scene which the row's clip shows."""
+
+
+def without_scene(video: Video) -> Video:
+    """The clips with nothing known of their scene."""
+    return Video(frames_BTCHW=video.frames_BTCHW, fps_B=video.fps_B)
+
+
+def columns_of_text(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that hold for a clip of the row's caption too."""
+    return {name: value for name, value in columns.items() if name not in SCENE_COLUMNS}
+
+
+def scene_needs(recipe: Scorer) -> list[str]:
+    """What a recipe needs to be told of the scene, part by part, by what its instruments and rewards say."""
+    found: Any = recipe
+    instruments, config = getattr(found, "instruments", None), getattr(found, "config", None)
+    if instruments is None or config is None:
+        return []
+    said = []
+    if instruments.finder.needs_first_mask:
+        said.append(f"`mask: {instruments.finder.name}` needs the object's mask in the first frame")
+    if instruments.known_distance:
+        said.append("`depth: known` needs the object's distance in the first frame")
+    for term in [*found.terms, *found.gates, *found.held_out]:
+        taken = inspect.signature(term.reward).parameters.values()
+        columns = [
+            parameter.name
+            for parameter in taken
+            if parameter.default is parameter.empty and parameter.name in SCENE_COLUMNS - term.parameters.keys()
+        ]
+        if columns:
+            said.append(f"{term.name} needs {', '.join(columns)} of the data's own clip")
+        elif any(line.startswith(METRES) for line in needs(term, config)):
+            said.append(f"{term.name} needs metres, and so the camera")
+    return said
+
+
+def check_without_scene(recipe: Scorer, name: str) -> None:
+    """Refuse a recipe that cannot judge clips whose scene the model drew.
+
+    Raises:
+        ValueError: its parts that need the row's scene, and what to take in their place.
+    """
+    said = scene_needs(recipe)
+    if said:
+        raise ValueError(
+            f"{name} cannot judge text-to-video, which shares no first frame and no scene with the data's row: "
+            f"{'; '.join(said)}: take `mask: motion` and unit-free rewards such as arc_residual "
+            "(configs/recipes/text_to_video.yaml), or set image_conditioning to true"
+        )
