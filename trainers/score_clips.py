@@ -4,25 +4,36 @@
     python -m trainers.score_clips --clips outputs/samples --recipe configs/recipes/gravity_positions.yaml
     python trainers/rwr.py --config configs/rwr_drops.yaml --scored outputs/samples
 
-Camera, distance and the other columns that a reward may ask for come from the scene that each clip starts from. The
+Camera, distance and the other columns that a reward may ask for come from the scene that each clip starts from. Clips
+of text alone, and of one's own prompts and pictures, have none: a recipe that needs them is refused. The
 scores are written beside the clips (`trainers.clips.scored` has the format); a run that was stopped goes on.
 """
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
+import hashlib
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from data.rows import LIGHT_COLUMNS, collate, load_split, reward_columns, to_video
-from trainers.clips.folder import read_clip, read_samples
-from trainers.clips.making import default_device
+from reward_physics.video import Video
+from rewards.recipe.file import read_recipe
+from trainers.clips.folder import REWARDS, SCORED_BY, Sample, clip_size, read_clip, read_samples, write_text
+from trainers.clips.making import default_device, digest
 from trainers.clips.scored import read_rewards, write_rewards
+from trainers.learning.of_text import check_without_scene, columns_of_text, without_scene
 from trainers.learning.scoring import Scorer, score
 from trainers.settings.options import Positive, exit_with_one_line, option, parse_config, strict
+
+OWN_COLUMNS = ("id", "caption", "fps_B")
+"""What is known of a clip of one's own prompt."""
 
 
 @strict
@@ -46,40 +57,123 @@ def score_folder(config: ScoreClipsConfig, *, recipe: Scorer | None = None) -> d
     samples = read_samples(config.clips)
     if not samples:
         raise ValueError(f"clips: {config.clips} holds no clips: make them with `python -m trainers.sample`")
-    rewards = {} if config.rescore else read_rewards(config.clips)
-    missing = [sample for name, sample in samples.items() if name not in rewards]
-    rows = rows_by_id(config, {sample.scene for sample in missing})
+    scored_by = None
     if recipe is None:
         from rewards.recipe.recipe import load_recipe
 
-        recipe = load_recipe(config.recipe)
+        recipe, scored_by = load_recipe(config.recipe), recipe_record(config.recipe)
+    rewards = {} if config.rescore else read_rewards(config.clips)
+    rewards = {name: reward for name, reward in rewards.items() if name in samples}
+    missing = [sample for name, sample in samples.items() if name not in rewards]
+    if rewards and scored_by is not None:
+        check_scored_by(config, scored_by)
+    rows = rows_by_id(config, {sample.scene: sample for sample in missing if of_a_row(sample)})
+    if of_text_alone(config.clips) and any(of_a_row(sample) for sample in missing):
+        check_without_scene(recipe, f"recipe {config.recipe}")
+    if not all(of_a_row(sample) for sample in missing):
+        own = "clips of your own prompt"
+        check_without_scene(recipe, f"recipe {config.recipe}", clips=own, columns=OWN_COLUMNS)
+    if scored_by is not None:
+        write_text(Path(config.clips) / SCORED_BY, json.dumps(scored_by) + "\n")
     with tqdm(total=len(samples), initial=len(samples) - len(missing), desc="scoring", unit="clip") as bar:
-        for start in range(0, len(missing), config.batch_size):
-            batch_samples = missing[start : start + config.batch_size]
-            batch = collate([rows[sample.scene] for sample in batch_samples])
-            frames = torch.stack([read_clip(config.clips, sample.name) for sample in batch_samples])
-            video = to_video(batch).with_frames(frames).to(default_device())
-            scored, _ = score(recipe, video, reward_columns(batch))
-            seen = zip(batch_samples, scored.reward_B.tolist(), scored.measurable_B.tolist(), strict=True)
-            rewards |= {sample.name: reward if measurable else math.nan for sample, reward, measurable in seen}
+        for batch in batches_of(config, missing):
+            video, columns = seen(config, batch, rows)
+            scored, _ = score(recipe, video.to(default_device()), columns)
+            each = zip(batch, scored.reward_B.tolist(), scored.measurable_B.tolist(), strict=True)
+            rewards |= {sample.name: reward if measurable else math.nan for sample, reward, measurable in each}
             write_rewards(config.clips, rewards)
-            bar.update(len(batch_samples))
+            bar.update(len(batch))
+    if not missing:
+        write_rewards(config.clips, rewards)
     return rewards
 
 
-def rows_by_id(config: ScoreClipsConfig, scenes: set[str]) -> Mapping[str, Any]:
-    """The rows of the scenes that clips start from."""
+def of_a_row(sample: Sample) -> bool:
+    """Whether a clip was made for a scene of a split, and not of one's own prompt or picture."""
+    return bool(sample.scene) and sample.name.startswith(f"{sample.scene}-")
+
+
+def of_text_alone(clips: str) -> bool:
+    """Whether a clip shows a scene of the model's own: no first frame was given."""
+    record = Path(clips) / "settings.json"
+    settings = json.loads(record.read_text()) if record.exists() else {}
+    return not settings.get("image_conditioning", True)
+
+
+def batches_of(config: ScoreClipsConfig, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+    """Neighbouring clips of one kind and size, at most `batch_size` at a time."""
+    for _, group in groupby(samples, key=lambda sample: (of_a_row(sample), clip_size(config.clips, sample.name))):
+        same = list(group)
+        for start in range(0, len(same), config.batch_size):
+            yield same[start : start + config.batch_size]
+
+
+def seen(config: ScoreClipsConfig, batch: Sequence[Sample], rows: Mapping[str, Any]) -> tuple[Video, dict[str, Any]]:
+    """What a recipe is shown of some clips: their frames, and what is known of the scene that they start from."""
+    frames_BTCHW = torch.stack([read_clip(config.clips, sample.name) for sample in batch])
+    if not of_a_row(batch[0]):
+        fps_B = torch.tensor([sample.fps for sample in batch])
+        about = {"id": [sample.name for sample in batch], "caption": [sample.prompt for sample in batch]}
+        return Video(frames_BTCHW=frames_BTCHW, fps_B=fps_B), about | {"fps_B": fps_B}
+    collated = collate([rows[sample.scene] for sample in batch])
+    video, columns = to_video(collated).with_frames(frames_BTCHW), reward_columns(collated)
+    if of_text_alone(config.clips):
+        return without_scene(video), columns_of_text(columns)
+    return video, columns
+
+
+def recipe_record(path: str) -> dict[str, str]:
+    """What a recipe says, and what its own files of rewards hold, as a digest."""
+    recipe = read_recipe(path)
+    content = hashlib.sha256(recipe.model_dump_json().encode())
+    for reward in [*recipe.rewards, *recipe.gates, *recipe.held_out]:
+        where = reward.name.rpartition(":")[0]
+        for folder in (Path(path).resolve().parent, Path()) if where.endswith(".py") else ():
+            if (folder / where).is_file():
+                content.update((folder / where).read_bytes())
+                break
+    return {"recipe": Path(path).name, "digest": content.hexdigest()[:16]}
+
+
+def check_scored_by(config: ScoreClipsConfig, now: Mapping[str, str]) -> None:
+    """Raise ValueError where another recipe gave the scores that are there; those without a record stay."""
+    record = Path(config.clips) / SCORED_BY
+    before = json.loads(record.read_text()) if record.exists() else now
+    if before["digest"] != now["digest"]:
+        raise ValueError(
+            f"clips: {Path(config.clips) / REWARDS} holds scores by another recipe ({before['recipe']}, as it was "
+            f"then), not by {config.recipe}: set rescore to score all clips again"
+        )
+
+
+def rows_by_id(config: ScoreClipsConfig, scenes: Mapping[str, Sample]) -> Mapping[str, Any]:
+    """The rows of the scenes that clips start from.
+
+    Args:
+        scenes: a clip of each scene, by its id.
+
+    Raises:
+        ValueError: a scene that the split does not hold, or another one of the same id.
+    """
     if not scenes:
         return {}
     table = load_split(config.split, config.dataset, columns=LIGHT_COLUMNS)
     wanted = [index for index, name in enumerate(table["id"]) if str(name) in scenes]
     rows = {str(table[index]["id"]): table[index] for index in wanted}
-    absent = sorted(scenes - rows.keys())
+    absent = sorted(scenes.keys() - rows.keys())
     if absent:
         raise ValueError(
-            f"clips: {config.clips} has a clip of scene {absent[0] or '(none)'}, which split {config.split} "
-            "does not hold: name the split and dataset that the clips were sampled from"
+            f"clips: {config.clips} has a clip of scene {absent[0]}, which split {config.split} does not hold: name "
+            "the split and dataset that the clips were sampled from"
         )
+    for name, row in rows.items():
+        sample = scenes[name]
+        source = digest(np.asarray(row["frames"], dtype=np.uint8))
+        if sample.prompt != str(row["caption"]) or (sample.source and sample.source != source):
+            raise ValueError(
+                f"clips: {config.clips} has a clip of another scene {name} than split {config.split} holds (another "
+                "first frame or prompt): name the split and dataset that the clips were sampled from"
+            )
     return rows
 
 

@@ -65,3 +65,60 @@ def test_clips_of_other_scenes_are_refused(sampled, brightness, tmp_path):
         score_folder(ScoreClipsConfig(**sampled | {"split": "validation"}), recipe=brightness())
     with pytest.raises(ValueError, match="holds no clips"):
         score_folder(ScoreClipsConfig(**sampled | {"clips": str(tmp_path / "empty")}), recipe=brightness())
+
+
+REWARD = """
+import torch
+def bright(observation):
+    return observation.video.frames_BTCHW.mean(dim=(1, 2, 3, 4))
+def wanted(observation, *, target_B):
+    return target_B
+"""
+
+
+def own_recipe(folder, reward="bright", instruments="flow: null, depth: null, mask: motion"):
+    (folder / "bright.py").write_text(REWARD)
+    path = folder / f"{reward}.yaml"
+    path.write_text(f"instruments: {{{instruments}}}\nrewards:\n  - {{name: 'bright.py:{reward}'}}\n")
+    return str(path)
+
+
+def test_clips_of_ones_own_prompt_need_no_row(tmp_path):
+    folder = ClipFolder(tmp_path / "own", {"image_conditioning": False})
+    for seed in (0, 1):
+        clip = Sample(name=f"clip-{seed}", prompt="a red ball", seed=seed, fps=16.0)
+        folder.write(clip, torch.full((9, 3, 32, 32), seed / 10))
+    asked = {"clips": str(folder.folder)}
+    rewards = score_folder(ScoreClipsConfig(**asked, recipe=own_recipe(tmp_path)))
+    assert list(rewards.values()) == pytest.approx([0.0, 0.1], abs=0.002)
+    for recipe, said in [
+        (own_recipe(tmp_path, "wanted"), "wanted needs the column target_B"),
+        ("configs/recipes/judge_scene.yaml", "first frame.*mask: appearance.*gravity needs metres"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            score_folder(ScoreClipsConfig(**asked, recipe=recipe, rescore=True))
+    assert list(score_folder(ScoreClipsConfig(**asked, recipe=own_recipe(tmp_path))).values()) == list(rewards.values())
+
+
+def test_scores_of_another_recipe_are_not_mixed(sampled, tmp_path):
+    path = own_recipe(tmp_path)
+    score_folder(ScoreClipsConfig(**sampled, recipe=path))
+    (tmp_path / "bright.yaml").write_text((tmp_path / "bright.yaml").read_text() + "unmeasurable: -5\n")
+    with pytest.raises(ValueError, match=r"scores by another recipe .*: set rescore"):
+        score_folder(ScoreClipsConfig(**sampled, recipe=path))
+    assert len(score_folder(ScoreClipsConfig(**sampled, recipe=path, rescore=True))) == 6
+
+
+def test_a_scene_of_another_split_under_the_same_name_is_refused(sampled, brightness, tmp_path):
+    lines = tmp_path / "samples" / "samples.jsonl"
+    lines.write_text(lines.read_text().replace('"source": ""', '"source": "0123456789abcdef"'))
+    with pytest.raises(ValueError, match="clip of another scene train-0 than split train holds"):
+        score_folder(ScoreClipsConfig(**sampled), recipe=brightness())
+
+
+def test_text_to_video_is_shown_nothing_of_the_row(sampled, tmp_path):
+    record = tmp_path / "samples" / "settings.json"
+    record.write_text(json.dumps({"image_conditioning": False}))
+    with pytest.raises(ValueError, match="cannot judge text-to-video, which shares no first frame"):
+        score_folder(ScoreClipsConfig(**sampled, recipe="configs/recipes/gravity_positions.yaml"))
+    assert len(score_folder(ScoreClipsConfig(**sampled, recipe=own_recipe(tmp_path)))) == 6

@@ -7,7 +7,7 @@ of them is refused here, and the others are not shown any.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from data.rows import TENSORS
@@ -32,8 +32,12 @@ def columns_of_text(columns: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in columns.items() if name not in SCENE_COLUMNS}
 
 
-def scene_needs(recipe: Scorer) -> list[str]:
-    """What a recipe needs to be told of the scene, part by part, by what its instruments and rewards say."""
+def scene_needs(recipe: Scorer, *, columns: Collection[str] | None = None) -> list[str]:
+    """What a recipe needs to be told of the scene, part by part, by what its instruments and rewards say.
+
+    Args:
+        columns: those that there are; by default all that do not describe the row's scene.
+    """
     found: Any = recipe
     instruments, config = getattr(found, "instruments", None), getattr(found, "config", None)
     if instruments is None or config is None:
@@ -44,29 +48,41 @@ def scene_needs(recipe: Scorer) -> list[str]:
     if instruments.known_distance:
         said.append("`depth: known` needs the object's distance in the first frame")
     for term in [*found.terms, *found.gates, *found.held_out]:
-        taken = inspect.signature(term.reward).parameters.values()
-        columns = [
-            parameter.name
-            for parameter in taken
-            if parameter.default is parameter.empty and parameter.name in SCENE_COLUMNS - term.parameters.keys()
+        required = [
+            name
+            for name, parameter in inspect.signature(term.reward).parameters.items()
+            if parameter.default is parameter.empty
+            and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+            and name != "observation"
+            and name not in term.parameters
         ]
-        if columns:
-            said.append(f"{term.name} needs {', '.join(columns)} of the data's own clip")
+        lacking = [name for name in required if (name in SCENE_COLUMNS if columns is None else name not in columns)]
+        if lacking:
+            said.append(
+                f"{term.name} needs the column{'s' * (len(lacking) > 1)} {', '.join(lacking)} of the data's row"
+            )
         elif any(line.startswith(METRES) for line in needs(term, config)):
             said.append(f"{term.name} needs metres, and so the camera")
     return said
 
 
-def check_without_scene(recipe: Scorer, name: str) -> None:
+def check_without_scene(
+    recipe: Scorer, name: str, *, clips: str = "text-to-video", columns: Collection[str] | None = None
+) -> None:
     """Refuse a recipe that cannot judge clips whose scene the model drew.
+
+    Args:
+        name: of the recipe, in the message.
+        clips: what it is to judge, in the message.
+        columns: those that there are; by default all that do not describe the row's scene.
 
     Raises:
         ValueError: its parts that need the row's scene, and what to take in their place.
     """
-    said = scene_needs(recipe)
+    said = scene_needs(recipe, columns=columns)
     if said:
         raise ValueError(
-            f"{name} cannot judge text-to-video, which shares no first frame and no scene with the data's row: "
+            f"{name} cannot judge {clips}, which shares no first frame and no scene with a row of the data: "
             f"{'; '.join(said)}: take `mask: motion` and unit-free rewards such as arc_residual "
-            "(configs/recipes/text_to_video.yaml), or set image_conditioning to true"
+            "(configs/recipes/text_to_video.yaml), or a model that is given the row's first frame"
         )
