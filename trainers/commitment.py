@@ -185,7 +185,7 @@ def _remember(path: Path, config: CommitmentConfig) -> None:
     changed = sorted(name for name in before.keys() & settings.keys() if before[name] != settings[name])
     if changed:
         raise ValueError(
-            f"{path.parent} holds a curve with another {', '.join(changed)}: choose another output_dir, or empty it"
+            f"{path.parent} holds a curve with other settings ({', '.join(changed)}): choose another output_dir"
         )
     write_text(path, json.dumps(settings, indent=2))
 

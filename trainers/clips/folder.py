@@ -197,7 +197,8 @@ def read_clip(folder: str | Path, name: str) -> Tensor:
 def clip_size(folder: str | Path, name: str) -> tuple[int, int, int] | None:
     """Frames, rows and columns of a clip by its header alone; None where it cannot be read."""
     try:
-        return _check_header(Path(folder) / "clips" / f"{name}.npz")[:3]
+        frames, height, width, _ = _check_header(Path(folder) / "clips" / f"{name}.npz")
+        return frames, height, width
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
         return None
 
