@@ -6,6 +6,7 @@ of them is refused here, and the others are not shown any.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -15,7 +16,8 @@ from reward_physics.video import Video
 from rewards.recipe.explain import needs
 from trainers.learning.scoring import Scorer
 
-METRES = "needs: metres"
+METRES, MASK = "needs: metres", "the object's mask"
+"""How `rewards.recipe.explain.needs` says what a reward looks at."""
 SCENE_COLUMNS = frozenset({"reference_BTCHW", "radius_m_B", "height_m_B", "impact_times_s", "at_rest_B", "scene"}) | {
     name for name, _ in TENSORS.values()
 }
@@ -42,11 +44,8 @@ def scene_needs(recipe: Scorer, *, columns: Collection[str] | None = None) -> li
     instruments, config = getattr(found, "instruments", None), getattr(found, "config", None)
     if instruments is None or config is None:
         return []
-    said = []
-    if instruments.finder.needs_first_mask:
-        said.append(f"`mask: {instruments.finder.name}` needs the object's mask in the first frame")
-    if instruments.known_distance:
-        said.append("`depth: known` needs the object's distance in the first frame")
+    said: list[str] = []
+    reads_mask, reads_metres = False, False
     for term in [*found.terms, *found.gates, *found.held_out]:
         required = [
             name
@@ -61,9 +60,25 @@ def scene_needs(recipe: Scorer, *, columns: Collection[str] | None = None) -> li
             said.append(
                 f"{term.name} needs the column{'s' * (len(lacking) > 1)} {', '.join(lacking)} of the data's row"
             )
-        elif any(line.startswith(METRES) for line in needs(term, config)):
+            continue
+        looked_at = " ".join(needs(term, config))
+        reads_mask |= MASK in looked_at or METRES in looked_at
+        if METRES in looked_at:
+            reads_metres = True
             said.append(f"{term.name} needs metres, and so the camera")
+    if reads_metres and instruments.known_distance:
+        said.insert(0, "`depth: known` needs the object's distance in the first frame")
+    if reads_mask and instruments.finder.needs_first_mask:
+        said.insert(0, f"`mask: {instruments.finder.name}` needs the object's mask in the first frame")
     return said
+
+
+def set_mask_aside(recipe: Scorer) -> None:
+    """Let a recipe whose rewards look at no object find none by a first mask, which is not there."""
+    judge: Any = getattr(recipe, "inner", recipe)
+    instruments = getattr(judge, "instruments", None)
+    if instruments is not None and instruments.finder.needs_first_mask:
+        judge.instruments = dataclasses.replace(instruments, mask="motion")
 
 
 def check_without_scene(
@@ -76,6 +91,8 @@ def check_without_scene(
         clips: what it is to judge, in the message.
         columns: those that there are; by default all that do not describe the row's scene.
 
+    A finder by the first mask that no reward asks is set aside.
+
     Raises:
         ValueError: its parts that need the row's scene, and what to take in their place.
     """
@@ -86,3 +103,4 @@ def check_without_scene(
             f"{'; '.join(said)}: take `mask: motion` and unit-free rewards such as arc_residual "
             "(configs/recipes/text_to_video.yaml), or a model that is given the row's first frame"
         )
+    set_mask_aside(recipe)
