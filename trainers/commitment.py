@@ -17,10 +17,12 @@ Axes: B clips, S sampling steps.
 """
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
+import contextlib
 import dataclasses
 import json
 import math
 import statistics
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rewards.recipe.recipe import load_recipe
+from trainers.clips.folder import write_text
 from trainers.learning.batches import Batch, Scenes, condition_on
+from trainers.learning.of_text import check_without_scene
 from trainers.learning.rollout import rollout
 from trainers.learning.scoring import Scorer, score
 from trainers.learning.streams import Stream, clip_generators
@@ -112,7 +116,7 @@ def measure_commitment(config: CommitmentConfig, model: VideoModel, recipe: Scor
     folder.mkdir(parents=True, exist_ok=True)
     _remember(folder / "settings.json", config)
     log = folder / "pairs.jsonl"
-    records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    records = whole_records(log, len(config.sigmas) * config.completions)
     finished = {record["scene"] for record in records}
     scenes = Scenes(config, config.split, shuffle=False)
     numbers = [number for number in range(min(config.scenes, len(scenes))) if number not in finished]
@@ -125,6 +129,19 @@ def measure_commitment(config: CommitmentConfig, model: VideoModel, recipe: Scor
             with log.open("a") as file:  # a batch at a time: what was stopped within is done again
                 file.writelines(json.dumps(record) + "\n" for record in new)
     return open_shares(records)
+
+
+def whole_records(log: Path, count: int) -> list[dict[str, Any]]:
+    """The lines of scenes that have all `count` of theirs; the others, of an interrupted write, are taken out."""
+    records: list[dict[str, Any]] = []
+    for line in log.read_text().splitlines() if log.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    lines = Counter(record["scene"] for record in records)
+    whole = [record for record in records if lines[record["scene"]] == count]
+    if log.exists():
+        write_text(log, "".join(json.dumps(record) + "\n" for record in whole))
+    return whole
 
 
 def pairs_of(
@@ -164,9 +181,13 @@ def pairs_of(
 def _remember(path: Path, config: CommitmentConfig) -> None:
     free = {"output_dir", "scenes", "batch_size", "open_share", "disable_tqdm"}
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in free}  # pyright: ignore[reportArgumentType]
-    if path.exists() and json.loads(path.read_text()) != settings:
-        raise ValueError(f"{path.parent} holds a curve with other settings: choose another output_dir")
-    path.write_text(json.dumps(settings, indent=2))
+    before = json.loads(path.read_text()) if path.exists() else settings
+    changed = sorted(name for name in before.keys() & settings.keys() if before[name] != settings[name])
+    if changed:
+        raise ValueError(
+            f"{path.parent} holds a curve with other settings ({', '.join(changed)}): choose another output_dir"
+        )
+    write_text(path, json.dumps(settings, indent=2))
 
 
 def draw(rows: list[dict[str, float]], level: float, path: Path) -> None:
@@ -187,9 +208,12 @@ def draw(rows: list[dict[str, float]], level: float, path: Path) -> None:
 def main() -> None:
     config = parse_config(CommitmentConfig)
     recipe = load_recipe(config.recipe)
+    if not config.image_conditioning:
+        check_without_scene(recipe, f"recipe {config.recipe}")
     dtype = torch.bfloat16 if config.bf16 else torch.float32
     model = load_video_model(config.model_name_or_path, torch_dtype=dtype)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.offload_text, model.offload_blocks = config.offload_text_encoder, config.offload_transformer
+    model.to("cuda" if torch.cuda.is_available() else "cpu").decode_in_tiles(config.decode_tile_px)
     if config.lora_path:
         model.load_lora(config.lora_path)
     rows = measure_commitment(config, model, recipe)

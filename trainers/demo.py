@@ -30,12 +30,13 @@ from trainers.evaluation.figures import describe
 from trainers.evaluation.measured import Evaluation, EvaluationConfig
 from trainers.evaluation.reports import report_of
 from trainers.evaluation.scores import Headline
-from trainers.evaluation.tables import markdown_table
+from trainers.evaluation.tables import markdown_table, report_of_record
 from trainers.learning.scoring import Scorer
 from trainers.run.model_card import add_held_out
 from trainers.run.tracking import read_metrics
 from trainers.settings.options import Count, Positive, exit_with_one_line, option, parse_config, strict
 from trainers.settings.oro import OROConfig
+from trainers.settings.sampling import NAMES as SAMPLER
 
 BEFORE, AFTER = "base", "trained"
 SHOWN = 4
@@ -101,7 +102,7 @@ def demonstrate(
     print(f"the demo writes to {folder}; {training.max_steps} steps, {config.scenes} held-out scenes")
     instruments = instruments or load_instruments(evaluation_config(config, training, [BEFORE], changes))
 
-    report = report_of(config.world)
+    report = report_of(config.world, image_conditioning=training.image_conditioning)
 
     print("\n1/3  the base model on held-out scenes")
     settings = evaluation_config(config, training, [BEFORE], changes)
@@ -162,8 +163,7 @@ def evaluation_config(
         "seeds": [config.seed],
         "recipe": training.recipe,
         "judge": config.judge,
-        "num_inference_steps": training.num_inference_steps,
-        "guidance_scale": training.guidance_scale,
+        **{name: getattr(training, name) for name in SAMPLER},
         "output_dir": str(Path(config.output_dir) / "evaluation"),
         "overwrite_output_dir": True,
     }
@@ -206,7 +206,7 @@ def train_once(training: OROConfig, train: Callable[[OROConfig], Any] | None) ->
 def leave_pictures(folder: Path, training: OROConfig, evaluation: Evaluation) -> None:
     """Before and after as a video, the falls, the film strip, the reward curve, in the demo's own folder."""
     colours = charts.arm_colours([BEFORE, AFTER])
-    report = report_of(evaluation.record["settings"]["world"])
+    report = report_of_record(evaluation.record)
     indices = report.typical(evaluation.arm(AFTER), count=SHOWN)
     rows = []
     for name in (BEFORE, AFTER):

@@ -48,9 +48,9 @@ def train(config: PSFTConfig, *, recipe: Scorer | None = None, model: VideoModel
     accelerator, resume = start(config, STEP)
     if recipe is None and (config.physics_weight > 0 or config.eval_steps):
         recipe = load_recipe(config.recipe, for_gradient=config.physics_weight > 0)
-    scenes = Scenes(config, config.split, seed=config.seed)
+    scenes = Scenes(config, config.split, seed=config.seed, own_clips=True)
     recipe = recipe and watched(config, accelerator, recipe)
-    judges = held_out_judges(config, recipe)
+    judges = held_out_judges(config, recipe, own_clips=True)
     session = make_session(config, accelerator, judges, scenes, model, recipe=config.recipe, full=config.full)
     model, state = session.model, session.state
     check_first_batch(config, recipe, model, scenes)

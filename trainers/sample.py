@@ -9,20 +9,34 @@ Axes: B clips, T frames, C colours, H W pixels.
 """
 
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
-from typing import Annotated
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from trainers.clips.folder import ClipFolder, Sample
-from trainers.clips.making import Request, digest, fill, load_model, model_settings, request_for_row, rows_of_split
+from trainers.clips.folder import ClipFolder, Sample, changed_settings, holds_others
+from trainers.clips.making import (
+    Request,
+    changed_clips,
+    default_device,
+    digest,
+    fill,
+    load_model,
+    model_settings,
+    request_for_row,
+    rows_of_split,
+    takes_first_frame,
+)
+from trainers.models import VideoModel
 from trainers.settings.options import Positive, Rate, check_range, exit_with_one_line, option, parse_config, strict
+from trainers.settings.sampling import Sampling, SamplingConfig, run_settings, sampling_of
 
 
 @strict
-class SampleConfig:
+class SampleConfig(SamplingConfig):
     """Generate clips from a video model."""
 
     model_name_or_path: str = option("data/drops/model", "diffusers pipeline: a folder or a hub name")
@@ -38,20 +52,27 @@ class SampleConfig:
     num_frames: Positive = option(17, "frames of a clip, without a split")
     height: Positive = option(64, "rows in px, without a split")
     width: Positive = option(64, "columns in px, without a split")
-    num_inference_steps: Positive = option(8, "denoising steps, as many as the LoRA was trained with")
-    guidance_scale: Annotated[float, Field(ge=1)] = option(1.0, "classifier-free guidance; 1 is none")
-    adapter_sigma_range: list[float] = option([0.0, 1.0], "noise levels at which the LoRA is active, as in training")
+    adapter_sigma_range: list[float] | None = option(
+        None, "noise levels at which the LoRA is active; by default as in its run, otherwise all"
+    )
     batch_size: Positive = option(8, "clips made at a time")
     overwrite_output_dir: bool = option(False, "throw away clips in output_dir that were made with other settings")
 
 
-def requests_of(config: SampleConfig) -> list[Request]:
-    """Every clip that the settings ask for, scene by scene, seed by seed."""
+def requests_of(config: SampleConfig, *, image_conditioning: bool = True) -> list[Request]:
+    """Every clip that the settings ask for, scene by scene, seed by seed; of a split with its first frames or without.
+
+    Raises:
+        ValueError: settings that ask for nothing, or for two things.
+    """
+    if len(set(config.seeds)) < len(config.seeds) or not config.seeds:
+        raise ValueError(f"seeds must be numbers that differ, got {config.seeds}")
     if config.split is not None:
         if config.image or config.prompt:
             raise ValueError("a split brings its own first frames and captions: leave out image and prompt")
         rows = rows_of_split(config.split, scenes=config.scenes, at_rest=config.at_rest, fps=config.fps)
-        return [request_for_row(row, seed) for row in rows for seed in config.seeds]
+        given = image_conditioning
+        return [request_for_row(row, seed, image_conditioning=given) for row in rows for seed in config.seeds]
     if config.prompt is None:
         raise ValueError("nothing to make clips of: give split, or prompt (with or without image)")
     if config.fps is None:
@@ -77,22 +98,49 @@ def _read_image(path: str, height_px: int, width_px: int) -> Tensor:
 
 
 def sample_clips(config: SampleConfig) -> ClipFolder:
-    """Make the clips and return their folder."""
-    check_range("adapter_sigma_range", config.adapter_sigma_range)
-    requests = requests_of(config)
-    settings = model_settings(
-        config.model_name_or_path,
-        config.lora_path,
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=config.guidance_scale,
-        adapter_sigma_range=config.adapter_sigma_range,
-    )
-    model = load_model(config.model_name_or_path, config.lora_path)
+    """Make the clips and return their folder.
+
+    Raises:
+        ValueError: settings that do not fit each other or the model, or a folder that holds other clips.
+    """
+    run = run_settings(config.lora_path)
+    active = list(config.adapter_sigma_range or run.get("adapter_sigma_range", (0.0, 1.0)))
+    check_range("adapter_sigma_range", active)
+    sampling = sampling_of(config, {"lora": run}, on_gpu=default_device() == "cuda")
+    settings = partial(model_settings, config.model_name_or_path, config.lora_path, adapter_sigma_range=active)
+    folder = Path(config.output_dir)
+    changed = changed_settings(folder, settings(sampling)) + changed_clips(folder, requests_of(config), alone=True)
+    if changed and not config.overwrite_output_dir:
+        raise holds_others(folder, changed)
+    model = load_model(config.model_name_or_path, config.lora_path, sampling)
+    sampling = replace(sampling, image_conditioning=given_first(config, model, sampling))
+    requests = requests_of(config, image_conditioning=bool(sampling.image_conditioning))
     for size in {request.size[:3] for request in requests}:
         model.check_size(*size)
-    folder = ClipFolder(config.output_dir, settings, overwrite=config.overwrite_output_dir)
-    fill(model, requests, folder, batch_size=config.batch_size, label="sampling")
-    return folder
+    clips = ClipFolder(folder, settings(sampling), overwrite=config.overwrite_output_dir)
+    if changed:
+        clips.refuse(changed)
+    fill(model, requests, clips, batch_size=config.batch_size, label="sampling")
+    return clips
+
+
+def given_first(config: SampleConfig, model: VideoModel, sampling: Sampling) -> bool:
+    """Whether the clips start from first frames that are given.
+
+    Raises:
+        ValueError: a picture that the model does not take or is told not to take, or a first frame that is lacking.
+    """
+    if config.split is None:
+        given = config.image is not None
+        if config.image_conditioning is not None and config.image_conditioning != given:
+            have = "there is an image" if given else "there is no image"
+            raise ValueError(
+                f"image_conditioning is {config.image_conditioning}, but {have}: give split or image, or leave it out"
+            )
+    else:
+        given = takes_first_frame(model) if sampling.image_conditioning is None else sampling.image_conditioning
+    model.check_mode(given)
+    return given
 
 
 def main() -> None:

@@ -1,12 +1,16 @@
+import json
+
 import pytest
 import torch
 from PIL import Image
 
 from trainers.clips.folder import read_clip, read_samples
-from trainers.clips.making import Request, batches, generate, model_settings, request_for_row, rows_of_split
+from trainers.clips.making import Request, batches, generate, load_model, model_settings, request_for_row, rows_of_split
 from trainers.models import load_video_model
 from trainers.models.tiny.ltx import tiny_ltx
+from trainers.models.tiny.wan import tiny_wan
 from trainers.sample import SampleConfig, sample_clips
+from trainers.settings.sampling import Sampling
 
 SIZE = {"num_frames": 9, "height": 32, "width": 32, "num_inference_steps": 2}
 
@@ -78,7 +82,7 @@ def test_a_lora_changes_the_clips_and_counts_as_another_setting(model_path, tmp_
 
 def test_a_first_frame_is_kept(model_path, image_path, tmp_path):
     model = load_video_model(model_path)
-    settings = model_settings(model_path, None, num_inference_steps=2, guidance_scale=1.0)
+    settings = model_settings(model_path, None, Sampling(num_inference_steps=2))
     row = {
         "id": "heldout-7", "seed": 7, "caption": "a ball", "fps": 16.0,
         "frames": torch.randint(256, (9, 32, 32, 3), generator=torch.Generator().manual_seed(0)).numpy(),
@@ -134,3 +138,87 @@ def test_rows_of_a_split_come_at_a_lower_rate():
     assert (half["frames"] == whole["frames"][::2]).all()
     with pytest.raises(ValueError, match="fps 24 is above the 16 frames a second"):
         rows_of_split("validation", scenes=1, at_rest=True, fps=24.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"prompt": "a blue box"}, "prompt"),
+        ({"fps": 8}, "fps"),
+        ({"height": 64}, "height"),
+        ({"num_frames": 17}, "num_frames"),
+        ({"num_inference_steps": 3}, "num_inference_steps"),
+        ({"guidance_scale": 2.0}, "guidance_scale"),
+        ({"negative_prompt": "blurred"}, "negative_prompt"),
+        ({"bf16": True}, "dtype"),
+        ({"seeds": [1]}, "set of seeds"),
+    ],
+)
+def test_another_request_is_refused_by_name_and_changes_nothing(model_path, tmp_path, changes, named):
+    sample_clips(config(model_path, tmp_path / "x"))
+    (tmp_path / "x" / "rewards.jsonl").write_text('{"name": "clip-0", "reward": 1.0}\n')
+    before = {path: path.read_bytes() for path in (tmp_path / "x").rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=f"another .*{named}.*: choose another output_dir, or set overwrite"):
+        sample_clips(config(model_path, tmp_path / "x", **changes))
+    assert {path: path.read_bytes() for path in (tmp_path / "x").rglob("*") if path.is_file()} == before
+    sample_clips(config(model_path, tmp_path / "x", overwrite_output_dir=True, **changes))
+    assert not (tmp_path / "x" / "rewards.jsonl").exists()
+    assert len(read_samples(tmp_path / "x")) == 1
+
+
+def test_a_clip_that_is_made_anew_has_no_score_and_a_half_line_spoils_no_other(model_path, tmp_path):
+    sample_clips(config(model_path, tmp_path / "x", seeds=[0, 1]))
+    folder = tmp_path / "x"
+    (folder / "rewards.jsonl").write_text('{"name": "clip-0", "reward": 1.0}\n{"name": "clip-1", "reward": 2.0}\n')
+    (folder / "clips" / "clip-0.npz").unlink()
+    lines = (folder / "samples.jsonl").read_text()
+    (folder / "samples.jsonl").write_text(lines[:-20])
+    sample_clips(config(model_path, folder, seeds=[0, 1]))
+    assert sorted(read_samples(folder)) == ["clip-0", "clip-1"]
+    assert not (folder / "rewards.jsonl").read_text()
+
+
+def test_clips_of_before_negative_prompts_go_on(model_path, tmp_path):
+    sample_clips(config(model_path, tmp_path / "x"))
+    record = tmp_path / "x" / "settings.json"
+    old = json.loads(record.read_text())
+    for name in ("negative_prompt", "dtype", "image_conditioning", "decode_tile_px"):
+        old.pop(name)
+    record.write_text(json.dumps(old))
+    sample_clips(config(model_path, tmp_path / "x", seeds=[0, 1]))
+    record.write_text(json.dumps(old))
+    with pytest.raises(ValueError, match="another negative_prompt"):
+        sample_clips(config(model_path, tmp_path / "x", seeds=[0, 1], negative_prompt="blurred"))
+
+
+def test_a_lora_samples_as_its_run_did(model_path, tmp_path):
+    model = load_video_model(model_path)
+    model.add_lora(r=2, alpha=2)
+    model.save_lora(tmp_path / "lora")
+    run = "num_inference_steps: 3\nguidance_scale: 2.0\nnegative_prompt: blurred\nadapter_sigma_range: [0.5, 1.0]\n"
+    (tmp_path / "lora" / "config.yaml").write_text(run)
+    asked = config(model_path, tmp_path / "x", lora_path=str(tmp_path / "lora"), num_inference_steps=None)
+    made = sample_clips(asked).settings
+    names = ("num_inference_steps", "guidance_scale", "negative_prompt", "adapter_sigma_range")
+    assert [made[name] for name in names] == [3, 2.0, "blurred", [0.5, 1.0]]
+
+
+def test_weights_are_loaded_in_the_type_that_is_asked_for(tmp_path):
+    tiny_wan(tmp_path / "wan")
+
+    def held(sampling):
+        model = load_model(str(tmp_path / "wan"), None, sampling)
+        modules = [part for part in model.pipeline.components.values() if isinstance(part, torch.nn.Module)]
+        return sum(weight.nbytes for part in modules for weight in part.parameters())
+
+    assert held(Sampling(bf16=True)) <= 0.55 * held(Sampling())
+
+
+def test_text_to_video_samples_the_captions_of_a_split(tmp_path):
+    tiny_wan(tmp_path / "wan")
+    asked = {"model_name_or_path": str(tmp_path / "wan"), "split": "validation", "scenes": 1, "num_inference_steps": 1}
+    made = sample_clips(SampleConfig(**asked, output_dir=str(tmp_path / "s")))
+    assert made.settings["image_conditioning"] is False
+    with pytest.raises(ValueError, match="text-to-video alone"):
+        sample_clips(SampleConfig(**asked, output_dir=str(tmp_path / "t"), image_conditioning=True))
+    assert not (tmp_path / "t").exists()

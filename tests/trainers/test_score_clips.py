@@ -72,7 +72,8 @@ def test_clips_of_other_scenes_are_refused(sampled, brightness, tmp_path):
 def test_clips_are_measured_at_the_rate_that_they_were_made_at(toy_world, brightness, tmp_path):
     row = load_split("train", toy_world / "clips")[0]
     folder = ClipFolder(tmp_path / "slow", {"made": "by hand"})
-    folder.write(Sample(name="a", prompt="x", seed=0, fps=8.0, scene=str(row["id"])), torch.zeros(5, 3, 32, 32))
+    name, scene = f"{row['id']}-0", str(row["id"])
+    folder.write(Sample(name=name, prompt=str(row["caption"]), seed=0, fps=8.0, scene=scene), torch.zeros(5, 3, 32, 32))
     seen = []
 
     class Rates(Counting):
@@ -101,3 +102,60 @@ def test_a_spread_is_that_of_a_scenes_clips_whatever_the_batches(sampled, tmp_pa
         )
         found.append(rewards)
     assert all(rewards == pytest.approx(found[0]) for rewards in found)
+
+
+REWARD = """
+import torch
+def bright(observation):
+    return observation.video.frames_BTCHW.mean(dim=(1, 2, 3, 4))
+def wanted(observation, *, target_B):
+    return target_B
+"""
+
+
+def own_recipe(folder, reward="bright", instruments="flow: null, depth: null, mask: motion"):
+    (folder / "bright.py").write_text(REWARD)
+    path = folder / f"{reward}.yaml"
+    path.write_text(f"instruments: {{{instruments}}}\nrewards:\n  - {{name: 'bright.py:{reward}'}}\n")
+    return str(path)
+
+
+def test_clips_of_ones_own_prompt_need_no_row(tmp_path):
+    folder = ClipFolder(tmp_path / "own", {"image_conditioning": False})
+    for seed in (0, 1):
+        clip = Sample(name=f"clip-{seed}", prompt="a red ball", seed=seed, fps=16.0)
+        folder.write(clip, torch.full((9, 3, 32, 32), seed / 10))
+    asked = {"clips": str(folder.folder)}
+    rewards = score_folder(ScoreClipsConfig(**asked, recipe=own_recipe(tmp_path)))
+    assert list(rewards.values()) == pytest.approx([0.0, 0.1], abs=0.002)
+    for recipe, said in [
+        (own_recipe(tmp_path, "wanted"), "wanted needs the column target_B"),
+        ("configs/recipes/judge_scene.yaml", "first frame.*mask: appearance.*gravity needs metres"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            score_folder(ScoreClipsConfig(**asked, recipe=recipe, rescore=True))
+    assert list(score_folder(ScoreClipsConfig(**asked, recipe=own_recipe(tmp_path))).values()) == list(rewards.values())
+
+
+def test_scores_of_another_recipe_are_not_mixed(sampled, tmp_path):
+    path = own_recipe(tmp_path)
+    score_folder(ScoreClipsConfig(**sampled, recipe=path))
+    (tmp_path / "bright.yaml").write_text((tmp_path / "bright.yaml").read_text() + "unmeasurable: -5\n")
+    with pytest.raises(ValueError, match=r"scores by another recipe .*: set rescore"):
+        score_folder(ScoreClipsConfig(**sampled, recipe=path))
+    assert len(score_folder(ScoreClipsConfig(**sampled, recipe=path, rescore=True))) == 6
+
+
+def test_a_scene_of_another_split_under_the_same_name_is_refused(sampled, brightness, tmp_path):
+    lines = tmp_path / "samples" / "samples.jsonl"
+    lines.write_text(lines.read_text().replace('"source": ""', '"source": "0123456789abcdef"'))
+    with pytest.raises(ValueError, match="clip of another scene train-0 than split train holds"):
+        score_folder(ScoreClipsConfig(**sampled), recipe=brightness())
+
+
+def test_text_to_video_is_shown_nothing_of_the_row(sampled, tmp_path):
+    record = tmp_path / "samples" / "settings.json"
+    record.write_text(json.dumps({"image_conditioning": False}))
+    with pytest.raises(ValueError, match="cannot judge text-to-video, which shares no first frame"):
+        score_folder(ScoreClipsConfig(**sampled, recipe="configs/recipes/gravity_positions.yaml"))
+    assert len(score_folder(ScoreClipsConfig(**sampled, recipe=own_recipe(tmp_path)))) == 6

@@ -2,6 +2,7 @@
 
 settings.json    what made them: model, LoRA, steps; a folder never mixes two settings
 samples.jsonl    one line per clip: name, prompt, seed, fps, scene
+rewards.jsonl    what each clip scored, where something has scored it; goes with the clips it speaks of
 clips/NAME.npz   the pixels as they are measured (uint8, lossless)
 clips/NAME.mp4   the same to look at
 """
@@ -16,7 +17,7 @@ import shutil
 import uuid
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ from reward_physics.files.io import to_uint8, write_video
 from reward_physics.files.readers import LARGEST_CLIP_BYTES
 
 _HASHED_BYTES = 1 << 20
+REWARDS, SCORED_BY = "rewards.jsonl", "scored_by.json"
+"""The scores of a folder's clips, and what gave them."""
+
+FORMERLY: dict[str, Any] = {"negative_prompt": "", "dtype": "float32", "decode_tile_px": 0}
+"""What clips were made with before their folder said it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,23 +64,23 @@ class ClipFolder:
     """
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        self.folder = Path(folder)
+        self.folder, self.overwrite = Path(folder), overwrite
         self.settings = dict(json.loads(json.dumps(settings)))
-        record = self.folder / "settings.json"
-        if record.exists():
-            before = json.loads(record.read_text())
-            if before != self.settings:
-                changed = ", ".join(sorted(k for k in before | self.settings if before.get(k) != self.settings.get(k)))
-                if not overwrite:
-                    raise ValueError(
-                        f"{self.folder} holds clips made with another {changed}: choose another output_dir, or set "
-                        "overwrite_output_dir"
-                    )
-                self._clear()
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise ValueError(f"{self.folder} exists and holds something other than clips: choose another output_dir")
+        changed = changed_settings(self.folder, self.settings)
+        if changed:
+            self.refuse(changed)
         (self.folder / "clips").mkdir(parents=True, exist_ok=True)
-        write_text(record, json.dumps(self.settings, indent=2) + "\n")
+        write_text(self.folder / "settings.json", json.dumps(self.settings, indent=2) + "\n")
+
+    def refuse(self, changed: Sequence[str]) -> None:
+        """Throw away clips that differ in `changed` from those asked for, where that is allowed.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if not self.overwrite:
+            raise holds_others(self.folder, changed)
+        self._clear()
 
     @property
     def samples(self) -> dict[str, Sample]:
@@ -88,18 +94,66 @@ class ClipFolder:
         partial = path.with_name(f".{sample.name}.{uuid.uuid4().hex[:8]}.npz")
         np.savez_compressed(partial, frames=frames_THWC, fps=sample.fps)
         os.replace(partial, path)
-        write_video(path.with_suffix(".mp4"), frames_TCHW, fps=sample.fps)
-        with (self.folder / "samples.jsonl").open("a") as lines:
-            lines.write(json.dumps(asdict(sample)) + "\n")
+        shown = partial.with_suffix(".mp4")
+        write_video(shown, frames_TCHW, fps=sample.fps)
+        os.replace(shown, path.with_suffix(".mp4"))
+        self._forget_score(sample.name)
+        append_line(self.folder / "samples.jsonl", json.dumps(asdict(sample)))
 
     def read(self, name: str) -> Tensor:
         """The pixels of one clip, frames_TCHW in [0, 1]."""
         return read_clip(self.folder, name)
 
     def _clear(self) -> None:
-        shutil.rmtree(self.folder / "clips", ignore_errors=True)
-        for name in ("settings.json", "samples.jsonl"):
+        for name in (REWARDS, SCORED_BY, "samples.jsonl", "settings.json"):
             (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "clips", ignore_errors=True)
+        (self.folder / "clips").mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "settings.json", json.dumps(self.settings, indent=2) + "\n")
+
+    def _forget_score(self, name: str) -> None:
+        """A clip that is made anew has no score yet."""
+        path = self.folder / REWARDS
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if not line.startswith(json.dumps({"name": name})[:-1] + ",")]
+        if len(kept) < len(lines):
+            write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def holds_others(folder: str | Path, changed: Sequence[str]) -> ValueError:
+    """That a folder's clips differ in `changed` from those asked for."""
+    names = ", ".join(dict.fromkeys(changed))
+    return ValueError(
+        f"{folder} holds clips made with another {names}: choose another output_dir, or set overwrite_output_dir"
+    )
+
+
+def changed_settings(folder: str | Path, settings: Mapping[str, Any]) -> list[str]:
+    """The names of the settings that a folder's clips were made with and that are others now; none where it is empty.
+
+    One that an older folder does not say had the value of that time.
+
+    Raises:
+        ValueError: the folder holds something that is not ours.
+    """
+    record = Path(folder) / "settings.json"
+    if not record.exists():
+        if Path(folder).exists() and any(Path(folder).iterdir()):
+            raise ValueError(f"{folder} exists and holds something other than clips: choose another output_dir")
+        return []
+    if not read_samples(folder):
+        return []
+    now = json.loads(json.dumps(dict(settings)))
+    before = {name: value for name, value in FORMERLY.items() if name in now} | json.loads(record.read_text())
+    unknown = {"image_conditioning"} - (before.keys() & now.keys())
+    return sorted(name for name in before | now if name not in unknown and before.get(name) != now.get(name))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file; a half-written last one is ended first, so that it spoils no other."""
+    whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
+    with path.open("a") as lines:
+        lines.write(("" if whole else "\n") + line + "\n")
 
 
 def read_samples(folder: str | Path) -> dict[str, Sample]:
@@ -148,13 +202,22 @@ def clip_shape(folder: str | Path, name: str) -> tuple[int, ...]:
     try:
         if not path.resolve().is_relative_to(Path(folder).resolve()):
             raise ValueError("a link that leads out of its folder")
-        return _header(path)
+        return _check_header(path)
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"cannot read the clip {path} ({error}): remove it and run again") from error
 
 
-def _header(path: Path) -> tuple[int, ...]:
-    """The shape of the array of frames; ValueError unless it is T x H x W x 3 of uint8 and of a size to unpack."""
+def clip_size(folder: str | Path, name: str) -> tuple[int, int, int] | None:
+    """Frames, rows and columns of a clip by its header alone; None where it cannot be read."""
+    try:
+        frames, height, width, _ = clip_shape(folder, name)
+        return frames, height, width
+    except ValueError:
+        return None
+
+
+def _check_header(path: Path) -> tuple[int, ...]:
+    """The shape; ValueError unless the array of frames is T x H x W x 3 of uint8 and of a size to unpack."""
     with zipfile.ZipFile(path) as archive, archive.open("frames.npy") as stream:
         np.lib.format.read_magic(stream)
         shape, _, dtype = np.lib.format.read_array_header_1_0(stream)

@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from data.rates import at_rate
 from data.worlds import world_of
-from trainers.clips.folder import ClipFolder, Sample, fingerprint
+from trainers.clips.folder import ClipFolder, Sample, clip_size, fingerprint, read_samples
 from trainers.learning.rollout import sample as sample_clips
 from trainers.models import VideoModel, load_video_model
+from trainers.settings.sampling import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,12 @@ def digest(pixels: np.ndarray) -> str:
     return hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
 
 
-def request_for_row(row: Mapping[str, Any], seed: int) -> Request:
-    """The clip of one scene of a world: its first frame and caption, and noise that depends on scene and seed."""
+def request_for_row(row: Mapping[str, Any], seed: int, *, image_conditioning: bool = True) -> Request:
+    """The clip of one scene of a world: its caption, and noise that depends on scene and seed.
+
+    Args:
+        image_conditioning: give the scene's first frame too; otherwise the model draws a scene of its own.
+    """
     frames_THWC = np.asarray(row["frames"], dtype=np.uint8)
     num_frames, height, width, _ = frames_THWC.shape
     sample = Sample(
@@ -54,27 +59,32 @@ def request_for_row(row: Mapping[str, Any], seed: int) -> Request:
         source=digest(frames_THWC),
     )
     first_CHW = torch.from_numpy(frames_THWC[0].copy()).permute(2, 0, 1).float() / 255
-    return Request(sample=sample, num_frames=num_frames, height_px=height, width_px=width, first_CHW=first_CHW)
+    return Request(
+        sample=sample,
+        num_frames=num_frames,
+        height_px=height,
+        width_px=width,
+        first_CHW=first_CHW if image_conditioning else None,
+    )
 
 
 def model_settings(
-    model: str,
-    lora: str | None,
-    *,
-    num_inference_steps: int,
-    guidance_scale: float,
-    adapter_sigma_range: Sequence[float] = (0.0, 1.0),
+    model: str, lora: str | None, sampling: Sampling, *, adapter_sigma_range: Sequence[float] = (0.0, 1.0)
 ) -> dict[str, Any]:
     """What decides the pixels of a clip besides its own prompt, first frame and seed."""
+    given = sampling.image_conditioning
     return {
         "model": str(model),
         "model_fingerprint": fingerprint(model),
         "lora": lora,
         "lora_fingerprint": fingerprint(lora) if lora else None,
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
+        "num_inference_steps": sampling.num_inference_steps,
+        "guidance_scale": sampling.guidance_scale,
+        "negative_prompt": sampling.negative_prompt,
         "adapter_sigma_range": list(adapter_sigma_range),
-    }
+        "decode_tile_px": sampling.decode_tile_px,
+        "dtype": "bfloat16" if sampling.bf16 else "float32",
+    } | ({} if given is None else {"image_conditioning": given})
 
 
 def batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:
@@ -98,6 +108,7 @@ def generate(model: VideoModel, requests: Sequence[Request], settings: Mapping[s
         width_px=first.width_px,
         first_frames_BCHW=torch.stack(firsts) if firsts else None,
         guidance_scale=settings["guidance_scale"],
+        negative_prompt=settings["negative_prompt"],
         generators=generators,
     )
     return sample_clips(
@@ -110,9 +121,12 @@ def generate(model: VideoModel, requests: Sequence[Request], settings: Mapping[s
 
 
 def fill(model: VideoModel, requests: Sequence[Request], folder: ClipFolder, *, batch_size: int, label: str) -> None:
-    """Make the clips that the folder lacks, with a progress bar."""
+    """Make the clips that the folder lacks, with a progress bar; what cannot be read is made again."""
+    changed = changed_clips(folder.folder, requests)
+    if changed:
+        folder.refuse(changed)
     samples = folder.samples
-    missing = [request for request in requests if samples.get(request.sample.name) != request.sample]
+    missing = [request for request in requests if request.sample.name not in samples]
     with tqdm(total=len(requests), initial=len(requests) - len(missing), desc=label, unit="clip") as bar:
         for batch in batches(missing, batch_size):
             for request, frames_TCHW in zip(batch, generate(model, batch, folder.settings), strict=True):
@@ -120,19 +134,65 @@ def fill(model: VideoModel, requests: Sequence[Request], folder: ClipFolder, *, 
                 bar.update()
 
 
+def changed_clips(folder: Path, requests: Sequence[Request], *, alone: bool = False) -> list[str]:
+    """In what a folder's clips differ from those asked for: prompt, seed, frame rate, size or first frame.
+
+    Args:
+        alone: nothing else may lie there; otherwise further clips may.
+    """
+    changed: list[str] = []
+    wanted = {request.sample.name: request for request in requests}
+    for name, sample in read_samples(folder).items():
+        request = wanted.get(name)
+        if request is None:
+            changed += _not_asked_for(sample, requests) if alone else []
+            continue
+        now = request.sample
+        about = ("prompt", "seed", "fps", "scene")
+        changed += [field for field in about if getattr(sample, field) != getattr(now, field)]
+        changed += ["first frame"] if sample.source and sample.source != now.source else []
+        names = ("num_frames", "height", "width")
+        asked = (request.num_frames, request.height_px, request.width_px)
+        size = clip_size(folder, name) or asked
+        changed += [field for field, a, b in zip(names, size, asked, strict=True) if a != b]
+    return list(dict.fromkeys(changed))
+
+
+def _not_asked_for(sample: Sample, requests: Sequence[Request]) -> list[str]:
+    """In what a clip that nobody asks for differs from those that are asked for."""
+    asked = [request.sample for request in requests]
+    if sample.scene not in {other.scene for other in asked}:
+        return ["scene"]
+    if sample.prompt not in {other.prompt for other in asked}:
+        return ["prompt"]
+    return ["set of seeds"]
+
+
 def default_device() -> str:
     """The accelerator where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_model(model: str, lora: str | None) -> VideoModel:
-    """The model, with the LoRA on it where one is named."""
+def load_model(model: str, lora: str | None, sampling: Sampling | None = None) -> VideoModel:
+    """The model, with the LoRA on it where one is named, loaded in the type and place that it samples in."""
+    sampling = sampling or Sampling()
     if lora is not None and not Path(lora).exists():
         raise ValueError(f"no LoRA at {lora}: give the file or folder that training wrote")
-    loaded = load_video_model(model).to(default_device())
+    loaded = load_video_model(model, torch_dtype=torch.bfloat16 if sampling.bf16 else torch.float32)
+    loaded.offload_text, loaded.offload_blocks = sampling.offload_text_encoder, sampling.offload_transformer
+    loaded.to(default_device()).decode_in_tiles(sampling.decode_tile_px)
     if lora is not None:
         loaded.load_lora(lora)
     return loaded
+
+
+def takes_first_frame(model: VideoModel) -> bool:
+    """Whether the model can be given a first frame."""
+    try:
+        model.check_mode(True)
+    except ValueError:
+        return False
+    return True
 
 
 def rows_of_split(

@@ -21,11 +21,9 @@ from torch import Tensor
 
 from data.rates import frames_at
 from reward_physics.video import Video
-from trainers.clips.folder import Sample, clip_shape, read_clip, read_samples, write_text
+from trainers.clips.folder import REWARDS, Sample, clip_shape, read_clip, read_samples, write_text
 from trainers.learning.batches import Batch, resized
 from trainers.settings.common import DataConfig
-
-REWARDS = "rewards.jsonl"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 # No `from __future__ import annotations` here: TrlParser reads the types of the fields.
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.rows import collate, reward_columns, to_video
+from rewards.recipe.file import read_recipe
 from trainers.clips.folder import write_text
 from trainers.clips.making import default_device, rows_of_split
 from trainers.evaluation.arms import Arm, Clips, parse_arms
-from trainers.evaluation.measured import Evaluation, EvaluationConfig, MeasuredArm, diversity, plain
+from trainers.evaluation.measured import (
+    FROM_A_FRAME,
+    FROM_TEXT,
+    Evaluation,
+    EvaluationConfig,
+    MeasuredArm,
+    diversity,
+    plain,
+)
 from trainers.evaluation.reports import report_of
 from trainers.evaluation.scores import Scores
 from trainers.evaluation.tables import details_table, markdown_table
+from trainers.learning.of_text import check_without_scene, columns_of_text, without_scene
 from trainers.learning.scoring import Scored, Scorer, joined, priced_together, score
+from trainers.settings.sampling import Sampling
 
 
 def evaluate(
@@ -37,18 +48,24 @@ def evaluate(
     texts = list(config.arm) or ["base"] + ([f"lora={config.lora_path}"] if config.lora_path else [])
     if config.arm and config.lora_path:
         raise ValueError("give either arm or lora_path: an arm NAME=PATH names a LoRA too")
-    arms = parse_arms(texts, num_inference_steps=config.num_inference_steps, guidance_scale=config.guidance_scale)
-    instruments = instruments or load_instruments(config)
+    for name in (config.recipe, config.judge):
+        if name is not None and instruments is None:
+            read_recipe(name)
+    arms = parse_arms(texts, config, on_gpu=default_device() == "cuda")
     rows = rows_of_split(
         config.split, scenes=config.scenes, at_rest=config.at_rest, root=config.dataset, world=config.world
     )
-    report = report_of(config.world)
     clips = Clips(
         config.model_name_or_path,
         Path(config.output_dir) / "arms",
         batch_size=config.batch_size,
         overwrite=config.overwrite_output_dir,
     )
+    sampling = replace(arms[0].sampling, image_conditioning=clips.gives_first_frames(arms))
+    arms = [replace(arm, sampling=sampling) for arm in arms]
+    config = settled(config, sampling)
+    instruments = instruments or load_instruments(config)
+    report = report_of(config.world, image_conditioning=sampling.image_conditioning)
     measured = []
     before = {measured_arm.arm: measured_arm for measured_arm in known}
     for arm in arms:
@@ -86,9 +103,12 @@ def measure_arm(
             batch_rows, pixels = each[start : start + batch_size], frames[start : start + batch_size]
             batch = collate(batch_rows)
             video = to_video(batch).with_frames(torch.stack(pixels)).to(default_device())
+            columns = reward_columns(batch)
+            if arm.sampling.image_conditioning is False:
+                video, columns = without_scene(video), columns_of_text(columns)
             seen = {}
             for name, recipe in instruments.items():
-                scored, observation = score(recipe, video, reward_columns(batch))
+                scored, observation = score(recipe, video, columns)
                 parts[name].append(scored)
                 seen[name] = report.read(observation, video)
             for clip, row in enumerate(batch_rows):
@@ -122,7 +142,7 @@ def about(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def record_of(config: EvaluationConfig, arms: Sequence[MeasuredArm]) -> dict[str, Any]:
     """The evaluation as JSON: settings, summary and clips of each arm, each arm against the first generated one."""
-    report = report_of(config.world)
+    report = report_of(config.world, image_conditioning=config.image_conditioning)
     generated = [measured for measured in arms if not measured.arm.is_true]
     return {
         "settings": asdict(config),  # pyright: ignore[reportArgumentType]
@@ -142,11 +162,27 @@ def record_of(config: EvaluationConfig, arms: Sequence[MeasuredArm]) -> dict[str
     }
 
 
+def settled(config: EvaluationConfig, sampling: Sampling) -> EvaluationConfig:
+    """The settings with what was decided in place of what was left open: the sampler and the recipes."""
+    usual = (FROM_TEXT, FROM_TEXT) if sampling.image_conditioning is False else FROM_A_FRAME
+    recipes = {"recipe": config.recipe or usual[0], "judge": config.judge or usual[1]}
+    return replace(config, **asdict(sampling), **recipes)  # pyright: ignore[reportArgumentType]
+
+
 def load_instruments(config: EvaluationConfig) -> dict[str, Scorer]:
-    """The two recipes by the name of their column."""
+    """The two recipes by the name of their column.
+
+    Raises:
+        ValueError: one that cannot be read, or that needs a scene which clips of text alone do not share.
+    """
     from rewards.recipe.recipe import load_recipe
 
-    return {"reward": load_recipe(config.recipe), "judge": load_recipe(config.judge)}
+    recipes = {"reward": config.recipe or FROM_A_FRAME[0], "judge": config.judge or FROM_A_FRAME[1]}
+    instruments: dict[str, Scorer] = {name: load_recipe(path) for name, path in recipes.items()}
+    for name, path in recipes.items():
+        if config.image_conditioning is False:
+            check_without_scene(instruments[name], f"recipe {path}")
+    return instruments
 
 
 def write(config: EvaluationConfig, evaluation: Evaluation) -> None:

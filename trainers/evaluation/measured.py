@@ -4,19 +4,23 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from reward_physics.figures.distributions import pairwise_rms
 from trainers.evaluation.arms import Arm
 from trainers.settings.options import Positive, Rate, option, strict
+from trainers.settings.sampling import SamplingConfig
+
+FROM_A_FRAME = ("configs/recipes/gravity.yaml", "configs/recipes/judge_scene.yaml")
+FROM_TEXT = "configs/recipes/text_to_video.yaml"
+"""The recipes that judge where none is named: the reward's and the judge's."""
 
 
 @strict
-class EvaluationConfig:
+class EvaluationConfig(SamplingConfig):
     """Evaluate video models on held-out scenes of a world."""
 
     model_name_or_path: str = option("data/drops/model", "diffusers pipeline: a folder or a hub name")
@@ -30,11 +34,13 @@ class EvaluationConfig:
     scenes: Positive = option(64, "scenes of the split, from its beginning")
     at_rest: bool = option(False, "keep only scenes whose object is at rest in the first frame")
     seeds: list[int] = option([0], "seeds of the noise; every scene is made with each")
-    recipe: str = option("configs/recipes/gravity.yaml", "recipe whose instruments gave the reward")
-    judge: str = option("configs/recipes/judge_scene.yaml", "recipe whose instruments judge")
+    recipe: str | None = option(
+        None, f"recipe whose instruments gave the reward; by default {FROM_A_FRAME[0]}, of text alone {FROM_TEXT}"
+    )
+    judge: str | None = option(
+        None, f"recipe whose instruments judge; by default {FROM_A_FRAME[1]}, of text alone {FROM_TEXT}"
+    )
     tolerance: Rate = option(0.15, "relative error of g that still counts as right")
-    num_inference_steps: Positive = option(8, "denoising steps; a LoRA with its run's config.yaml takes that run's")
-    guidance_scale: Annotated[float, Field(ge=1)] = option(1.0, "classifier-free guidance; 1 is none")
     batch_size: Positive = option(8, "clips made and measured at a time")
     output_dir: str = option("outputs/evaluation", "folder of the figures, the report and the clips")
     overwrite_output_dir: bool = option(False, "throw away clips in output_dir that were made with other settings")

@@ -13,14 +13,13 @@ from reward_physics.files.io import write_video
 from trainers.clips.folder import write_text
 from trainers.clips.making import request_for_row
 from trainers.evaluation.measured import Evaluation, MeasuredArm
-from trainers.evaluation.reports import report_of
 from trainers.evaluation.scores import Scores
-from trainers.evaluation.tables import details_table, markdown_table
+from trainers.evaluation.tables import details_table, markdown_table, report_of_record
 
 
 def write_page(folder: Path, evaluation: Evaluation, *, tolerance: float) -> Path:
     """Draw the pictures and write report.html into `folder`."""
-    report = report_of(evaluation.record["settings"].get("world", "drops"))
+    report = report_of_record(evaluation.record)
     pictures = report.draw(folder, evaluation, tolerance=tolerance)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(PAGE).render(

@@ -19,6 +19,7 @@ from data import rows as data_rows
 from data.rates import at_rate
 from data.sources import check_rates, check_scales, completed, open_split
 from reward_physics.video import Video
+from trainers.learning.of_text import columns_of_text, without_scene
 from trainers.learning.streams import shuffled
 from trainers.models.base import Condition, VideoModel
 from trainers.settings.common import DataConfig, GenerationConfig
@@ -52,11 +53,18 @@ class BatchSource(Protocol):
 class Scenes:
     """The rows of a split that a config keeps, shuffled anew each epoch.
 
+    Args:
+        own_clips: the clips that are judged are the data's own, or made from them. Otherwise what the rows know of
+            their scenes is withheld where the model is given no first frame: it draws another scene.
+
     Raises:
         ValueError: no such split, or no row is left.
     """
 
-    def __init__(self, config: DataConfig, split: str, *, seed: int = 0, shuffle: bool = True) -> None:
+    def __init__(
+        self, config: DataConfig, split: str, *, seed: int = 0, shuffle: bool = True, own_clips: bool = False
+    ) -> None:
+        self.of_text = not (config.image_conditioning or own_clips)
         table = open_split(config.dataset, split)
         self.has_clips = "frames" in table.column_names
         if not self.has_clips:
@@ -122,6 +130,8 @@ class Scenes:
         columns = data_rows.reward_columns(batch)
         if video.px_per_m_B is not None:
             columns["px_per_m_B"] = video.px_per_m_B
+        if self.of_text:
+            video, columns = without_scene(video), columns_of_text(columns)
         return Batch(video=video, captions=batch["caption"], ids=batch["id"], columns=columns, numbers=numbers)
 
 

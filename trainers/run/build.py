@@ -13,6 +13,7 @@ from transformers import get_scheduler
 
 from rewards.recipe.recipe import load_recipe
 from trainers.learning.batches import Scenes
+from trainers.learning.of_text import check_without_scene
 from trainers.learning.scoring import Scorer
 from trainers.memory_plan.blank import C, Step
 from trainers.memory_plan.of_run import print_memory
@@ -75,11 +76,23 @@ def watched(config: RunConfig, accelerator: Accelerator, recipe: Scorer) -> Scor
     return Watched(recipe, config.reward_timeout_s, accelerator.process_index)
 
 
-def held_out_judges(config: RunConfig, recipe: Scorer | None) -> dict[str, Scorer]:
-    """The recipes of the evaluations during training, by the name their figures get."""
+def held_out_judges(config: TrainerConfig, recipe: Scorer | None, *, own_clips: bool = False) -> dict[str, Scorer]:
+    """The recipes of the evaluations during training, by the name their figures get.
+
+    Args:
+        own_clips: the training recipe judges clips of the data's own scenes, and generated ones in evaluations alone.
+
+    Raises:
+        ValueError: a recipe that needs the row's scene, of a model that is given text alone.
+    """
     judges = {} if recipe is None else {"eval": recipe}
     if config.eval_steps and config.eval_recipe:
         judges["judge"] = load_recipe(config.eval_recipe)
+    if not config.image_conditioning:
+        names = {"eval": f"recipe {getattr(config, 'recipe', '')}", "judge": f"eval_recipe {config.eval_recipe}"}
+        for name, judge in judges.items():
+            if config.eval_steps or not own_clips:
+                check_without_scene(judge, names[name])
     return judges
 
 

@@ -165,7 +165,9 @@ def sampled_videos(folder: Path, last_step: int) -> list[str]:
 
 def about_lora(model: VideoModel) -> dict[str, Any]:
     """Rank, scale and layers of the LoRA on a model, whatever the settings say; nothing of a network without one."""
-    adapters = [network.peft_config["default"] for network in model.networks.values() if hasattr(network, "peft_config")]
+    adapters = [
+        network.peft_config["default"] for network in model.networks.values() if hasattr(network, "peft_config")
+    ]
     if not adapters:
         return {}
     ranks = sorted({adapter.r for adapter in adapters} | {r for a in adapters for r in a.rank_pattern.values()})

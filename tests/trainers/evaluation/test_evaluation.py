@@ -23,7 +23,7 @@ from rewards.recipe.recipe import load_recipe
 from trainers.clips.folder import ClipFolder
 from trainers.clips.making import request_for_row, rows_of_split
 from trainers.evaluation.__main__ import gather_repeated
-from trainers.evaluation.arms import Clips, parse_arms, run_settings
+from trainers.evaluation.arms import Clips, parse_arms
 from trainers.evaluation.clip_figures import LANDED, clip_figures, landing_time
 from trainers.evaluation.evaluate import evaluate
 from trainers.evaluation.fall_figures import DETAILS, MOTION, summary
@@ -344,11 +344,10 @@ def test_summary_of_scenes_with_several_seeds_counts_scenes():
 def test_arms_are_parsed_and_bad_ones_refused(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("num_inference_steps: 4\nadapter_sigma_range: [0.5, 1.0]\nseed: 1\n")
-    arms = parse_arms(["truth", "base", f"early={tmp_path / 'run'}"], num_inference_steps=8, guidance_scale=1.0)
+    arms = parse_arms(["truth", "base", f"early={tmp_path / 'run'}"], EvaluationConfig())
     assert [arm.kind for arm in arms] == ["truth", "model", "model"]
-    assert (arms[1].num_inference_steps, arms[2].num_inference_steps) == (8, 4)
-    assert arms[2].adapter_sigma_range == (0.5, 1.0)
-    assert run_settings(tmp_path) == {}
+    assert (arms[1].sampling, arms[1].sampling.num_inference_steps) == (arms[2].sampling, 4)
+    assert (arms[1].adapter_sigma_range, arms[2].adapter_sigma_range) == ((0.0, 1.0), (0.5, 1.0))
     for text, message in [
         ("tuned", "needs a path"),
         ("a=absent", "nothing at absent"),
@@ -356,7 +355,7 @@ def test_arms_are_parsed_and_bad_ones_refused(tmp_path):
         ("base", "must differ"),
     ]:
         with pytest.raises(ValueError, match=message):
-            parse_arms(["base", text], num_inference_steps=8, guidance_scale=1.0)
+            parse_arms(["base", text], EvaluationConfig())
 
 
 def test_repeated_flags_are_gathered():
