@@ -41,7 +41,7 @@ from trainers.run.build import held_out_judges, make_session, start, watched
 from trainers.run.faults import warn, warn_not_finite
 from trainers.run.finish import plan_sigmas, print_outline
 from trainers.run.folder import check_disk
-from trainers.run.parallel import wait_for_all
+from trainers.run.processes.parallel import wait_for_all
 from trainers.run.session import Session, mean_of
 from trainers.settings.options import exit_with_one_line, parse_config, shared_levels
 from trainers.settings.regression import RWRConfig
@@ -268,14 +268,11 @@ def check_round(config: RWRConfig, recipe: Scorer | None, session: Session, scen
 def checked_source(
     config: RWRConfig, recipe: Scorer | None, session: Session, scenes: Scenes | None, scored: ScoredClips | None
 ) -> Scenes | ScoredClips:
-    """Where clips come from, tried out.
-
-    An adapter that is off in all of a rollout is met, and an expert that no step teaches is named.
-    """
+    """Where clips come from, tried out: an adapter that is off is met, an expert that no step teaches is named."""
     model = session.model
     source = check_scored(config, model, scored) if scored else check_round(config, recipe, session, scenes)
-    check_adapter_acts(config, plan_sigmas(session.model, config, source))
-    session.untrained = experts_left_out(session.model, ranges=[config.denoising_sigma_range])
+    check_adapter_acts(config, plan_sigmas(model, config, source))
+    session.untrained = experts_left_out(model, ranges=[config.denoising_sigma_range])
     warn(about_experts(session.untrained), session.is_main)
     session.learning.watches_steps = config.weighting == "uniform"  # elsewhere whole rounds are watched
     return source

@@ -24,8 +24,9 @@ import torch
 from accelerate import Accelerator
 
 from trainers import oro, psft, rwr
-from trainers.run import build, held_out, parallel, session
-from trainers.run.parallel import engine_of, gathered
+from trainers.run import build, held_out, session
+from trainers.run.processes import parallel
+from trainers.run.processes.parallel import engine_of, gathered
 from trainers.settings.options import exit_with_one_line
 from trainers.settings.oro import OROConfig
 from trainers.settings.regression import PSFTConfig, RWRConfig

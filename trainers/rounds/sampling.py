@@ -19,7 +19,7 @@ from trainers.learning.streams import Stream, clip_generators
 from trainers.models import VideoModel
 from trainers.rounds.pool import picked, prompts_of
 from trainers.rounds.replay import Clip, Replay, shard_name
-from trainers.run.parallel import gathered, wait_for_all
+from trainers.run.processes.parallel import gathered, wait_for_all
 from trainers.run.session import Session
 from trainers.settings.regression import RWRConfig
 

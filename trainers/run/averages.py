@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.run.checkpoint import TrainState
-from trainers.run.parallel import gathered
+from trainers.run.processes.parallel import gathered
 
 
 def start_ema(weights: dict[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -20,12 +20,12 @@ from trainers.memory_plan.of_run import print_memory
 from trainers.models import VideoModel, load_video_model, lora_parameters
 from trainers.run import averages
 from trainers.run import checkpoint as ckpt
-from trainers.run.context_parallel import share_sequence
 from trainers.run.faults import Watched
 from trainers.run.folder import check_output_dir
 from trainers.run.held_out import check_held_out
-from trainers.run.launch import settle_deepspeed, settle_launch
-from trainers.run.parallel import (
+from trainers.run.processes.context_parallel import share_sequence
+from trainers.run.processes.launch import settle_deepspeed, settle_launch
+from trainers.run.processes.parallel import (
     engine_of,
     is_sharded,
     make_accelerator,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.run.generators import get_rng, set_rng
-from trainers.run.parallel import gathered
+from trainers.run.processes.parallel import gathered
 from trainers.run.resumed import changes
 
 MANIFEST = "checkpoint.json"

@@ -21,7 +21,7 @@ from trainers.learning.rollout import choose_grad_steps, in_range
 from trainers.learning.streams import clip_generators
 from trainers.models.base import VideoModel
 from trainers.run.model_card import model_card
-from trainers.run.parallel import size_of
+from trainers.run.processes.parallel import size_of
 from trainers.run.tracking import Trackers, draw_reward_curve, read_metrics
 from trainers.settings.common import TrainerConfig
 from trainers.settings.oro import OROConfig

@@ -22,7 +22,7 @@ from trainers.learning.rollout import sample
 from trainers.learning.scoring import Scored, Scorer, joined, priced_together, score
 from trainers.learning.streams import Stream, clip_generators
 from trainers.models.base import VideoModel
-from trainers.run.parallel import gathered_by_all
+from trainers.run.processes.parallel import gathered_by_all
 from trainers.run.tracking import Trackers
 from trainers.settings.common import TrainerConfig
 

@@ -30,7 +30,8 @@ from trainers.run.faults import STOPPED, StopSignal
 from trainers.run.finish import finish, save_weights, write_config
 from trainers.run.folder import make_output_dir
 from trainers.run.held_out import Share, evaluate_held_out
-from trainers.run.parallel import (
+from trainers.run.process import held_gb, memory_gb, open_files, release_memory
+from trainers.run.processes.parallel import (
     backward,
     gathered,
     is_sharded,
@@ -38,7 +39,6 @@ from trainers.run.parallel import (
     size_of,
     wait_for_all,
 )
-from trainers.run.process import held_gb, memory_gb, open_files, release_memory
 from trainers.run.records import parted, read_run
 from trainers.run.standstill import Learning
 from trainers.run.tracking import PROCESSES, MetricsFile, Trackers, open_trackers

@@ -17,7 +17,7 @@ from trainers.models import lora_parameters
 from trainers.models.ltx import LTXModel
 from trainers.models.tiny.ltx import tiny_ltx
 from trainers.oro import oro_loss
-from trainers.run.parallel import make_accelerator
+from trainers.run.processes.parallel import make_accelerator
 from trainers.settings.oro import OROConfig
 
 REWARDS = """

@@ -75,7 +75,7 @@ def test_settings_that_can_teach_nothing_are_refused():
     assert RWRConfig(num_generations=1).num_generations == 1  # by the absolute weight
     with pytest.raises(ValueError, match="reward_num_frames must be above 1"):
         OROConfig(reward_num_frames=1)
-    with pytest.raises(ValueError, match="warmup_steps must be 0 where max_steps is 1"):
+    with pytest.warns(UserWarning, match="warmup_steps 1 gives the only step a learning rate of 0"):
         OROConfig(max_steps=1, warmup_steps=1)
 
 

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from trainers.models.base import VideoModel
-from trainers.run.parallel import is_sharded
+from trainers.run.processes.parallel import is_sharded
 
 HOLDS = ("WanTransformer3DModel",)
 """Networks that it holds for with gradient. LTX sends cross-attention through Ulysses too, whose backward takes the

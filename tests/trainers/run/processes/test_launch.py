@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainers.run.launch import settle_deepspeed, settle_launch
+from trainers.run.processes.launch import settle_deepspeed, settle_launch
 
 OWN = {"gradient_accumulation_steps": 2, "max_grad_norm": 0.5}
 

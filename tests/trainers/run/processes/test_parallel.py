@@ -6,8 +6,8 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 
-from trainers.run import parallel
-from trainers.run.parallel import average_gradients
+from trainers.run.processes import parallel
+from trainers.run.processes.parallel import average_gradients
 
 
 @pytest.fixture
