@@ -13,24 +13,38 @@ Axes: B clips, K pieces of a clip.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from reward_physics.laws.flights import Flights
+
+class Pieces(Protocol):
+    """What is asked of `reward_physics.laws.flights.Flights`, which itself asks here."""
+
+    @property
+    def accel_var_BK(self) -> Tensor: ...
+    @property
+    def mid_time_BK(self) -> Tensor: ...
+    @property
+    def rest_BK(self) -> Tensor: ...
+    @property
+    def weights_BKT(self) -> Tensor: ...
+    @property
+    def sigma_B(self) -> Tensor: ...
+    @property
+    def trajectory(self) -> Any: ...
 
 
 @torch.no_grad()
-def speed_sd(flights: Flights, time_BK: Tensor) -> Tensor:
+def speed_sd(flights: Pieces, time_BK: Tensor) -> Tensor:
     """Standard error (B, K) of a component of each piece's velocity at a time (s); 0 for a rest."""
     u2, duration = _share(flights, time_BK)
     return (flights.accel_var_BK * duration.square() / 60 * (1 + 15 * u2)).sqrt() * ~flights.rest_BK
 
 
 @torch.no_grad()
-def place_sd(flights: Flights, time_BK: Tensor) -> Tensor:
+def place_sd(flights: Pieces, time_BK: Tensor) -> Tensor:
     """Standard error (B, K) of a coordinate of each piece's place at a time (s); for a rest that of the mean."""
     u2, duration = _share(flights, time_BK)
     spread = 1 + 3 * u2 + 1.25 * (3 * u2 - 1).square()
@@ -39,7 +53,7 @@ def place_sd(flights: Flights, time_BK: Tensor) -> Tensor:
     return torch.where(flights.rest_BK, flights.sigma_B[:, None].to(flown) * frames.rsqrt(), flown)
 
 
-def _share(flights: Flights, time_BK: Tensor) -> tuple[Tensor, Tensor]:
+def _share(flights: Pieces, time_BK: Tensor) -> tuple[Tensor, Tensor]:
     """u^2 and T of every piece."""
     time, used = flights.trajectory.time_BT[:, None], flights.weights_BKT > 0.1
     first, last = torch.where(used, time, torch.inf).amin(-1), torch.where(used, time, -torch.inf).amax(-1)
