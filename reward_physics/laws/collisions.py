@@ -134,7 +134,7 @@ def momentum_error(jump: Jump, mass_ratio: float | None = None) -> Tensor:
         cosine = (dv1 * dv2).sum(-1) / (_norm(dv1) * _norm(dv2))
         return torch.where(jump.measured_B, 0.5 * (1 + cosine), torch.zeros_like(cosine))
     noise = (jump.dv_sd_B2 * jump.dv_sd_B2.new_tensor([1.0, mass_ratio])).norm(dim=-1)
-    away = (_norm(dv1 + mass_ratio * dv2) - noise).clamp(min=0)
+    away = (_norm(dv1 + mass_ratio * dv2) - noise.to(dv1)).clamp(min=0)
     error = away / (_norm(dv1) + mass_ratio * _norm(dv2))
     return torch.where(jump.measured_B, error, torch.zeros_like(error))
 
