@@ -42,7 +42,8 @@ from trainers.run.faults import warn, warn_not_finite
 from trainers.run.finish import plan_sigmas, print_outline
 from trainers.run.folder import check_disk
 from trainers.run.parallel import wait_for_all
-from trainers.run.session import Session, mean_of
+from trainers.run.session import Session
+from trainers.run.tracking import mean_of
 from trainers.settings.options import exit_with_one_line, parse_config, shared_levels
 from trainers.settings.regression import RWRConfig
 

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import io
 import json
+import statistics
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -230,3 +231,14 @@ def draw_reward_curve(metrics: list[dict[str, Any]], path: str | Path) -> None:
     if axes.lines:
         axes.legend(loc="lower right")
     figure.savefig(str(path), dpi=120)
+
+
+COUNTS = ("dropped_gradients",)
+"""Figures that count clips: of a step's micro-batches the sum is logged."""
+
+
+def mean_of(records: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the micro-batches that have it; of a count the sum."""
+    names = dict.fromkeys(name for record in records for name in record)
+    values = {name: [record[name] for record in records if name in record] for name in names}
+    return {name: sum(each) if name in COUNTS else statistics.fmean(each) for name, each in values.items()}

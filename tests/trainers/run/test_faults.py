@@ -16,7 +16,7 @@ from trainers import oro
 from trainers.oro import train
 from trainers.run import session
 from trainers.run.checkpoint import checkpoints
-from trainers.run.faults import STOPPED
+from trainers.run.faults import STOPPED, StopSignal
 from trainers.settings.options import exit_with_one_line
 
 
@@ -50,6 +50,27 @@ def test_told_to_stop_a_run_finishes_its_step_saves_and_goes_on_later(toy_config
     expected, actual = lora_of(whole), lora_of(resumed)
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_and_a_closed_terminal_save_and_stop(toy_config, brightness, capsys, number):
+    config, before = toy_config(max_steps=3, save_steps=0), signal.getsignal(number)
+    told = Then(brightness(), 3, lambda: [os.kill(os.getpid(), number) for _ in range(2)])
+    with pytest.raises(SystemExit) as stopped:
+        train(config, recipe=told)
+    assert stopped.value.code == 128 + number
+    assert f"stopped by {signal.Signals(number).name} after step 2" in capsys.readouterr().out
+    assert [path.name for path in checkpoints(config.output_dir)] == ["checkpoint-2"]
+    assert signal.getsignal(number) == before
+
+
+def test_a_stop_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopSignal()
+    stop.listen()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    stop.forget()
+    signal.signal(signal.SIGHUP, before)
 
 
 def poison(monkeypatch, steps):
