@@ -76,12 +76,11 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
     replay = Replay(config.output_dir, rounds=config.replay_rounds)
     if scored is None:
         session.keep = lambda folder: replay.keep(folder) if session.is_main else None
-    metrics = session.open(resume, title="RWR")
+    metrics, pool = session.open(resume, title="RWR"), None
     if resume is not None and session.is_main and scored is None:
         replay.restore(resume)
     wait_for_all(accelerator)
 
-    pool = None
     while state.step < config.max_steps:
         started, records = time.perf_counter(), []
         pool, of_round = pool_of_step(config, recipe, session, source, replay, pool)
@@ -127,6 +126,9 @@ def pool_of_step(
         assert recipe is not None
         with session.phases("sample"):
             figures = sample_round(config, recipe, session, source, replay)
+        first = session.state.step + 1
+        if session.trackers is not None and first % config.logging_steps:  # else they are logged with the step
+            session.trackers.metrics(figures, first)
         pool = None
     return pool or online_pool(config, session, source, replay), figures
 

@@ -86,11 +86,16 @@ class ClipFolder:
         frames_THWC = to_uint8(frames_TCHW).permute(0, 2, 3, 1).cpu().numpy()
         path = self.folder / "clips" / f"{sample.name}.npz"
         partial = path.with_name(f".{sample.name}.{uuid.uuid4().hex[:8]}.npz")
-        np.savez_compressed(partial, frames=frames_THWC, fps=sample.fps)
-        os.replace(partial, path)
-        write_video(path.with_suffix(".mp4"), frames_TCHW, fps=sample.fps)
-        with (self.folder / "samples.jsonl").open("a") as lines:
-            lines.write(json.dumps(asdict(sample)) + "\n")
+        film = partial.with_suffix(".mp4")
+        try:
+            np.savez_compressed(partial, frames=frames_THWC, fps=sample.fps)
+            write_video(film, frames_TCHW, fps=sample.fps)
+            os.replace(partial, path)
+            os.replace(film, path.with_suffix(".mp4"))
+        finally:
+            partial.unlink(missing_ok=True)
+            film.unlink(missing_ok=True)
+        append_line(self.folder / "samples.jsonl", json.dumps(asdict(sample)))
 
     def read(self, name: str) -> Tensor:
         """The pixels of one clip, frames_TCHW in [0, 1]."""
@@ -196,3 +201,12 @@ def write_text(path: str | Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     partial.write_text(text)
     os.replace(partial, path)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file; a last line that was cut short stays a line of its own."""
+    with path.open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        glue = b"" if file.read(1) in (b"", b"\n") else b"\n"
+        file.write(glue + line.encode() + b"\n")

@@ -38,8 +38,7 @@ def sample_round(
     share = count // accelerator.num_processes
     first = index * count + accelerator.process_index * share
     numbers = list(range(first, first + share))
-    latents, parts = [], []
-    quiet = config.disable_tqdm or not session.is_main
+    latents, parts, quiet = [], [], config.disable_tqdm or not session.is_main
     with tqdm(total=share, desc=f"round {index}: sample and score", unit="clip", leave=False, disable=quiet) as bar:
         for start_at in range(0, share, config.sampling_batch_size):
             batch = numbers[start_at : start_at + config.sampling_batch_size]

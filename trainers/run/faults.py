@@ -70,10 +70,12 @@ class StopSignal:
         return int(everyone.max().item())
 
 
-def leave(accelerator: Accelerator, stop: StopSignal, number: int, step: int) -> NoReturn:
+def leave(accelerator: Accelerator, stop: StopSignal, number: int, step: int, trackers: Any) -> NoReturn:
     """Say how to go on, and end this process with the status of a signal, 128 + its number."""
     name = signal.Signals(number).name
     accelerator.print(f"stopped by {name} after step {step}: go on with --resume_from_checkpoint auto")
+    if trackers is not None:
+        trackers.close()
     accelerator.end_training()
     stop.forget()
     raise SystemExit(128 + number)

@@ -33,6 +33,20 @@ def check_output_dir(output_dir: str | Path, *, overwrite: bool, resume: bool) -
         raise ValueError(f"output_dir {folder} was not written by a trainer and is not overwritten: empty it yourself")
 
 
+def goes_on_in(output_dir: str | Path, asked: str | None) -> bool:
+    """Whether a run resumes in the folder that its checkpoint is in."""
+    return asked is not None and (asked == "auto" or Path(asked).resolve().parent == Path(output_dir).resolve())
+
+
+def abandon(later: Iterable[Path]) -> None:
+    """Take the name from checkpoints of a branch that a run does not go on with, and say so."""
+    for path in later:
+        other = path.with_name(f"abandoned-{path.name}")
+        shutil.rmtree(other, ignore_errors=True)
+        os.replace(path, other)
+        print(f"{path.name} is of the steps that are done again: it is called {other.name} now")
+
+
 def make_output_dir(output_dir: str | Path, *, resume: bool) -> None:
     """Make the run's folder, empty unless the run is resumed; `check_output_dir` has agreed."""
     if not resume:

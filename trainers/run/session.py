@@ -27,7 +27,7 @@ from trainers.run import averages
 from trainers.run import checkpoint as ckpt
 from trainers.run.faults import StopSignal, leave
 from trainers.run.finish import finish, save_weights, write_config
-from trainers.run.folder import make_output_dir, run_bytes
+from trainers.run.folder import abandon, make_output_dir, run_bytes
 from trainers.run.held_out import Share, evaluate_held_out
 from trainers.run.parallel import (
     backward,
@@ -113,6 +113,7 @@ class Session:
             changed = ckpt.load_checkpoint(resume, state, config=dataclasses.asdict(config), **self._rank)
             accelerator.print(f"resumed from {resume}" + "".join(f"\n  changed: {line}" for line in changed))
         if self.is_main:
+            abandon(path for path in ckpt.checkpoints(config.output_dir) if ckpt.step_of(path) > state.step and resume)
             self.trackers = open_trackers(
                 config.report_to,
                 config.output_dir,
@@ -129,8 +130,7 @@ class Session:
         quiet = config.disable_tqdm or not self.is_main
         self.progress = tqdm(total=config.max_steps, initial=state.step, desc=title, unit="step", disable=quiet)
         figures = self.evaluate() if config.eval_steps and state.step == 0 else {}
-        stopping = self.stop.asked(accelerator)
-        if stopping:  # nothing has been learned since the last checkpoint, or since the beginning
+        if stopping := self.stop.asked(accelerator):
             self.leave(stopping)
         return figures
 
@@ -171,8 +171,7 @@ class Session:
         state.scheduler.step()
         state.step += 1
         averages.update_ema(state.ema, state.weights, self.config.ema_decay, state.step)
-        figures = {"learning_rate": learning_rate, "skipped": float(not fine)}
-        return figures | ({"grad_norm": norm} if fine else {})
+        return {"learning_rate": learning_rate, "skipped": float(not fine)} | ({"grad_norm": norm} if fine else {})
 
     def after_step(self, metrics: dict[str, float], started: float, shown: dict[str, str]) -> dict[str, float]:
         """Log the step, evaluate and save where it is time.
@@ -208,9 +207,7 @@ class Session:
     def leave(self, number: int) -> None:
         """End the run early, by SystemExit, after a signal of this number."""
         self.progress.close()
-        if self.trackers is not None:
-            self.trackers.close()
-        leave(self.accelerator, self.stop, number, self.state.step)
+        leave(self.accelerator, self.stop, number, self.state.step, self.trackers)
 
     def of_every_process(self, seconds: float) -> dict[str, list[float]]:
         """What each process holds, and the seconds that it worked and did not wait; one value per process."""

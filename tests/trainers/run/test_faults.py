@@ -17,6 +17,7 @@ from trainers.oro import train
 from trainers.run import session
 from trainers.run.checkpoint import checkpoints
 from trainers.run.faults import STOPPED, StopSignal
+from trainers.run.finish import write_whole
 from trainers.settings.options import exit_with_one_line
 
 
@@ -185,3 +186,38 @@ def test_every_phase_of_a_step_is_timed(toy_config, brightness):
     assert parts == {f"seconds/{name}" for name in ("sample", "decode", "reward", "regularisers", "backward", "wait")}
     assert sum(metrics[name] for name in parts) <= metrics["seconds"]
     assert 0.05 < metrics["memory_gb"] < 100
+
+
+def test_a_run_that_goes_on_from_an_older_checkpoint_leaves_the_later_ones(toy_config, brightness, capsys):
+    train(toy_config(max_steps=3, save_steps=1, save_total_limit=3), recipe=brightness())
+    folder = Path(toy_config().output_dir)
+    resumed = toy_config(max_steps=2, save_steps=1, resume_from_checkpoint=str(folder / "checkpoint-1"))
+    train(resumed, recipe=brightness())
+    assert [path.name for path in checkpoints(folder)] == ["checkpoint-1", "checkpoint-2"]
+    assert (folder / "abandoned-checkpoint-3").is_dir()
+    assert "abandoned-checkpoint-3" in capsys.readouterr().out
+
+
+def test_a_folder_of_another_run_is_not_written_to_on_resume(toy_config, brightness, tmp_path):
+    train(toy_config(max_steps=1, save_steps=1), recipe=brightness())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "metrics.jsonl").write_text("{}")
+    checkpoint = Path(toy_config().output_dir) / "checkpoint-1"
+    with pytest.raises(ValueError, match="other"):
+        train(
+            toy_config(max_steps=2, output_dir=str(other), resume_from_checkpoint=str(checkpoint)),
+            recipe=brightness(),
+        )
+
+
+def test_a_final_lora_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    class Broken:
+        def save_lora(self, folder):
+            (folder / "pytorch_lora_weights.safetensors").write_text("half")
+            raise OSError("no space left")
+
+    (tmp_path / "pytorch_lora_weights.safetensors").write_text("old")
+    with pytest.raises(OSError, match="no space"):
+        write_whole(Broken(), tmp_path, full=False)
+    assert (tmp_path / "pytorch_lora_weights.safetensors").read_text() == "old"
