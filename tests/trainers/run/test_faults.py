@@ -154,7 +154,7 @@ def test_a_loss_that_is_not_finite_names_its_clips_and_changes_nothing(toy_confi
 
 def test_a_run_says_itself_that_its_reward_rises_while_the_held_out_one_falls(toy_config, brightness, capsys):
     class Parting:
-        """Rises with every judgement of training; held out it rises once and falls. The first value is for the check before the run."""
+        """Rises with every judgement of training; held out it rises once and falls. A check comes first."""
 
         trained, held_out = 0, iter([-0.5, -0.5, -0.1, -0.4, -0.6])
 
