@@ -33,8 +33,8 @@ from trainers.run.build import held_out_judges, make_session, start, watched
 from trainers.run.faults import warn, warn_not_finite
 from trainers.run.finish import plan_sigmas, print_outline
 from trainers.run.folder import check_disk
-from trainers.run.session import mean_of
 from trainers.run.standstill import why_reward_is_silent
+from trainers.run.tracking import mean_of
 from trainers.settings.options import exit_with_one_line, parse_config, shared_levels
 from trainers.settings.regression import PSFTConfig
 

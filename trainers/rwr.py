@@ -42,7 +42,8 @@ from trainers.run.faults import warn, warn_not_finite
 from trainers.run.finish import plan_sigmas, print_outline
 from trainers.run.folder import check_disk
 from trainers.run.processes.parallel import wait_for_all
-from trainers.run.session import Session, mean_of
+from trainers.run.session import Session
+from trainers.run.tracking import mean_of
 from trainers.settings.options import exit_with_one_line, parse_config, shared_levels
 from trainers.settings.regression import RWRConfig
 
@@ -74,12 +75,11 @@ def train(config: RWRConfig, *, recipe: Scorer | None = None, model: VideoModel 
     replay = Replay(config.output_dir, rounds=config.replay_rounds)
     if scored is None:
         session.keep = lambda folder: replay.keep(folder) if session.is_main else None
-    metrics = session.open(resume, title="RWR")
+    metrics, pool = session.open(resume, title="RWR"), None
     if resume is not None and session.is_main and scored is None:
         replay.restore(resume)
     wait_for_all(accelerator)
 
-    pool = None
     while state.step < config.max_steps:
         started, records = time.perf_counter(), []
         pool, of_round = pool_of_step(config, recipe, session, source, replay, pool)
@@ -125,6 +125,9 @@ def pool_of_step(
         assert recipe is not None
         with session.phases("sample"):
             figures = sample_round(config, recipe, session, source, replay)
+        first = session.state.step + 1
+        if session.trackers is not None and first % config.logging_steps:  # else they are logged with the step
+            session.trackers.metrics(figures, first)
         pool = None
     return pool or online_pool(config, session, source, replay), figures
 
@@ -250,10 +253,10 @@ def check_scored(config: RWRConfig, model: VideoModel, scored: ScoredClips) -> S
 def check_round(config: RWRConfig, recipe: Scorer | None, session: Session, scenes: Scenes | None) -> Scenes:
     """Meet bad sizes and rewards on the data's own first clips, and shares that do not come out even."""
     assert scenes is not None and recipe is not None
-    count, processes = config.prompts_per_round * config.num_generations, session.accelerator.num_processes
-    if count % processes:
+    count, ranks = config.prompts_per_round * config.num_generations, session.accelerator.num_processes
+    if count % ranks:
         raise ValueError(
-            f"prompts_per_round x num_generations must be a multiple of the {processes} processes, got {count}"
+            f"prompts_per_round x num_generations must be a multiple of the {ranks} processes, got {count}"
         )
     batch = scenes.batch([0, 1])
     condition = condition_on(session.model, batch, config, clip_generators(config.seed, batch.numbers))

@@ -92,11 +92,15 @@ class ClipFolder:
         frames_THWC = to_uint8(frames_TCHW).permute(0, 2, 3, 1).cpu().numpy()
         path = self.folder / "clips" / f"{sample.name}.npz"
         partial = path.with_name(f".{sample.name}.{uuid.uuid4().hex[:8]}.npz")
-        np.savez_compressed(partial, frames=frames_THWC, fps=sample.fps)
-        os.replace(partial, path)
-        shown = partial.with_suffix(".mp4")
-        write_video(shown, frames_TCHW, fps=sample.fps)
-        os.replace(shown, path.with_suffix(".mp4"))
+        film = partial.with_suffix(".mp4")
+        try:
+            np.savez_compressed(partial, frames=frames_THWC, fps=sample.fps)
+            write_video(film, frames_TCHW, fps=sample.fps)
+            os.replace(partial, path)
+            os.replace(film, path.with_suffix(".mp4"))
+        finally:
+            partial.unlink(missing_ok=True)
+            film.unlink(missing_ok=True)
         self._forget_score(sample.name)
         append_line(self.folder / "samples.jsonl", json.dumps(asdict(sample)))
 
@@ -147,13 +151,6 @@ def changed_settings(folder: str | Path, settings: Mapping[str, Any]) -> list[st
     before = {name: value for name, value in FORMERLY.items() if name in now} | json.loads(record.read_text())
     unknown = {"image_conditioning"} - (before.keys() & now.keys())
     return sorted(name for name in before | now if name not in unknown and before.get(name) != now.get(name))
-
-
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a file; a half-written last one is ended first, so that it spoils no other."""
-    whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
-    with path.open("a") as lines:
-        lines.write(("" if whole else "\n") + line + "\n")
 
 
 def read_samples(folder: str | Path) -> dict[str, Sample]:
@@ -259,3 +256,12 @@ def write_text(path: str | Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     partial.write_text(text)
     os.replace(partial, path)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file; a last line that was cut short stays a line of its own."""
+    with path.open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        glue = b"" if file.read(1) in (b"", b"\n") else b"\n"
+        file.write(glue + line.encode() + b"\n")

@@ -21,7 +21,7 @@ from trainers.models import VideoModel, load_video_model, lora_parameters
 from trainers.run import averages
 from trainers.run import checkpoint as ckpt
 from trainers.run.faults import Watched
-from trainers.run.folder import check_output_dir
+from trainers.run.folder import check_output_dir, goes_on_in
 from trainers.run.held_out import check_held_out
 from trainers.run.processes.context_parallel import share_sequence
 from trainers.run.processes.launch import settle_deepspeed, settle_launch
@@ -45,7 +45,7 @@ def start(config: C, step: Step[C]) -> tuple[Accelerator, Path | None]:
         ValueError: an output folder that must not be written to, a tracker that is missing, no such checkpoint, a
             setting that cannot change on resume.
     """
-    resuming = config.resume_from_checkpoint is not None
+    resuming = goes_on_in(config.output_dir, config.resume_from_checkpoint)
     check_output_dir(config.output_dir, overwrite=config.overwrite_output_dir, resume=resuming)
     check_trackers(config.report_to)
     resume = ckpt.find_resume(config.output_dir, config.resume_from_checkpoint)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainers.run.generators import get_rng, set_rng
+from trainers.run.process import get_rng, set_rng
 from trainers.run.processes.parallel import gathered
 from trainers.run.resumed import changes
 
@@ -56,10 +56,10 @@ class TrainState:
 def checkpoints(output_dir: str | Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
     folders = [path for path in Path(output_dir).glob("checkpoint-*") if (path / MANIFEST).is_file()]
-    return sorted((path for path in folders if re.fullmatch(r"checkpoint-\d+", path.name)), key=_step_of)
+    return sorted((path for path in folders if re.fullmatch(r"checkpoint-\d+", path.name)), key=step_of)
 
 
-def _step_of(path: Path) -> int:
+def step_of(path: Path) -> int:
     return int(path.name.split("-")[1])
 
 

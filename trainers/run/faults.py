@@ -1,8 +1,8 @@
 """What can go wrong while a run goes on, and how all processes end together.
 
 A process that fails leaves with its message, and the launcher ends the others; one that hangs is ended by its own
-watchdog; a process that is asked to stop (SIGTERM, as schedulers pre-empt) makes all of them save and stop
-after the step.
+watchdog; a process that is asked to stop (SIGTERM, as schedulers pre-empt, Ctrl-C or SIGHUP) makes all of them save
+and stop after the step.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -26,38 +27,58 @@ STOPPED = 128 + signal.SIGTERM
 """Exit status of a run that was asked to stop and has saved."""
 
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What asks a run to stop: a scheduler, Ctrl-C, a terminal that closes."""
+
+GRACE_S = 3.0
+"""A launcher passes a signal on, or sends another, within about 2 s: until then a second one does not count."""
+
+
 class StopSignal:
-    """Remembers a SIGTERM until the step's end. A second one ends the process at once."""
+    """Remembers the first of `SIGNALS` until the step's end. A second one after `GRACE_S` does what it did before."""
 
     def __init__(self) -> None:
-        self.received = False
-        self.before: Any = None
+        self.received = 0
+        self.since_s = 0.0
+        self.before: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Catch SIGTERM from now on; only a process's main thread can."""
+        """Catch the signals from now on, except ignored ones (`nohup`); only a process's main thread can."""
         if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGTERM, self._receive)
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self.before = {number: signal.signal(number, self._receive) for number in heard}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if not self.received:
+            self.received, self.since_s = number, time.monotonic()
+        elif time.monotonic() - self.since_s > GRACE_S:
+            self.forget()
+            os.kill(os.getpid(), number)
 
     def forget(self) -> None:
-        """Give SIGTERM back its old meaning."""
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)
+        """Give the signals back their old meaning."""
+        for number, before in self.before.items():
+            signal.signal(number, before)
+        self.before = {}
 
-    def asked(self, accelerator: Accelerator) -> bool:
-        """Whether any process was asked to stop; all processes must ask."""
-        return any_process(accelerator, self.received)
+    def asked(self, accelerator: Accelerator) -> int:
+        """The signal by which any process was asked to stop, 0 for none; all processes must ask."""
+        if accelerator.num_processes == 1:
+            return self.received
+        mine = torch.tensor([self.received], device=accelerator.device)
+        everyone: Any = accelerator.gather(mine)
+        return int(everyone.max().item())
 
 
-def any_process(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether a flag is set on at least one process; all processes must ask."""
-    if accelerator.num_processes == 1:
-        return flag
-    count = torch.tensor([int(flag)], device=accelerator.device)
-    return bool(accelerator.reduce(count, reduction="sum").item())  # pyright: ignore[reportAttributeAccessIssue]
+def leave(accelerator: Accelerator, stop: StopSignal, number: int, step: int, trackers: Any) -> NoReturn:
+    """Say how to go on, and end this process with the status of a signal, 128 + its number."""
+    name = signal.Signals(number).name
+    accelerator.print(f"stopped by {name} after step {step}: go on with --resume_from_checkpoint auto")
+    if trackers is not None:
+        trackers.close()
+    accelerator.end_training()
+    stop.forget()
+    raise SystemExit(128 + number)
 
 
 @contextlib.contextmanager

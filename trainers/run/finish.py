@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,10 +132,7 @@ def finish(
         full: write the whole pipeline into the folder `model`, not a LoRA in the stock format.
     """
     folder = Path(config.output_dir)
-    if full:
-        model.pipeline.save_pretrained(folder / PIPELINE)
-    else:
-        model.save_lora(folder)
+    write_whole(model, folder, full=full)
     lines = read_metrics(folder / "metrics.jsonl")
     if not metrics and lines:  # resumed at its end: nothing was left to do
         metrics = {name: value for line in lines[-2:] for name, value in line.items() if name != "step"}
@@ -148,13 +147,28 @@ def finish(
         experts=len(model.networks),
         untrained=untrained,
     )
-    (folder / "README.md").write_text(card)
+    write_text(folder / "README.md", card)
     draw_reward_curve(lines, folder / "reward_curve.png")
     trackers.image("reward_curve", folder / "reward_curve.png", config.max_steps)
     trackers.close()
     if config.push_to_hub:
         push(folder, config.hub_model_id or folder.name)
     print(f"{'model' if full else 'LoRA'}, card and reward curve are in {folder}")
+
+
+def write_whole(model: VideoModel, folder: Path, *, full: bool) -> None:
+    """The LoRA, or the pipeline, in the run's folder: each file whole or absent."""
+    aside = folder / ".writing-final"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    if full:
+        model.pipeline.save_pretrained(aside / PIPELINE)
+        shutil.rmtree(folder / PIPELINE, ignore_errors=True)
+    else:
+        model.save_lora(aside)
+    for path in sorted(aside.iterdir()):
+        os.replace(path, folder / path.name)
+    aside.rmdir()
 
 
 def sampled_videos(folder: Path, last_step: int) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +74,16 @@ def evaluate_held_out(
     means = means_of(judged, judges)
     if folder is None or trackers is None:
         return means
+    trackers.metrics(means, step)
+    try:
+        show(judged, judges, folder, trackers, step)
+    except OSError as error:
+        sys.stderr.write(f"warning: the pictures of step {step} are not in {folder}: {error}: the run goes on\n")
+    return means
+
+
+def show(judged: list[Judged], judges: dict[str, Scorer], folder: Path, trackers: Trackers, step: int) -> None:
+    """Leave an evaluation's videos and plot in its folder and with the trackers."""
     folder.mkdir(parents=True, exist_ok=True)
     fps, scenes_side_by_side = judged[0].fps, [picture for part in judged for picture in part.pictures]
     picture = torch.cat(scenes_side_by_side, dim=-1)  # the data's clip above the generated one
@@ -83,8 +94,6 @@ def evaluate_held_out(
     if any(g_m_s2.values()):
         draw_g(g_m_s2, folder / "g.png")
         trackers.image("eval/g", folder / "g.png", step)
-    trackers.metrics(means, step)
-    return means
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,16 @@
-"""What this process holds: memory and open files."""
+"""What this process holds: memory, open files, and the global generators."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import os
+import random
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -45,3 +48,24 @@ def open_files() -> float:
         return float(len(os.listdir("/proc/self/fd")))
     except OSError:
         return float("nan")
+
+
+def get_rng() -> dict[str, Any]:
+    """The state of Python's, numpy's and torch's global generators, as plain values."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002  libraries draw from it
+    return {
+        "python": list(random.getstate()[1]),
+        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng(state: dict[str, Any]) -> None:
+    """Go on where `get_rng` was called."""
+    random.setstate((3, tuple(state["python"]), None))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -26,9 +25,9 @@ from trainers.learning.scoring import Scorer
 from trainers.models import VideoModel
 from trainers.run import averages
 from trainers.run import checkpoint as ckpt
-from trainers.run.faults import STOPPED, StopSignal
+from trainers.run.faults import StopSignal, leave
 from trainers.run.finish import finish, save_weights, write_config
-from trainers.run.folder import make_output_dir
+from trainers.run.folder import abandon, make_output_dir, run_bytes
 from trainers.run.held_out import Share, evaluate_held_out
 from trainers.run.process import held_gb, memory_gb, open_files, release_memory
 from trainers.run.processes.parallel import (
@@ -36,7 +35,6 @@ from trainers.run.processes.parallel import (
     gathered,
     is_sharded,
     reduce_and_clip,
-    size_of,
     wait_for_all,
 )
 from trainers.run.records import parted, read_run
@@ -115,6 +113,7 @@ class Session:
             changed = ckpt.load_checkpoint(resume, state, config=dataclasses.asdict(config), **self._rank)
             accelerator.print(f"resumed from {resume}" + "".join(f"\n  changed: {line}" for line in changed))
         if self.is_main:
+            abandon(path for path in ckpt.checkpoints(config.output_dir) if ckpt.step_of(path) > state.step and resume)
             self.trackers = open_trackers(
                 config.report_to,
                 config.output_dir,
@@ -130,7 +129,10 @@ class Session:
         self.stop.listen()
         quiet = config.disable_tqdm or not self.is_main
         self.progress = tqdm(total=config.max_steps, initial=state.step, desc=title, unit="step", disable=quiet)
-        return self.evaluate() if config.eval_steps and state.step == 0 else {}
+        figures = self.evaluate() if config.eval_steps and state.step == 0 else {}
+        if stopping := self.stop.asked(accelerator):
+            self.leave(stopping)
+        return figures
 
     def backward(self, loss: torch.Tensor, micro: int) -> None:
         """Add the gradient of one of a step's micro-batches, counted from 0."""
@@ -169,8 +171,7 @@ class Session:
         state.scheduler.step()
         state.step += 1
         averages.update_ema(state.ema, state.weights, self.config.ema_decay, state.step)
-        figures = {"learning_rate": learning_rate, "skipped": float(not fine)}
-        return figures | ({"grad_norm": norm} if fine else {})
+        return {"learning_rate": learning_rate, "skipped": float(not fine)} | ({"grad_norm": norm} if fine else {})
 
     def after_step(self, metrics: dict[str, float], started: float, shown: dict[str, str]) -> dict[str, float]:
         """Log the step, evaluate and save where it is time.
@@ -196,17 +197,17 @@ class Session:
         self.progress.set_postfix(**shown)
         if config.eval_steps and step % config.eval_steps == 0:
             metrics |= self.evaluate()
-        stopping = self.stop.asked(self.accelerator) and step < config.max_steps
+        stopping = self.stop.asked(self.accelerator) if step < config.max_steps else 0
         if stopping or step == config.max_steps or (config.save_steps and step % config.save_steps == 0):
             self.save()
         if stopping:
-            self.progress.close()
-            self.accelerator.print(f"stopped by SIGTERM after step {step}: go on with --resume_from_checkpoint auto")
-            if self.trackers is not None:
-                self.trackers.close()
-            self.accelerator.end_training()
-            raise SystemExit(STOPPED)
+            self.leave(stopping)
         return metrics
+
+    def leave(self, number: int) -> None:
+        """End the run early, by SystemExit, after a signal of this number."""
+        self.progress.close()
+        leave(self.accelerator, self.stop, number, self.state.step, self.trackers)
 
     def of_every_process(self, seconds: float) -> dict[str, list[float]]:
         """What each process holds, and the seconds that it worked and did not wait; one value per process."""
@@ -288,23 +289,9 @@ class Session:
         self.accelerator.end_training()
 
     def disk_bytes(self) -> int:
-        """What the run writes at most: per checkpoint the weights two or three times, two moments, the average;
-        videos and logs."""
-        config = self.config
-        size = sum(size_of(weight) * weight.element_size() for weight in self.state.weights.values())
-        evaluations = config.max_steps // config.eval_steps + 1 if config.eval_steps else 0
-        return (
-            (6 if self.state.ema else 4) * size * (config.save_total_limit + 1)
-            + evaluations * config.eval_scenes * 1_000_000
-            + 20_000_000
-        )
+        """What the run writes at most."""
+        return run_bytes(self.config, self.state.weights.values(), average=bool(self.state.ema))
 
     @property
     def _rank(self) -> dict[str, int]:
         return {"process": self.accelerator.process_index, "num_processes": self.accelerator.num_processes}
-
-
-def mean_of(records: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each figure over the micro-batches that have it."""
-    names = dict.fromkeys(name for record in records for name in record)
-    return {name: statistics.fmean(record[name] for record in records if name in record) for name in names}

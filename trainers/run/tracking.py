@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import io
 import json
+import statistics
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 from torch import Tensor
+
+from trainers.clips.folder import append_line, write_text
 
 METRICS, PROCESSES = "metrics.jsonl", "processes.jsonl"
 """Files of a run: its figures, and what each process holds and how long it works, one value per process."""
@@ -46,11 +49,10 @@ class MetricsFile:
         self.path = folder / name
         old = read_metrics(self.path) if self.path.exists() else []
         kept = [line for line in old if line["step"] <= resumed_step] if resumed_step else []
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def metrics(self, values: Mapping[str, Any], step: int) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        append_line(self.path, json.dumps({"step": step, **values}))
 
     def video(self, name: str, frames_TCHW: Tensor, fps: float, step: int) -> None:
         """Videos lie in eval/ beside this file."""
@@ -63,21 +65,23 @@ class MetricsFile:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line cut short by a crash is left out."""
+    """The lines of a metrics file; one cut short by a crash or a full disk is left out."""
     lines = []
     for line in Path(path).read_text().splitlines():
         try:
-            lines.append(json.loads(line))
+            values = json.loads(line)
         except json.JSONDecodeError:
-            break
+            continue
+        if isinstance(values, dict) and "step" in values:
+            lines.append(values)
     return lines
 
 
 class TensorBoard:
-    def __init__(self, folder: Path, run_name: str, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, run_name: str, config: dict[str, Any], resumed_step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None)
         self.writer.add_text("config", "```\n" + json.dumps(config, indent=2, default=str) + "\n```")
 
     def metrics(self, values: Mapping[str, Any], step: int) -> None:
@@ -133,7 +137,7 @@ class Wandb:
 
 
 class Trackers:
-    """All trackers of a run. A tracker that fails is dropped with a warning: it never stops a run."""
+    """All trackers of a run. One that fails is dropped with a warning, the metrics file never: none stops a run."""
 
     def __init__(self, trackers: list[Tracker]) -> None:
         self.trackers = trackers
@@ -148,6 +152,9 @@ class Trackers:
             try:
                 call(tracker)
             except Exception as error:
+                if isinstance(tracker, MetricsFile):
+                    print(f"warning: figures of a step are not in {tracker.path}: {error}", file=sys.stderr)
+                    continue
                 warn_dropped(type(tracker).__name__, error)
                 self.trackers.remove(tracker)
 
@@ -201,7 +208,7 @@ def open_trackers(
     for name in wanted(names):
         try:
             if name == "tensorboard":
-                trackers.append(TensorBoard(folder, run_name, config))
+                trackers.append(TensorBoard(folder, run_name, config, resumed_step))
             elif name in ("wandb", "trackio"):
                 trackers.append(Wandb(name, run_name, config, (runs or {}).get(name)))
         except Exception as error:
@@ -230,3 +237,14 @@ def draw_reward_curve(metrics: list[dict[str, Any]], path: str | Path) -> None:
     if axes.lines:
         axes.legend(loc="lower right")
     figure.savefig(str(path), dpi=120)
+
+
+COUNTS = ("dropped_gradients",)
+"""Figures that count clips: of a step's micro-batches the sum is logged."""
+
+
+def mean_of(records: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the micro-batches that have it; of a count the sum."""
+    names = dict.fromkeys(name for record in records for name in record)
+    values = {name: [record[name] for record in records if name in record] for name in names}
+    return {name: sum(each) if name in COUNTS else statistics.fmean(each) for name, each in values.items()}

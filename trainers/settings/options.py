@@ -229,11 +229,20 @@ LESS_MEMORY = (
 
 
 def exit_with_one_line(main: Callable[[], None]) -> None:
-    """Run a command; a user's mistake (ValueError) is one line on stderr and exit status 2, not a traceback."""
+    """Run a command; a user's mistake (ValueError), a full disk or a refused file is one line on stderr and status 2.
+
+    Ctrl-C is one line and status 130.
+    """
     try:
         main()
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":

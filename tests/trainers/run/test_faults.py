@@ -16,7 +16,8 @@ from trainers import oro
 from trainers.oro import train
 from trainers.run import session
 from trainers.run.checkpoint import checkpoints
-from trainers.run.faults import STOPPED
+from trainers.run.faults import STOPPED, StopSignal
+from trainers.run.finish import write_whole
 from trainers.settings.options import exit_with_one_line
 
 
@@ -50,6 +51,27 @@ def test_told_to_stop_a_run_finishes_its_step_saves_and_goes_on_later(toy_config
     expected, actual = lora_of(whole), lora_of(resumed)
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_and_a_closed_terminal_save_and_stop(toy_config, brightness, capsys, number):
+    config, before = toy_config(max_steps=3, save_steps=0), signal.getsignal(number)
+    told = Then(brightness(), 3, lambda: [os.kill(os.getpid(), number) for _ in range(2)])
+    with pytest.raises(SystemExit) as stopped:
+        train(config, recipe=told)
+    assert stopped.value.code == 128 + number
+    assert f"stopped by {signal.Signals(number).name} after step 2" in capsys.readouterr().out
+    assert [path.name for path in checkpoints(config.output_dir)] == ["checkpoint-2"]
+    assert signal.getsignal(number) == before
+
+
+def test_a_stop_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopSignal()
+    stop.listen()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    stop.forget()
+    signal.signal(signal.SIGHUP, before)
 
 
 def poison(monkeypatch, steps):
@@ -132,9 +154,9 @@ def test_a_loss_that_is_not_finite_names_its_clips_and_changes_nothing(toy_confi
 
 def test_a_run_says_itself_that_its_reward_rises_while_the_held_out_one_falls(toy_config, brightness, capsys):
     class Parting:
-        """Rises with every judgement of training; held out it rises once and falls."""
+        """Rises with every judgement of training; held out it rises once and falls. A check comes first."""
 
-        trained, held_out = 0, iter([0.0, -0.5, -0.1, -0.4, -0.6])  # the first is the check before the run
+        trained, held_out = 0, iter([-0.5, -0.5, -0.1, -0.4, -0.6])
 
         def score(self, video, columns, grad):
             found = brightness().score(video, columns, grad)
@@ -164,3 +186,38 @@ def test_every_phase_of_a_step_is_timed(toy_config, brightness):
     assert parts == {f"seconds/{name}" for name in ("sample", "decode", "reward", "regularisers", "backward", "wait")}
     assert sum(metrics[name] for name in parts) <= metrics["seconds"]
     assert 0.05 < metrics["memory_gb"] < 100
+
+
+def test_a_run_that_goes_on_from_an_older_checkpoint_leaves_the_later_ones(toy_config, brightness, capsys):
+    train(toy_config(max_steps=3, save_steps=1, save_total_limit=3), recipe=brightness())
+    folder = Path(toy_config().output_dir)
+    resumed = toy_config(max_steps=2, save_steps=1, resume_from_checkpoint=str(folder / "checkpoint-1"))
+    train(resumed, recipe=brightness())
+    assert [path.name for path in checkpoints(folder)] == ["checkpoint-1", "checkpoint-2"]
+    assert (folder / "abandoned-checkpoint-3").is_dir()
+    assert "abandoned-checkpoint-3" in capsys.readouterr().out
+
+
+def test_a_folder_of_another_run_is_not_written_to_on_resume(toy_config, brightness, tmp_path):
+    train(toy_config(max_steps=1, save_steps=1), recipe=brightness())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "metrics.jsonl").write_text("{}")
+    checkpoint = Path(toy_config().output_dir) / "checkpoint-1"
+    with pytest.raises(ValueError, match="other"):
+        train(
+            toy_config(max_steps=2, output_dir=str(other), resume_from_checkpoint=str(checkpoint)),
+            recipe=brightness(),
+        )
+
+
+def test_a_final_lora_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    class Broken:
+        def save_lora(self, folder):
+            (folder / "pytorch_lora_weights.safetensors").write_text("half")
+            raise OSError("no space left")
+
+    (tmp_path / "pytorch_lora_weights.safetensors").write_text("old")
+    with pytest.raises(OSError, match="no space"):
+        write_whole(Broken(), tmp_path, full=False)
+    assert (tmp_path / "pytorch_lora_weights.safetensors").read_text() == "old"

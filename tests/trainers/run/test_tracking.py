@@ -10,7 +10,15 @@ import torch
 from PIL import Image
 
 from trainers.oro import train
-from trainers.run.tracking import Trackers, draw_reward_curve, encode_gif, open_trackers, read_metrics
+from trainers.run.tracking import (
+    MetricsFile,
+    Trackers,
+    draw_reward_curve,
+    encode_gif,
+    mean_of,
+    open_trackers,
+    read_metrics,
+)
 
 
 def test_a_gif_plays_at_the_clips_own_speed():
@@ -106,3 +114,31 @@ def test_a_tracker_that_is_down_at_the_start_does_not_stop_the_run(toy_config, b
     monkeypatch.setitem(sys.modules, "wandb", module)
     assert train(toy_config(max_steps=1, report_to=["wandb"]), recipe=brightness())["grad_norm"] > 0
     assert "warning: tracker wandb dropped: no route to host" in capsys.readouterr().err
+
+
+def test_a_line_cut_short_costs_no_other_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "rew\n{"step": 3}\n{"st')
+    assert [line["step"] for line in read_metrics(path)] == [1, 3]
+    file = MetricsFile(tmp_path, resumed_step=3)
+    with path.open("a") as half:
+        half.write('{"st')
+    file.metrics({}, 4)
+    assert [line["step"] for line in read_metrics(path)] == [1, 3, 4]
+
+
+def test_the_metrics_file_outlives_a_full_disk(tmp_path, monkeypatch, capsys):
+    trackers = Trackers([MetricsFile(tmp_path)])
+    with monkeypatch.context() as full:
+        full.setattr("trainers.run.tracking.append_line", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        trackers.metrics({}, 1)
+    trackers.metrics({}, 2)
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [2]
+    assert "no space left" in capsys.readouterr().err
+
+
+def test_counts_are_summed_over_micro_batches_and_others_averaged():
+    assert mean_of([{"dropped_gradients": 1.0, "reward": 1.0}, {"dropped_gradients": 2.0, "reward": 2.0}]) == {
+        "dropped_gradients": 3.0,
+        "reward": 1.5,
+    }
