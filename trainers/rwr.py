@@ -125,9 +125,8 @@ def pool_of_step(
         assert recipe is not None
         with session.phases("sample"):
             figures = sample_round(config, recipe, session, source, replay)
-        first = session.state.step + 1
-        if session.trackers is not None and first % config.logging_steps:  # else they are logged with the step
-            session.trackers.metrics(figures, first)
+        if session.trackers is not None and (first := session.state.step + 1) % config.logging_steps:
+            session.trackers.metrics(figures, first)  # else they are logged with the step
         pool = None
     return pool or online_pool(config, session, source, replay), figures
 

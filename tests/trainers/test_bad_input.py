@@ -8,7 +8,7 @@ import torch
 
 from trainers import oro
 from trainers.oro import train
-from trainers.run import checkpoint, generators
+from trainers.run import checkpoint, process
 from trainers.settings.options import exit_with_one_line, parse_config
 from trainers.settings.oro import OROConfig
 
@@ -158,7 +158,7 @@ def test_damaged_checkpoints_are_not_resumed_from(toy_config, brightness):
 
 
 def test_random_state_round_trips():
-    state = generators.get_rng()
+    state = process.get_rng()
     first = torch.rand(3)
-    generators.set_rng(state)
+    process.set_rng(state)
     assert torch.equal(torch.rand(3), first)
