@@ -48,7 +48,7 @@ class MetricsFile:
     def __init__(self, folder: Path, resumed_step: int = 0, name: str = METRICS) -> None:
         self.path = folder / name
         old = read_metrics(self.path) if self.path.exists() else []
-        kept = [line for line in old if line["step"] <= resumed_step] if resumed_step else []
+        kept = [line for line in old if line.get("step", 0) <= resumed_step] if resumed_step else []
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def metrics(self, values: Mapping[str, Any], step: int) -> None:
@@ -72,7 +72,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             values = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if isinstance(values, dict) and "step" in values:
+        if isinstance(values, dict):
             lines.append(values)
     return lines
 
